@@ -1,0 +1,98 @@
+"""Which mesh axis? The only file that knows.
+
+Everything else names logical axes: a parameter declares `("layers", "embed", "heads", "head_dim")`, an activation is
+constrained to `("batch", None, "heads", None)`, and the table below says where each of them lives.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mpo_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "head_dim": None,
+    "norm": None,
+    "layers": None,
+}
+
+Axes = tuple[str | None, ...]
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """Devices along each axis: `data` replicates parameters, `fsdp` shards them, `tensor` splits heads, feed-forward and
+    vocabulary. One of them may be -1: all devices that are left."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Errors: a product that is not the number of devices, two axes of -1, an axis below 1."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    given = f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor}"
+    if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
+        raise InputError(f"{given} cannot be built: give each axis at least 1 device, and at most one axis -1 (= all that are left).")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = len(devices) // math.prod(n for n in sizes if n != -1)
+    if math.prod(sizes) != len(devices):
+        raise InputError(f"{given} does not divide the {len(devices)} devices of this run: choose axes whose product is {len(devices)}.")
+    return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def spec(axes: Axes) -> PartitionSpec:
+    """Logical axes -> PartitionSpec. An axis that is not in `RULES` is a programming error."""
+    return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
+
+
+def shards(mesh: Mesh, axis: str) -> int:
+    """Into how many pieces a logical axis is cut on this mesh."""
+    rule = RULES[axis]
+    names = (rule,) if isinstance(rule, str) else rule or ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def named(mesh: Mesh, axes: Axes, shape: tuple[int, ...], name: str) -> NamedSharding:
+    """The sharding of an array, or an error where a dimension does not divide: never a silent replication."""
+    assert len(axes) == len(shape), f"{name}: axes {axes} for shape {shape}"
+    for axis, size in zip(axes, shape, strict=True):
+        if axis is not None and size % shards(mesh, axis):
+            raise InputError(
+                f"{name} of shape {shape} cannot be sharded: its axis '{axis}' has {size} entries, the rule '{axis}' -> {RULES[axis]} "
+                f"cuts it into {shards(mesh, axis)} on the mesh {dict(mesh.shape)}; choose a mesh whose {RULES[axis]} divides {size}."
+            )
+    return NamedSharding(mesh, spec(axes))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an intermediate to its place on the mesh set by `jax.set_mesh`; outside of one it returns `x` as it is."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def host_to_global(tree: Any, mesh: Mesh, axes: Axes) -> Any:
+    """Host arrays (numpy, the whole batch) -> global arrays, each sharded by the leading part of `axes` that its rank has."""
+
+    def put(path: Any, x: np.ndarray) -> jax.Array:
+        axes_x = (*axes, *(None,) * x.ndim)[: x.ndim]
+        sharding = named(mesh, axes_x, x.shape, f"batch{jax.tree_util.keystr(path)}")
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree_util.tree_map_with_path(put, tree)

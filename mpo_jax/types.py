@@ -1,0 +1,158 @@
+"""What crosses a boundary between modules?
+
+One legend of shape letters for the whole package. An array of rank two or more carries them as a suffix, in logical order:
+
+    M microbatches   B rows of a batch   S packed sequences   T tokens   A scored positions of one packed sequence
+    D model width    F feed-forward      V vocabulary         N query heads   K key/value heads   H head width   L layers
+
+"source" is the dominant-language side of a row, "target" the other side. Every row names its own two languages.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Params = Any  # a tree of nested dicts of arrays, as `models.decoder.Model.abstract` declares it
+Array = jax.Array
+
+Pooling = Literal["mean", "mean_padded", "last_prompt", "last"]
+
+
+class Want(enum.Flag):
+    """What a method needs from one model on one side of a row."""
+
+    NOTHING = 0
+    LOGP = enum.auto()
+    HIDDEN = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True)
+class Reads:
+    """What a method needs from one model; what it does not read is never computed.
+
+    `pooling` says how the final-norm states of a sequence become its one hidden vector.
+    """
+
+    source: Want = Want.NOTHING
+    target: Want = Want.NOTHING
+    pooling: Pooling = "mean"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Sequences of one side of a batch in S rows of T tokens. A padded batch is a packed one with one segment a row.
+
+    A slot names a sequence of the batch: 2 * row + (0 for chosen, 1 for rejected); -1 marks an unused entry.
+    All int32 but `pool_weight_ST`, which is float32.
+    """
+
+    tokens_ST: Array
+    position_ST: Array  # position of the token in its own sequence, for RoPE and the sliding window
+    segment_ST: Array  # a query sees the keys whose kv_segment equals its segment; 0 = no sequence
+    kv_segment_ST: Array  # as segment_ST, but 0 on a sequence's own padding, which can look and is never looked at
+    answer_at_SA: Array  # the position whose state predicts the scored token
+    answer_label_SA: Array  # the scored token
+    answer_slot_SA: Array  # the sequence it belongs to, -1 = unused
+    pool_slot_ST: Array  # the sequence whose pooled state this position enters, -1 = none
+    pool_weight_ST: Array  # with this weight; the weights of a sequence sum to 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SequenceScores:
+    """What one model says of B answers. A field that was not asked for is None."""
+
+    logp_B: Array | None = None  # f32, nats: sum over the answer's tokens, end token included
+    count_B: Array | None = None  # f32: number of those tokens
+    hidden_BD: Array | None = None  # f32: pooled final-norm state
+
+    @property
+    def mean_logp_B(self) -> Array:
+        """Length-normalised log-probability, nats per token. An unused row (no tokens) gives 0."""
+        assert self.logp_B is not None and self.count_B is not None
+        return self.logp_B / jnp.maximum(self.count_B, 1.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The two answers to B prompts: chosen (safe) and rejected (unsafe)."""
+
+    chosen: SequenceScores
+    rejected: SequenceScores
+
+    @property
+    def gap_B(self) -> Array:
+        """Reward gap of sums, nats: log p(chosen) - log p(rejected)."""
+        assert self.chosen.logp_B is not None and self.rejected.logp_B is not None
+        return self.chosen.logp_B - self.rejected.logp_B
+
+    @property
+    def mean_gap_B(self) -> Array:
+        """Length-normalised reward gap, nats per token (arXiv:2505.16869, eqs. 6 and 7)."""
+        return self.chosen.mean_logp_B - self.rejected.mean_logp_B
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What one model says of both sides of B rows; a side that was not read is None."""
+
+    source: Pair | None = None
+    target: Pair | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """B parallel rows. Between the data pipeline and the step every array has a leading microbatch axis M."""
+
+    source: Packed | None  # None for data without a dominant side
+    target: Packed | None
+    weight_B: Array  # f32: 1 for a row, 0 for the filling of a short last batch
+    language_B: Array  # int32: index of the target's language in the run's list of languages
+    reference: Scores | None = None  # the frozen reference's scores when they were computed beforehand
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowLoss:
+    """A method's answer: per-row losses and per-row metrics, not yet reduced."""
+
+    loss_B: Array
+    metrics_B: dict[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A weighted mean that is still open: microbatches and evaluation batches add up, then `value` divides."""
+
+    total: Array
+    weight: Array
+
+    @classmethod
+    def of(cls, x_B: Array, weight_B: Array) -> "Mean":
+        return cls(jnp.sum(x_B * weight_B), jnp.sum(weight_B))
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def value(self) -> Array:
+        """The mean; NaN where nothing was weighed."""
+        return self.total / self.weight
+
+
+class Objective(Protocol):
+    """(params, ref_params, batch without its microbatch axis) -> (mean loss over rows, metrics)."""
+
+    def __call__(self, params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, dict[str, Mean]]: ...
+
+
+Schedule = Callable[[Any], Any]
