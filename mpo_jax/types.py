@@ -122,10 +122,12 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowLoss:
-    """A method's answer: per-row losses and per-row metrics, not yet reduced."""
+    """A method's answer: per-row losses and per-row metrics, not yet reduced, those of `by_language_B` also split by target
+    language."""
 
     loss_B: Array
     metrics_B: dict[str, Array]
+    by_language_B: dict[str, Array]
 
 
 @jax.tree_util.register_dataclass
@@ -150,7 +152,7 @@ class Mean:
 
 
 class Objective(Protocol):
-    """(params, ref_params, batch without its microbatch axis) -> (mean loss over rows, metrics)."""
+    """A pure function of (params, ref_params, batch without its microbatch axis) -> (loss over the rows, metrics)."""
 
     def __call__(self, params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, dict[str, Mean]]: ...
 

@@ -1,0 +1,3 @@
+"""The methods, one file each."""
+
+from mpo_jax.losses.mpo import Mpo as Mpo

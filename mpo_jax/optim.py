@@ -1,0 +1,82 @@
+"""Which optimiser, and which learning rate at step k?"""
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mpo_jax.errors import InputError
+from mpo_jax.types import Params, Schedule
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """AdamW after a clip of the global gradient norm, as in arXiv:2505.16869, appendix (its settings are the defaults).
+
+    `warmup` is the share of updates with a rising learning rate. `decay`: the shape after it, down to 0, or constant.
+    `weight_decay` spares norm scales and biases. `moments_dtype` is the dtype of Adam's first moment; the second stays float32.
+    """
+
+    peak_lr: float = 6e-7
+    warmup: float = 0.1
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    moments_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.decay not in ("cosine", "linear", "constant"):
+            raise InputError(f"optim.decay='{self.decay}' is not known: write 'cosine', 'linear' or 'constant'.")
+        if self.moments_dtype not in ("float32", "bfloat16"):
+            raise InputError(f"optim.moments_dtype='{self.moments_dtype}' is not known: write 'float32' or 'bfloat16'.")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"optim.warmup={self.warmup} must be a share of the updates, from 0 up to but not including 1.")
+        if self.peak_lr <= 0 or self.clip_norm <= 0:
+            raise InputError(f"optim.peak_lr={self.peak_lr} and optim.clip_norm={self.clip_norm} must both be above 0.")
+
+
+class Optimizer(NamedTuple):
+    transform: optax.GradientTransformation
+    schedule: Schedule  # update number -> learning rate
+
+
+def make_schedule(config: OptimConfig, updates: int) -> Schedule:
+    """Learning rate of update k: rising as k/W over the first W = ceil(warmup * updates), so the very first one is 0, then
+    peak * (1 + cos(pi (k - W) / (updates - W))) / 2, or its linear or constant counterpart."""
+    W = math.ceil(config.warmup * updates)
+
+    def schedule(k: jax.Array | int) -> jax.Array:
+        k = jnp.asarray(k, jnp.float32)
+        done = jnp.clip((k - W) / max(updates - W, 1), 0.0, 1.0)
+        after = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "linear": 1 - done, "constant": jnp.ones_like(done)}[config.decay]
+        return config.peak_lr * jnp.where(k < W, k / max(W, 1), after)
+
+    return schedule
+
+
+def decays(params: Params) -> Params:
+    """True for the weights that decay: matrices, neither norm scales nor biases."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("scale", "bias"), params)
+
+
+def make_optimizer(config: OptimConfig, updates: int) -> Optimizer:
+    schedule = make_schedule(config, updates)
+    transform = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            schedule,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            mu_dtype=jnp.dtype(config.moments_dtype),
+            weight_decay=config.weight_decay,
+            mask=decays,
+        ),
+    )
+    return Optimizer(transform, schedule)

@@ -1,0 +1,115 @@
+"""What is the state of training, and what does one jitted step do to it?"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mpo_jax.optim import Optimizer
+from mpo_jax.types import Array, Batch, Mean, Objective, Params
+
+Metrics = dict[str, Mean]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    step: Array  # int32 (): updates done
+    params: Params  # float32 masters: at these learning rates a bfloat16 weight would never move
+    opt_state: Any
+
+
+def init_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """A fresh state whose moments lie where their parameters do. `params` is taken over, not copied."""
+    abstract = abstract_state(params, optimizer, mesh)
+    opt_state = jax.jit(optimizer.transform.init, out_shardings=_shardings(abstract.opt_state))(params)
+    return TrainState(jax.device_put(jnp.int32(0), abstract.step.sharding), params, opt_state)
+
+
+def abstract_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state; `params` may be arrays or ShapeDtypeStructs with shardings."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    like = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    opt_state = optax.tree.map_params(
+        optimizer.transform,
+        lambda moment, param: like(moment, param.sharding),
+        jax.eval_shape(optimizer.transform.init, params),
+        params,
+        transform_non_params=lambda x: like(x, replicated),
+    )
+    params = jax.tree.map(lambda p: like(p, p.sharding), params)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated), params, opt_state)
+
+
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def cast(params: Params, dtype: Any) -> Params:
+    return jax.tree.map(lambda p: p.astype(dtype), params)
+
+
+def loss_and_grads(objective: Objective, params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, Metrics, Params]:
+    """Loss, metrics and float32 gradients of the mean loss over all rows of all microbatches.
+
+    Sums and weights add up and are divided once, so a short or uneven microbatch counts for the rows it has.
+    """
+
+    def total(params: Params, micro: Batch) -> tuple[Array, tuple[Mean, Metrics]]:
+        loss, metrics = objective(params, ref_params, micro)
+        return loss.total, (loss, metrics)
+
+    def one(micro: Batch) -> tuple[Mean, Metrics, Params]:
+        (_, (loss, metrics)), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
+        return loss, metrics, cast(grads, jnp.float32)
+
+    M = batch.weight_B.shape[0]
+    first = jax.tree.map(lambda x: x[0], batch)
+    if M == 1:
+        loss, metrics, grads = one(first)
+    else:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first))
+        (loss, metrics, grads), _ = jax.lax.scan(lambda sums, micro: (jax.tree.map(jnp.add, sums, one(micro)), None), zeros, batch)
+    return loss, metrics, jax.tree.map(lambda g: g / loss.weight, grads)
+
+
+def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: Any) -> Callable[..., tuple[TrainState, Metrics]]:
+    """(state, ref_params, batch) -> (state, metrics), for `jit_train_step`."""
+
+    def train_step(state: TrainState, ref_params: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+        # Cast outside the differentiated function: gradients then take the compute dtype's memory, and nothing is lost,
+        # since the cotangents of bfloat16 products are bfloat16 anyway.
+        loss, metrics, grads = loss_and_grads(objective, cast(state.params, compute_dtype), ref_params, batch)
+        with jax.named_scope("update"):
+            updates, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        one = jnp.float32(1)
+        metrics |= {
+            "loss": loss,
+            "grad_norm": Mean(optax.global_norm(grads), one),
+            "learning_rate": Mean(optimizer.schedule(state.step), one),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def jit_train_step(train_step: Callable[..., Any], abstract: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The one compiled step: the state is donated and comes back where it lay; the reference is never donated."""
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(_shardings(abstract), None))
+
+
+def make_eval_step(objective: Objective, compute_dtype: Any) -> Callable[..., Metrics]:
+    """(params, ref_params, batch) -> metrics, open sums that add up over batches."""
+
+    def eval_step(params: Params, ref_params: Params, batch: Batch) -> Metrics:
+        assert batch.weight_B.shape[0] == 1, "evaluation takes one microbatch"
+        params = cast(params, compute_dtype)
+        loss, metrics = objective(params, ref_params, jax.tree.map(lambda x: x[0], batch))
+        return metrics | {"loss": loss}
+
+    return jax.jit(eval_step)
