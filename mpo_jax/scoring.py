@@ -69,9 +69,7 @@ def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: 
 
     @jax.checkpoint
     def block(h_SCD: Array, label_SC: Array) -> Array:
-        logits_SCV = jnp.einsum(
-            "scd,vd->scv", h_SCD, unembed_f32_VD.astype(h_SCD.dtype), preferred_element_type=jnp.float32
-        )
+        logits_SCV = jnp.einsum("scd,vd->scv", h_SCD, unembed_f32_VD.astype(h_SCD.dtype), preferred_element_type=jnp.float32)
         logits_SCV = sharding.constrain(logits_SCV, "batch", None, "vocab")
         if softcap is not None:
             logits_SCV = softcap * jnp.tanh(logits_SCV / softcap)

@@ -48,11 +48,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     sizes = [config.data, config.fsdp, config.tensor]
     given = f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor}"
     if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
-        raise InputError(f"{given} cannot be built: give each axis at least 1 device, and at most one axis -1 (= all that are left).")
+        raise InputError(f"{given} cannot be built: give each axis 1 device or more, and at most one -1 (= all that are left).")
     if -1 in sizes:
         sizes[sizes.index(-1)] = len(devices) // math.prod(n for n in sizes if n != -1)
     if math.prod(sizes) != len(devices):
-        raise InputError(f"{given} does not divide the {len(devices)} devices of this run: choose axes whose product is {len(devices)}.")
+        n = len(devices)
+        raise InputError(f"{given} does not divide the {n} devices of this run: choose axes whose product is {n}.")
     return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
@@ -74,8 +75,9 @@ def named(mesh: Mesh, axes: Axes, shape: tuple[int, ...], name: str) -> NamedSha
     for axis, size in zip(axes, shape, strict=True):
         if axis is not None and size % shards(mesh, axis):
             raise InputError(
-                f"{name} of shape {shape} cannot be sharded: its axis '{axis}' has {size} entries, the rule '{axis}' -> {RULES[axis]} "
-                f"cuts it into {shards(mesh, axis)} on the mesh {dict(mesh.shape)}; choose a mesh whose {RULES[axis]} divides {size}."
+                f"{name} of shape {shape} cannot be sharded: its axis '{axis}' has {size} entries, "
+                f"the rule '{axis}' -> {RULES[axis]} cuts it into {shards(mesh, axis)} on the mesh {dict(mesh.shape)}; "
+                f"choose a mesh whose {RULES[axis]} divides {size}."
             )
     return NamedSharding(mesh, spec(axes))
 

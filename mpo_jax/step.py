@@ -73,7 +73,8 @@ def loss_and_grads(objective: Objective, params: Params, ref_params: Params, bat
         loss, metrics, grads = one(first)
     else:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first))
-        (loss, metrics, grads), _ = jax.lax.scan(lambda sums, micro: (jax.tree.map(jnp.add, sums, one(micro)), None), zeros, batch)
+        add = lambda sums, micro: (jax.tree.map(jnp.add, sums, one(micro)), None)  # noqa: E731
+        (loss, metrics, grads), _ = jax.lax.scan(add, zeros, batch)
     return loss, metrics, jax.tree.map(lambda g: g / loss.weight, grads)
 
 

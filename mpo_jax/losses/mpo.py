@@ -31,7 +31,8 @@ class Mpo:
 
     def __post_init__(self) -> None:
         if self.retain_pooling not in get_args(Pooling):
-            raise InputError(f"loss.retain_pooling='{self.retain_pooling}' is not known: write one of {', '.join(get_args(Pooling))}.")
+            known = ", ".join(get_args(Pooling))
+            raise InputError(f"loss.retain_pooling='{self.retain_pooling}' is not known: write one of {known}.")
         if self.retain_reduction not in get_args(Reduction):
             raise InputError(f"loss.retain_reduction='{self.retain_reduction}' is not known: write 'mean' or 'sum'.")
         if self.beta <= 0 or self.retain < 0:
