@@ -1,0 +1,1 @@
+"""From files of text rows to fixed-shape host batches."""

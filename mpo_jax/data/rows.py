@@ -1,0 +1,214 @@
+"""What is a row? A prompt with a chosen and a rejected answer, in a target language and, when there is one, in a dominant one.
+
+Three places rows come from, two schemas:
+
+* our own, one object a line of a `.jsonl` file (a JSON array of the same objects is read too):
+      {"id": "7", "source": {"language": "en", "prompt": "...", "chosen": "...", "rejected": "..."}, "target": {...}}
+  where `id`, `language` and `source` may be left out (a monolingual preference set has no `source`);
+* the authors' JSON (circle-hit/MPO): objects with `source_conversations`, `source_chosen`, `source_rejected`, `target_...`;
+* a Hugging Face data set `user/name` or `user/name:split` with either schema.
+
+Text is kept as it is given: nothing is stripped, repaired or left out. What is wrong is said once, with its place.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from mpo_jax.data.language import UNKNOWN, vote
+from mpo_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class PairText:
+    """One side of a row: two answers to one prompt. `language` is an ISO 639-1 code, "und" when unknown."""
+
+    language: str
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """`source` is the dominant-language side, None for monolingual data. `language_method` tells where the target's language
+    comes from: "given" by the data, or detected by "script" or "stop-words", or "none" of them (then it is "und")."""
+
+    id: str
+    source: PairText | None
+    target: PairText
+    language_method: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where an object was found, for the sentence of an error, and what it may lack."""
+
+    where: str
+    allow_empty_prompt: bool
+
+    def error(self, problem: str) -> InputError:
+        return InputError(f"{self.where}: {problem}.")
+
+
+_TEXTS = ("prompt", "chosen", "rejected")
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.\[\]%:+-]+))?")
+
+
+def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> list[Row]:
+    """All rows of a file or a Hugging Face data set, in order. A row without an id is named by its index.
+
+    Errors (`InputError`): everything that is not exactly one of the schemas above, naming file, row and key; an empty answer;
+    an empty prompt unless `allow_empty_prompt`; an id that occurs twice; a source side in some rows only.
+    """
+    name = str(path_or_name)
+    path = Path(name)
+    hub = _HUB_NAME.fullmatch(name)
+    if path.is_dir():
+        raise InputError(f"{name} is a directory: give the data file in it.")
+    if path.exists():
+        objects = _read_file(path)
+    elif hub and not path.suffix.startswith(".json"):
+        objects = _read_hub(hub["name"], hub["split"] or "train")
+    else:
+        raise InputError(f"{name} does not exist: give a .json or .jsonl file, or a Hugging Face data set as user/name.")
+    if not objects:
+        raise InputError(f"{name} holds no rows: give a file with at least one.")
+    rows = [_row(value, str(i), _Place(where, allow_empty_prompt)) for i, (where, value) in enumerate(objects)]
+    _check_together(rows, [where for where, _ in objects])
+    return rows
+
+
+def _read_file(path: Path) -> list[tuple[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a readable .json or .jsonl file.") from None
+    if text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {error.lineno}, is not JSON ({error.msg}): repair the file.") from None
+        return [(f"{path}, row {i}", value) for i, value in enumerate(values)]
+    objects = []
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand within a JSON string
+        if line.strip():
+            try:
+                objects.append((f"{path}, line {number}", json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}, line {number}, is not JSON ({error.msg}): write one JSON object a line.") from None
+    return objects
+
+
+def _read_hub(name: str, split: str) -> list[tuple[str, Any]]:
+    try:
+        import datasets  # takes seconds to import, and only this function needs it
+    except ImportError:
+        raise InputError(f"{name} is not a file here; to read it from Hugging Face, pip install datasets first.") from None
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{name} is neither a file here nor a Hugging Face data set with a split '{split}' that can be loaded ({reason}): "
+            f"check the name, or give a .json or .jsonl file."
+        ) from None
+    return [(f"{name}:{split}, row {i}", value) for i, value in enumerate(rows)]
+
+
+def _row(value: Any, default_id: str, place: _Place) -> Row:
+    if not isinstance(value, dict):
+        raise place.error(f"a row must be an object with the key 'target', this is {_kind(value)}")
+    if "target_conversations" in value:
+        source = _authors_side(value, "source", UNKNOWN, place)[0]
+        return Row(default_id, source, *_authors_side(value, "target", source.language, place))
+    _check_keys(value, ("id", "source", "target"), place)
+    if value.get("target") is None:
+        raise place.error("the key 'target' is missing: write an object with prompt, chosen and rejected")
+    identity = default_id if value.get("id") is None else _string(value["id"], "id", place)
+    source = None if value.get("source") is None else _side(value["source"], "source", UNKNOWN, place)[0]
+    return Row(identity, source, *_side(value["target"], "target", source.language if source else UNKNOWN, place))
+
+
+def _side(value: Any, side: str, unlike: str, place: _Place) -> tuple[PairText, str]:
+    if not isinstance(value, dict):
+        raise place.error(f"'{side}' must be an object with {', '.join(_TEXTS)}, it is {_kind(value)}")
+    _check_keys(value, ("language", *_TEXTS), place, f"{side}.")
+    texts = {}
+    for key in _TEXTS:
+        if key not in value:
+            raise place.error(f"the key '{side}.{key}' is missing: write it as a string")
+        texts[key] = _string(value[key], f"{side}.{key}", place)
+    given = value.get("language")
+    if given is not None and not _string(given, f"{side}.language", place).strip():
+        raise place.error(f"'{side}.language' is empty: write a code such as \"sw\", or leave the key out")
+    return _pair(texts, given, unlike, side, place)
+
+
+def _authors_side(value: dict[str, Any], side: str, unlike: str, place: _Place) -> tuple[PairText, str]:
+    for key in (f"{side}_conversations", f"{side}_chosen", f"{side}_rejected"):
+        if key not in value:
+            raise place.error(f"the key '{key}' is missing: a row of this schema has it for both sides")
+    turns = value[f"{side}_conversations"]
+    if not isinstance(turns, list) or len(turns) != 1:
+        count = f"{len(turns)} turns" if isinstance(turns, list) else _kind(turns)
+        raise place.error(f"'{side}_conversations' must be a list of exactly one human turn, it is {count}")
+    texts = {
+        "prompt": _turn(turns[0], "human", f"{side}_conversations[0]", place),
+        "chosen": _turn(value[f"{side}_chosen"], "gpt", f"{side}_chosen", place),
+        "rejected": _turn(value[f"{side}_rejected"], "gpt", f"{side}_rejected", place),
+    }
+    return _pair(texts, None, unlike, side, place)
+
+
+def _turn(value: Any, speaker: str, key: str, place: _Place) -> str:
+    if not isinstance(value, dict) or "value" not in value or value.get("from") != speaker:
+        raise place.error(f"'{key}' must be an object with \"from\": \"{speaker}\" and a string \"value\"")
+    return _string(value["value"], f"{key}.value", place)
+
+
+def _pair(texts: dict[str, str], given: str | None, unlike: str, side: str, place: _Place) -> tuple[PairText, str]:
+    for key in ("chosen", "rejected"):
+        if not texts[key].strip():
+            raise place.error(f"the {key} answer of the {side} side is empty: write one, or take the row out")
+    if not texts["prompt"].strip() and not place.allow_empty_prompt:
+        raise place.error(f"the prompt of the {side} side is empty: write one, take the row out, or set allow_empty_prompt=True")
+    if given is not None:
+        return PairText(given, **texts), "given"
+    language, method = vote(texts.values(), unlike)
+    return PairText(language, **texts), method
+
+
+def _check_keys(value: dict[str, Any], known: tuple[str, ...], place: _Place, prefix: str = "") -> None:
+    for key in value:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"perhaps '{prefix}{near[0]}' was meant" if near else f"the known ones are {', '.join(known)}"
+            raise place.error(f"the key '{prefix}{key}' is unknown: {hint}")
+
+
+def _check_together(rows: list[Row], places: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for row, where in zip(rows, places, strict=True):
+        if row.id in seen:
+            raise InputError(f"{where}: the id '{row.id}' was already given at {seen[row.id]}; give every row its own.")
+        seen[row.id] = where
+        if (row.source is None) != (rows[0].source is None):
+            other, this = ("no source side", "one") if row.source else ("a source side", "none")
+            raise InputError(f"{where} has {this} where the first row has {other}: give all rows a 'source', or none.")
+
+
+def _string(value: Any, key: str, place: _Place) -> str:
+    if not isinstance(value, str):
+        raise place.error(f"'{key}' must be a string, it is {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null" if value is None else type(value).__name__)
