@@ -1,0 +1,1 @@
+"""The decoder, its layers, and the families that are read into it."""

@@ -1,0 +1,205 @@
+"""What does the model compute? The one decoder of every family: packed tokens -> final hidden states.
+
+NNX modules declare the parameters and their logical axes; parameters travel as plain nested dicts, and `Model` turns them
+into pure functions: `lax.scan` over stacked layers under `jax.checkpoint`. Families differ by the data in `DecoderConfig`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
+
+from mpo_jax import sharding
+from mpo_jax.errors import InputError
+from mpo_jax.models import layers
+from mpo_jax.models.attention import attention
+from mpo_jax.types import Array, Packed, Params
+
+Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH
+
+_policies = jax.checkpoint_policies
+# What the backward pass keeps of a layer, beside its input; the rest is computed again.
+REMAT: dict[str, Callable[..., Any]] = {
+    "none": _policies.everything_saveable,
+    "dots": _policies.dots_with_no_batch_dims_saveable,
+    "attention": _policies.save_only_these_names("attention"),
+    "offload": _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=["attention"], offload_src="device", offload_dst="pinned_host"
+    ),
+    "full": _policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Everything in which decoders differ, as named data."""
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    norm_eps: float
+    rope_theta: float
+    query_scale: float  # attention scores are q . k times this
+    layer_windows: tuple[int | None, ...]  # one entry a layer; None = sees the whole segment
+    tied: bool  # the unembedding is the embedding
+    norm_offset: int = 0  # RMSNorm multiplies by norm_offset + scale
+    rope_scaling: layers.Llama3Scaling | None = None
+    qkv_bias: bool = False
+    attn_softcap: float | None = None
+    final_softcap: float | None = None  # for whoever computes logits
+    post_norms: bool = False  # a second norm after attention and after the MLP, before the residual sum
+    embed_scale: float | None = None
+    activation: layers.Activation = "silu"
+
+
+class Layer(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); with `post_norms` each branch is normed once more."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
+        c, offset = config, config.norm_offset
+        self.config = config
+        self.attention = layers.Attention(
+            width=c.hidden_size, heads=c.heads, kv_heads=c.kv_heads, head_dim=c.head_dim, bias=c.qkv_bias, rngs=rngs
+        )
+        self.mlp = layers.Mlp(width=c.hidden_size, ffn=c.ffn, activation=c.activation, rngs=rngs)
+        self.attention_norm = layers.norm_scale(c.hidden_size, offset)
+        self.mlp_norm = layers.norm_scale(c.hidden_size, offset)
+        if c.post_norms:
+            self.attention_post_norm = layers.norm_scale(c.hidden_size, offset)
+            self.mlp_post_norm = layers.norm_scale(c.hidden_size, offset)
+
+    def __call__(self, x_STD: Array, angle_STR: Array, attend: Attend) -> Array:
+        norm = functools.partial(layers.rms_norm, eps=self.config.norm_eps, offset=self.config.norm_offset)
+        q_STNH, k_STKH, v_STKH = self.attention.project(norm(x_STD, self.attention_norm[...]), angle_STR)
+        seen_STNH = checkpoint_name(attend(q_STNH, k_STKH, v_STKH), "attention")
+        branch_STD = self.attention.output(seen_STNH)
+        if self.config.post_norms:
+            branch_STD = norm(branch_STD, self.attention_post_norm[...])
+        x_STD += branch_STD
+        branch_STD = self.mlp(norm(x_STD, self.mlp_norm[...]))
+        if self.config.post_norms:
+            branch_STD = norm(branch_STD, self.mlp_post_norm[...])
+        return x_STD + branch_STD
+
+
+class Decoder(nnx.Module):
+    """Declares the parameters; the layers are stacked along a leading axis "layers"."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
+        table, axes = (config.vocab_size, config.hidden_size), ("vocab", "embed")
+        stack = nnx.vmap(Layer, in_axes=(None, 0), out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+        self.embedding = layers.weight(rngs, table, axes)
+        self.layers = nnx.split_rngs(splits=config.layers)(stack)(config, rngs)
+        self.final_norm = layers.norm_scale(config.hidden_size, config.norm_offset)
+        if not config.tied:
+            self.unembedding = layers.weight(rngs, table, axes)
+
+
+@functools.cache
+def _declare(config: DecoderConfig) -> tuple[Any, Any]:
+    """The definition of one layer, and the abstract parameters with their axes."""
+    # Eager sharding would place a parameter on the current mesh by its logical axis names; `sharding.py` does that here.
+    with nnx.use_eager_sharding(False):
+        layer = nnx.graphdef(nnx.eval_shape(lambda: Layer(config, nnx.Rngs(0))))
+        return layer, nnx.state(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))), nnx.Param)
+
+
+def period(windows: tuple[int | None, ...]) -> int:
+    """The smallest number of layers after which the windows repeat, dividing their number."""
+    return next(p for p in range(1, len(windows) + 1) if len(windows) % p == 0 and windows == windows[:p] * (len(windows) // p))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A decoder as pure functions of its parameters, a tree of nested dicts.
+
+    `remat` names an entry of `REMAT`: what the backward pass keeps of each layer.
+    """
+
+    config: DecoderConfig
+    remat: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.remat not in REMAT:
+            raise InputError(f"remat={self.remat!r} is not a rematerialisation policy: write one of {', '.join(map(repr, REMAT))}.")
+
+    def axes(self) -> Params:
+        """The logical axes of every parameter: the tree of the parameters with tuples of names as leaves."""
+        state = _declare(self.config)[1]
+        is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+        return nnx.to_pure_dict(jax.tree.map(lambda p: p.replace(p.get_metadata("out_sharding")), state, is_leaf=is_variable))
+
+    def abstract(self, mesh: Mesh | None = None, dtype: Any = jnp.float32) -> Params:
+        """The parameters as `jax.ShapeDtypeStruct`s, with their shardings when a mesh is given.
+
+        Errors: a dimension that its mesh axis does not divide, naming the parameter.
+        """
+
+        def one(path: Any, leaf: jax.ShapeDtypeStruct, axes: sharding.Axes) -> jax.ShapeDtypeStruct:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            place = sharding.named(mesh, axes, leaf.shape, name) if mesh is not None else None
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
+
+        return jax.tree_util.tree_map_with_path(one, nnx.to_pure_dict(_declare(self.config)[1]), self.axes())
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> Params:
+        """Random parameters: normal with standard deviation 0.02, norms at identity, biases 0."""
+        with nnx.use_eager_sharding(False):
+            state = nnx.to_pure_dict(nnx.state(Decoder(self.config, nnx.Rngs(params=key)), nnx.Param))
+        return jax.tree.map(lambda x: x.astype(dtype), state)
+
+    def layer(self, params: Params) -> Layer:
+        """One layer as a callable, from its own slice of `params["layers"]`."""
+        return nnx.merge(_declare(self.config)[0], params)
+
+    def angles(self, position_ST: Array) -> Array:
+        """The rotary angles of these positions, [S, T, H / 2]."""
+        c = self.config
+        return layers.rope_angles(position_ST, layers.rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling))
+
+    def embed(self, params: Params, tokens_ST: Array) -> Array:
+        """Token ids -> the input of the first layer, [S, T, D] in the dtype of the parameters."""
+        x_STD = layers.embed(params["embedding"], tokens_ST)
+        if self.config.embed_scale is not None:
+            x_STD *= jnp.asarray(self.config.embed_scale, x_STD.dtype)  # rounded to the compute dtype first, as the published models do
+        return x_STD
+
+    def final_norm(self, params: Params, x_STD: Array) -> Array:
+        return layers.rms_norm(x_STD, params["final_norm"], eps=self.config.norm_eps, offset=self.config.norm_offset)
+
+    def unembedding(self, params: Params) -> Array:
+        """The matrix W [V, D] whose product with a hidden state gives the logits, before `final_softcap`."""
+        return params["embedding"] if self.config.tied else params["unembedding"]
+
+    def hidden(self, params: Params, packed: Packed) -> Array:
+        """States after the final norm, [S, T, D] in the dtype of `params`, which is the dtype of the computation."""
+        windows = self.config.layer_windows[: period(self.config.layer_windows)]
+        groups = self.config.layers // len(windows)
+        angle_STR = self.angles(packed.position_ST)
+
+        def run(x_STD: Array, layer_params: Params, window: int | None) -> Array:
+            where = (packed.position_ST, packed.segment_ST, packed.kv_segment_ST)
+            scale, softcap = self.config.query_scale, self.config.attn_softcap
+            attend = lambda q, k, v: attention(q, k, v, *where, scale=scale, softcap=softcap, window=window)  # noqa: E731
+            return self.layer(layer_params)(x_STD, angle_STR, attend)
+
+        def group(x_STD: Array, group_params: Params) -> tuple[Array, None]:
+            for i, window in enumerate(windows):
+                layer = functools.partial(run, window=window)
+                layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=False)
+                x_STD = layer(x_STD, jax.tree.map(lambda p: p[i], group_params))
+            return x_STD, None
+
+        stack = jax.tree.map(lambda p: p.reshape(groups, len(windows), *p.shape[1:]), params["layers"])
+        x_STD, _ = jax.lax.scan(group, self.embed(params, packed.tokens_ST), stack)
+        return self.final_norm(params, x_STD)

@@ -1,0 +1,142 @@
+"""What is one decoder layer made of? RMSNorm, RoPE, attention projections, gated MLP, embedding look-up.
+
+Written as for one device: parameters name their logical axes where they are declared, intermediates where they are
+constrained, and `sharding.py` alone knows what that means on a mesh. Compute is in the dtype of the input; norms and rotary
+embeddings are computed in float32 and cast back.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mpo_jax.sharding import Axes, constrain
+from mpo_jax.types import Array
+
+Activation = Literal["silu", "gelu_tanh"]
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+_normal = nnx.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Scaling:
+    """Llama-3.1's stretching of the slow rotary frequencies; the fields are the keys of `rope_scaling` in its config.json."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
+    """Declares a matrix, initialised from a normal distribution of standard deviation 0.02."""
+    return nnx.Param(_normal(rngs.params(), shape, jnp.float32), out_sharding=axes)
+
+
+def norm_scale(size: int, offset: int) -> nnx.Param:
+    """Declares the scale of an RMSNorm, initialised so that offset + scale = 1."""
+    return nnx.Param(jnp.full((size,), 1.0 - offset, jnp.float32), out_sharding=("norm",))
+
+
+def rms_norm(x_STD: Array, scale_D: Array, *, eps: float, offset: int) -> Array:
+    """x / rms(x) * (offset + scale), in float32, returned in the dtype of x."""
+    x32_STD = x_STD.astype(jnp.float32)
+    inverse_ST1 = jax.lax.rsqrt(jnp.mean(jnp.square(x32_STD), axis=-1, keepdims=True) + eps)
+    scale_11D = (offset + scale_D.astype(jnp.float32))[None, None]
+    return (x32_STD * inverse_ST1 * scale_11D).astype(x_STD.dtype)
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Scaling | None) -> np.ndarray:
+    """Radians per position of the head_dim / 2 rotations, float32.
+
+    Llama-3.1 leaves wavelengths below original / high_freq_factor alone, divides the frequencies of those above
+    original / low_freq_factor by `factor`, and interpolates between.
+    """
+    frequency = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling is not None:
+        turns = scaling.original_max_position_embeddings * frequency / (2 * math.pi)
+        keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        keep = np.clip(keep, 0.0, 1.0)
+        frequency = frequency * (keep + (1 - keep) / scaling.factor)
+    return frequency.astype(np.float32)
+
+
+def rope_angles(position_ST: Array, frequency: np.ndarray) -> Array:
+    """Angle of every rotation at every position, radians, float32 [S, T, H / 2]."""
+    return position_ST.astype(jnp.float32)[..., None] * jnp.asarray(frequency)[None, None]
+
+
+def rotate(x_STNH: Array, angle_STR: Array) -> Array:
+    """Rotary embedding in Hugging Face's convention: dimension i turns with dimension i + H / 2. R = H / 2 rotations."""
+    cos_ST1R, sin_ST1R = jnp.cos(angle_STR)[:, :, None], jnp.sin(angle_STR)[:, :, None]
+    a_STNR, b_STNR = jnp.split(x_STNH.astype(jnp.float32), 2, axis=-1)
+    turned_STNH = jnp.concatenate([a_STNR * cos_ST1R - b_STNR * sin_ST1R, b_STNR * cos_ST1R + a_STNR * sin_ST1R], axis=-1)
+    return turned_STNH.astype(x_STNH.dtype)
+
+
+def embed(table_VD: Array, tokens_ST: Array) -> Array:
+    """Rows of the embedding table. The table is gathered over its width first: looking up rows of a table that is sharded over
+    its width would have the compiler replicate activations to move them to their place ("involuntary rematerialization")."""
+    table_VD = constrain(table_VD, "vocab", None)
+    return constrain(table_VD[tokens_ST], "batch", None, None)
+
+
+class Attention(nnx.Module):
+    """Query, key, value and output projections of grouped-query attention."""
+
+    def __init__(self, *, width: int, heads: int, kv_heads: int, head_dim: int, bias: bool, rngs: nnx.Rngs) -> None:
+        self.q = weight(rngs, (width, heads, head_dim), ("embed", "heads", "head_dim"))
+        self.k = weight(rngs, (width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
+        self.v = weight(rngs, (width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
+        self.o = weight(rngs, (heads, head_dim, width), ("heads", "head_dim", "embed"))
+        self.bias = bias
+        if bias:
+            self.q_bias = nnx.Param(jnp.zeros((heads, head_dim)), out_sharding=("heads", "head_dim"))
+            self.k_bias = nnx.Param(jnp.zeros((kv_heads, head_dim)), out_sharding=("kv_heads", "head_dim"))
+            self.v_bias = nnx.Param(jnp.zeros((kv_heads, head_dim)), out_sharding=("kv_heads", "head_dim"))
+
+    def project(self, x_STD: Array, angle_STR: Array) -> tuple[Array, Array, Array]:
+        """States -> rotated queries [S, T, N, H], rotated keys and values [S, T, K, H]."""
+        with jax.named_scope("qkv"):
+            q_STNH = jnp.einsum("STD,DNH->STNH", x_STD, self.q[...])
+            k_STKH = jnp.einsum("STD,DKH->STKH", x_STD, self.k[...])
+            v_STKH = jnp.einsum("STD,DKH->STKH", x_STD, self.v[...])
+            if self.bias:
+                q_STNH += self.q_bias[...][None, None]
+                k_STKH += self.k_bias[...][None, None]
+                v_STKH += self.v_bias[...][None, None]
+            q_STNH = constrain(q_STNH, "batch", None, "heads", None)
+            k_STKH = constrain(k_STKH, "batch", None, "kv_heads", None)
+            v_STKH = constrain(v_STKH, "batch", None, "kv_heads", None)
+        with jax.named_scope("rope"):
+            return rotate(q_STNH, angle_STR), rotate(k_STKH, angle_STR), v_STKH
+
+    def output(self, seen_STNH: Array) -> Array:
+        with jax.named_scope("output"):
+            return constrain(jnp.einsum("STNH,NHD->STD", seen_STNH, self.o[...]), "batch", None, None)
+
+
+class Mlp(nnx.Module):
+    """down(activation(gate(x)) * up(x))"""
+
+    def __init__(self, *, width: int, ffn: int, activation: Activation, rngs: nnx.Rngs) -> None:
+        self.gate = weight(rngs, (width, ffn), ("embed", "mlp"))
+        self.up = weight(rngs, (width, ffn), ("embed", "mlp"))
+        self.down = weight(rngs, (ffn, width), ("mlp", "embed"))
+        self.activation = activation
+
+    def __call__(self, x_STD: Array) -> Array:
+        with jax.named_scope("mlp"):
+            gate_STF = constrain(jnp.einsum("STD,DF->STF", x_STD, self.gate[...]), "batch", None, "mlp")
+            up_STF = constrain(jnp.einsum("STD,DF->STF", x_STD, self.up[...]), "batch", None, "mlp")
+            hidden_STF = ACTIVATIONS[self.activation](gate_STF) * up_STF
+            return constrain(jnp.einsum("STF,FD->STD", hidden_STF, self.down[...]), "batch", None, None)
