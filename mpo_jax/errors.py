@@ -2,11 +2,17 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 
 class InputError(ValueError):
     """Bad input from a person: the message says what was given, where, and what to write instead."""
+
+
+def check_choice(setting: str, value: str, choices: Collection[str]) -> None:
+    """Refuses a value that is none of the choices of a setting."""
+    if value not in choices:
+        raise InputError(f"{setting}='{value}' is not known: write one of {', '.join(map(repr, choices))}.")
 
 
 @contextlib.contextmanager

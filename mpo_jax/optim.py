@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mpo_jax.errors import InputError
-from mpo_jax.types import Params, Schedule
+from mpo_jax.errors import InputError, check_choice
+from mpo_jax.types import DTYPES, Params, Schedule
 
 
 @dataclasses.dataclass
@@ -22,19 +22,17 @@ class OptimConfig:
 
     peak_lr: float = 6e-7
     warmup: float = 0.1
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    decay: str = "cosine"
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    moments_dtype: Literal["float32", "bfloat16"] = "float32"
+    moments_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.decay not in ("cosine", "linear", "constant"):
-            raise InputError(f"optim.decay='{self.decay}' is not known: write 'cosine', 'linear' or 'constant'.")
-        if self.moments_dtype not in ("float32", "bfloat16"):
-            raise InputError(f"optim.moments_dtype='{self.moments_dtype}' is not known: write 'float32' or 'bfloat16'.")
+        check_choice("optim.decay", self.decay, ("cosine", "linear", "constant"))
+        check_choice("optim.moments_dtype", self.moments_dtype, DTYPES)
         if not 0 <= self.warmup < 1:
             raise InputError(f"optim.warmup={self.warmup} must be a share of the updates, from 0 up to but not including 1.")
         if self.peak_lr <= 0 or self.clip_norm <= 0:

@@ -11,15 +11,18 @@ One legend of shape letters for the whole package. An array of rank two or more 
 import dataclasses
 import enum
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
+DTYPES = ("float32", "bfloat16")
 Params = Any  # a tree of nested dicts of arrays, as `models.decoder.Model.abstract` declares it
 Array = jax.Array
 
-Pooling = Literal["mean", "mean_padded", "last_prompt", "last"]
+# How the final-norm states of a sequence become one vector: the mean over its real tokens, the mean over its padding too (as
+# the authors' code does, in rows of 8 * ceil(longest of the pair / 8) positions), its last prompt token, its last token.
+POOLINGS = ("mean", "mean_padded", "last_prompt", "last")
 
 
 class Want(enum.Flag):
@@ -32,14 +35,11 @@ class Want(enum.Flag):
 
 @dataclasses.dataclass(frozen=True)
 class Reads:
-    """What a method needs from one model; what it does not read is never computed.
-
-    `pooling` says how the final-norm states of a sequence become its one hidden vector.
-    """
+    """What a method needs from one model; what it does not read is never computed. `pooling` is one of `POOLINGS`."""
 
     source: Want = Want.NOTHING
     target: Want = Want.NOTHING
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
 
 
 @jax.tree_util.register_dataclass

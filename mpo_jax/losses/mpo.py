@@ -1,14 +1,11 @@
 """Multilingual reward-gap MPO."""
 
 import dataclasses
-from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from mpo_jax.errors import InputError
-from mpo_jax.types import Array, Pair, Pooling, Reads, RowLoss, Scores, Want
-
-Reduction = Literal["mean", "sum"]
+from mpo_jax.errors import InputError, check_choice
+from mpo_jax.types import POOLINGS, Array, Pair, Reads, RowLoss, Scores, Want
 
 
 @dataclasses.dataclass
@@ -21,20 +18,17 @@ class Mpo:
     RG is the length-normalised reward gap in nats per token; h the pooled final-norm state of the dominant side, the mean of
     the chosen and the rejected sequence's distance being taken. The paper sums the squared distance over the model width and
     pools the prompt's last token; the authors' code means over the width and over every position (`retain_reduction`,
-    `retain_pooling`; see `types.Pooling`). Their learning rates were tuned with the mean.
+    `retain_pooling`; see `types.POOLINGS`). Their learning rates were tuned with the mean.
     """
 
     beta: float = 1.0
     retain: float = 1.0
-    retain_pooling: Pooling = "mean"
-    retain_reduction: Reduction = "mean"
+    retain_pooling: str = "mean"
+    retain_reduction: str = "mean"
 
     def __post_init__(self) -> None:
-        if self.retain_pooling not in get_args(Pooling):
-            known = ", ".join(get_args(Pooling))
-            raise InputError(f"loss.retain_pooling='{self.retain_pooling}' is not known: write one of {known}.")
-        if self.retain_reduction not in get_args(Reduction):
-            raise InputError(f"loss.retain_reduction='{self.retain_reduction}' is not known: write 'mean' or 'sum'.")
+        check_choice("loss.retain_pooling", self.retain_pooling, POOLINGS)
+        check_choice("loss.retain_reduction", self.retain_reduction, ("mean", "sum"))
         if self.beta <= 0 or self.retain < 0:
             raise InputError(f"loss.beta={self.beta} must be above 0 and loss.retain={self.retain} must not be negative.")
 

@@ -1,0 +1,185 @@
+"""What is a run? One tree of the components' dataclasses, built by a config file and overridden from the command line."""
+
+import dataclasses
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import config_flags
+
+from mpo_jax import losses
+from mpo_jax.checkpoint import CheckpointConfig
+from mpo_jax.errors import InputError, check_choice
+from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.metrics import MetricsConfig
+from mpo_jax.optim import OptimConfig
+from mpo_jax.sharding import MeshConfig
+from mpo_jax.types import DTYPES
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Rows and how they become tokens.
+
+    `path`, `eval_path`: a JSON or JSONL file, or a Hugging Face dataset `user/name[:split]`. Without `eval_path`,
+    `eval_fraction` of the dominant prompts is held out with all their rows. `template`: 'reference' is the authors' own prompt
+    text, 'hf' the tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens
+    beyond it ('keep_header', 'official' = the authors' rule, 'error'). `buckets` are the few padded lengths that get compiled.
+    `texts`: a JSONL of `language`, `prompt`, `answer` whose perplexity is reported before and after.
+    """
+
+    path: str
+    eval_path: str | None = None
+    eval_fraction: float = 0.0
+    texts: str | None = None
+    template: str = "reference"
+    max_length: int = 1024
+    truncation: str = "keep_header"
+    allow_empty_prompt: bool = False
+    buckets: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
+
+    def __post_init__(self) -> None:
+        check_choice("data.template", self.template, ("reference", "hf"))
+        check_choice("data.truncation", self.truncation, ("keep_header", "official", "error"))
+        if not 0 <= self.eval_fraction < 1 or (self.eval_fraction and self.eval_path):
+            raise InputError(
+                f"data.eval_fraction={self.eval_fraction} must be a share from 0 up to but not including 1, "
+                f"and 0 beside data.eval_path={self.eval_path!r}."
+            )
+
+
+@dataclasses.dataclass
+class ExportConfig:
+    """The aligned Hugging Face checkpoint at the end, in `<output>/export`. bfloat16 is what users of the model expect; float32
+    keeps every bit of an update that is often below bfloat16's resolution."""
+
+    enabled: bool = True
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        check_choice("export.dtype", self.dtype, DTYPES)
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """`model`: a folder or a Hugging Face hub name. `batch_size` rows an update in `microbatches` equal parts.
+    `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again."""
+
+    model: str
+    data: DataConfig
+    output: str
+    loss: PreferenceLoss = dataclasses.field(default_factory=losses.Mpo)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    epochs: int = 2
+    batch_size: int = 8
+    microbatches: int = 1
+    eval_every: int = 0
+    seed: int = 0
+    compute_dtype: str = "bfloat16"
+    reference_dtype: str = "bfloat16"
+    remat: str = "full"
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
+    export: ExportConfig = dataclasses.field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        check_choice("compute_dtype", self.compute_dtype, DTYPES)
+        check_choice("reference_dtype", self.reference_dtype, DTYPES)
+        if self.epochs < 1 or self.batch_size < 1 or self.microbatches < 1 or self.eval_every < 0:
+            raise InputError(
+                f"epochs={self.epochs}, batch_size={self.batch_size} and microbatches={self.microbatches} must be at least 1, "
+                f"and eval_every={self.eval_every} not negative."
+            )
+        if self.batch_size % self.microbatches:
+            raise InputError(
+                f"batch_size={self.batch_size} cannot be cut into microbatches={self.microbatches} equal parts: choose a divisor."
+            )
+
+
+def variant_of(config: TrainConfig, variant: str | None) -> TrainConfig:
+    """The named differences from a config's default: `official` is what the authors' code does, `paper` what the paper says
+    where the two differ (arXiv:2505.16869, section 3 and appendix)."""
+    if variant is None:
+        return config
+    changes = {
+        "official": {
+            "data": {"template": "reference", "truncation": "official", "max_length": 1024},
+            "loss": {"retain_pooling": "mean_padded", "retain_reduction": "mean"},
+        },
+        "paper": {"data": {"max_length": 2048}, "loss": {"retain_pooling": "last_prompt", "retain_reduction": "sum"}},
+    }
+    if variant not in changes:
+        raise InputError(f"The config variant '{variant}' is not known: write one of {', '.join(changes)}, or none.")
+    parts = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in changes[variant].items()}
+    return dataclasses.replace(config, **parts)
+
+
+def parse(argv: list[str]) -> TrainConfig:
+    """`--config=FILE.py[:variant] [--config.field=value ...]` -> the run, checked. `argv` without the program's name."""
+    file = next((arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")), None)
+    if file is None:
+        raise InputError("No config was given: write --config=configs/quickstart.py, or another file of that folder.")
+    path, _, variant = file.partition(":")
+    base = load(path, variant or None)
+    for arg in argv:
+        if arg.startswith("--config."):
+            _check_field(base, arg.removeprefix("--config.").partition("=")[0])
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=False)
+    try:
+        rest = values(["mpo_jax", *argv])
+        config = values[holder.name].value
+    except (flags.Error, ValueError, TypeError) as error:
+        raise InputError(f"The command line does not hold: {' '.join(str(error).split())}") from error
+    if len(rest) > 1:
+        raise InputError(f"'{rest[1]}' is not an option: settings are written --config.name=value.")
+    return _rebuilt(config)
+
+
+def load(path: str, variant: str | None) -> TrainConfig:
+    """Runs a config file's `get_config(variant)`."""
+    if not Path(path).is_file():
+        raise InputError(f"The config file {path} does not exist: write --config=configs/quickstart.py, or another file there.")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def _check_field(config: Any, path: str) -> None:
+    for name in path.split("."):
+        known = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known there: {', '.join(known) or 'nothing'}."
+            raise InputError(f"--config.{path} names no setting: '{name}' is not known; {hint}")
+        config = getattr(config, name)
+
+
+T = TypeVar("T")
+
+
+def _rebuilt(config: T) -> T:
+    """Overrides set fields one by one; building every part again runs its checks."""
+    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
+    return type(config)(**{name: _rebuilt(part) if dataclasses.is_dataclass(part) else part for name, part in parts.items()})
+
+
+def describe(config: Any) -> Any:
+    """A config as JSON: every dataclass with its type's name, so that a stored config says which method it was."""
+    if not dataclasses.is_dataclass(config):
+        return list(config) if isinstance(config, tuple) else config
+    return {"type": type(config).__name__} | {f.name: describe(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def format_config(description: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for name, value in description.items():
+        lines.append(f"{indent}{name}:" if isinstance(value, dict) else f"{indent}{name}: {value}")
+        if isinstance(value, dict):
+            lines.append(format_config(value, indent + "  "))
+    return "\n".join(lines)

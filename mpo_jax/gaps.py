@@ -1,0 +1,64 @@
+"""How large is the reward gap in each language, and how sure is that? Rows of gaps -> a table with intervals."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class RowGap:
+    """Length-normalised reward gaps of one row in nats per token; the source's is None on data without a dominant side."""
+
+    id: str
+    language: str
+    target_gap: float
+    source_language: str | None = None
+    source_key: str | None = None  # rows of the same dominant pair share it, so that each pair counts once
+    source_gap: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class GapLine:
+    """Mean gap of one language with its 95 % bootstrap interval (percentiles over `DRAWS` resamples of the rows)."""
+
+    name: str  # language; of the dominant side with " (dominant)" behind it
+    count: int
+    mean: float
+    low: float
+    high: float
+
+
+GapTable = list[GapLine]
+DRAWS = 2000
+
+
+def gap_table(rows: Sequence[RowGap]) -> GapTable:
+    """The dominant side first, each distinct dominant pair counted once, then the target languages by name."""
+    sources = {(row.source_language, row.source_key): row.source_gap for row in rows if row.source_gap is not None}
+    groups: dict[str, list[float]] = {}
+    for (language, _), gap in sorted(sources.items(), key=str):
+        groups.setdefault(f"{language} (dominant)", []).append(gap)
+    for row in sorted(rows, key=lambda row: row.language):
+        groups.setdefault(row.language, []).append(row.target_gap)
+    return [_line(name, np.asarray(gaps)) for name, gaps in groups.items()]
+
+
+def _line(name: str, gaps: np.ndarray) -> GapLine:
+    random = np.random.default_rng(0)  # the same rows give the same interval
+    means = gaps[random.integers(0, len(gaps), (DRAWS, len(gaps)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return GapLine(name, len(gaps), float(gaps.mean()), float(low), float(high))
+
+
+def format_tables(tables: dict[str, GapTable]) -> str:
+    """Tables of the same languages side by side, for the terminal."""
+    header = f"{'language':<16}{'rows':>6}" + "".join(f"{label:>28}" for label in tables)
+    lines = [header]
+    for line in next(iter(tables.values())):
+        cells = []
+        for table in tables.values():
+            other = next(x for x in table if x.name == line.name)
+            cells.append(f"{other.mean:>+12.3f} [{other.low:+.3f}, {other.high:+.3f}]".rjust(28))
+        lines.append(f"{line.name:<16}{line.count:>6}" + "".join(cells))
+    return "\n".join(lines)

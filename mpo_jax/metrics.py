@@ -1,0 +1,115 @@
+"""Where do a run's numbers go? To a progress bar, `metrics.jsonl`, TensorBoard, and Weights & Biases when asked."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mpo_jax.errors import InputError
+
+
+@dataclasses.dataclass
+class MetricsConfig:
+    """A line of metrics every `every` updates. `wandb` names a project; the package has to be installed."""
+
+    every: int = 1
+    tensorboard: bool = True
+    wandb: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"metrics.every={self.every} must be at least 1.")
+
+
+class MetricWriter:
+    """Owns the run's metric files. Lines after `start`, left by an interrupted run, are dropped: the run writes them again."""
+
+    def __init__(self, config: MetricsConfig, folder: Path, *, start: int, updates: int, run: dict[str, Any]):
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            keep_until(path, start)
+        self._jsonl = path.open("a", encoding="utf-8")
+        self._tensorboard = _tensorboard(folder / "tensorboard", start) if config.tensorboard else None
+        self._wandb = _wandb(config.wandb, folder, run) if config.wandb else None
+        self._bar = tqdm(total=updates, initial=start, unit="update", desc="train", mininterval=1.0)
+        self._clock, self._tokens = time.monotonic(), 0
+
+    def advance(self, tokens: int) -> None:
+        """One more update is under way, with this many real tokens on both sides."""
+        self._tokens += tokens
+        self._bar.update()
+
+    def tokens_per_second(self) -> float:
+        """Real tokens per second since the last call."""
+        now = time.monotonic()
+        rate = self._tokens / (now - self._clock)
+        self._clock, self._tokens = now, 0
+        return rate
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """`step` = updates done. A metric that weighed nothing (a language that was not in the batch) is NaN and left out."""
+        values = {name: float(value) for name, value in values.items() if not math.isnan(value)}
+        self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
+        self._jsonl.flush()
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+        if "loss" in values:
+            shown = {"loss": f"{values['loss']:.4g}"}
+            if "tokens_per_second" in values:
+                shown["tokens/s"] = f"{values['tokens_per_second']:.0f}"
+            self._bar.set_postfix(shown, refresh=False)
+
+    def say(self, line: str) -> None:
+        """A line for the person, above the progress bar."""
+        self._bar.write(line)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._jsonl.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drops the lines of `metrics.jsonl` after `step`, and a last line that an interruption cut short."""
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_until(line, step)]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _is_until(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except json.JSONDecodeError:
+        return False
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _tensorboard(folder: Path, start: int) -> Any:
+    import tensorboardX
+
+    return tensorboardX.SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+
+
+def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(
+            f"metrics.wandb='{project}' needs the package wandb: run `pip install wandb`, or leave the setting out."
+        ) from error
+    return wandb.init(project=project, dir=str(folder), config=run)

@@ -1,0 +1,56 @@
+"""What does a run look like? PNG files for people who would rather look than read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpo_jax.gaps import GapTable
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib  # slow to import, and a run without plots should not need it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
+    """The loss and its parts over the updates, on a logarithmic axis, with the held-out loss where there is one."""
+    figure, axes = _figure(8, 4.5)
+    for name, style in (("loss", "-"), ("loss/gap", "--"), ("loss/retain", ":"), ("eval_loss", "o-")):
+        points = [(line["step"], line[name]) for line in lines if line.get(name, 0) > 0]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=name, markersize=4)
+    axes.set(xlabel="update", ylabel="loss (nats² per token²)", yscale="log", title="Loss and its parts")
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_gaps(tables: dict[str, GapTable], path: Path) -> None:
+    """Bars of the mean reward gap per language with their confidence intervals, a group for each of `tables` (its key is the
+    legend, for example 'before' and 'after'), beside the dominant gap."""
+    first = next(iter(tables.values()))
+    names = [line.name for line in first]
+    figure, axes = _figure(max(6, 1.1 * len(names) + 2), 4.5)
+    width = 0.8 / len(tables)
+    for i, (label, table) in enumerate(tables.items()):
+        by_name = {line.name: line for line in table}
+        at = [x + (i - (len(tables) - 1) / 2) * width for x in range(len(names))]
+        means = [by_name[name].mean for name in names]
+        error = [[by_name[n].mean - by_name[n].low for n in names], [by_name[n].high - by_name[n].mean for n in names]]
+        axes.bar(at, means, width * 0.95, yerr=error, capsize=3, label=label)
+    axes.axhline(first[0].mean, color="grey", linestyle="--", linewidth=1, label=f"dominant gap, {next(iter(tables))}")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel="reward gap (nats per token)", title="Length-normalised reward gap by language")
+    axes.legend()
+    _save(figure, path)
