@@ -60,6 +60,6 @@ def attention(
     with jax.named_scope("attention"):
         q_index_bt = jnp.arange(blocks * length).reshape(blocks, length)
         queries = (cut(q_STNH.reshape(S, T, K, N // K, H)), q_index_bt, cut(position_ST), cut(segment_ST))
-        # Within a loop forward and backward are separate programs, so nothing has to be barred from common-subexpression elimination.
+        # In a loop forward and backward are separate programs: common-subexpression elimination cannot undo the checkpoint.
         seen_bStKGH = jax.lax.map(jax.checkpoint(one_block, prevent_cse=False), queries)
         return jnp.moveaxis(seen_bStKGH, 0, 1).reshape(S, blocks * length, N, H)[:, :T]

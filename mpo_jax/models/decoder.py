@@ -6,6 +6,7 @@ into pure functions: `lax.scan` over stacked layers under `jax.checkpoint`. Fami
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from mpo_jax import sharding
 from mpo_jax.errors import InputError
 from mpo_jax.models import layers
 from mpo_jax.models.attention import attention
+from mpo_jax.models.layers import Activation, Llama3Scaling
 from mpo_jax.types import Array, Packed, Params
 
 Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH
@@ -53,13 +55,13 @@ class DecoderConfig:
     layer_windows: tuple[int | None, ...]  # one entry a layer; None = sees the whole segment
     tied: bool  # the unembedding is the embedding
     norm_offset: int = 0  # RMSNorm multiplies by norm_offset + scale
-    rope_scaling: layers.Llama3Scaling | None = None
+    rope_scaling: Llama3Scaling | None = None
     qkv_bias: bool = False
     attn_softcap: float | None = None
     final_softcap: float | None = None  # for whoever computes logits
     post_norms: bool = False  # a second norm after attention and after the MLP, before the residual sum
     embed_scale: float | None = None
-    activation: layers.Activation = "silu"
+    activation: Activation = "silu"
 
 
 class Layer(nnx.Module):
@@ -131,7 +133,7 @@ class Model:
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT:
-            raise InputError(f"remat={self.remat!r} is not a rematerialisation policy: write one of {', '.join(map(repr, REMAT))}.")
+            raise InputError(f"remat={self.remat!r} is not a rematerialisation policy: write one of {', '.join(REMAT)}.")
 
     def axes(self) -> Params:
         """The logical axes of every parameter: the tree of the parameters with tuples of names as leaves."""
@@ -171,7 +173,8 @@ class Model:
         """Token ids -> the input of the first layer, [S, T, D] in the dtype of the parameters."""
         x_STD = layers.embed(params["embedding"], tokens_ST)
         if self.config.embed_scale is not None:
-            x_STD *= jnp.asarray(self.config.embed_scale, x_STD.dtype)  # rounded to the compute dtype first, as the published models do
+            # The published models round the factor itself to the compute dtype.
+            x_STD *= jnp.asarray(self.config.embed_scale, x_STD.dtype)
         return x_STD
 
     def final_norm(self, params: Params, x_STD: Array) -> Array:
@@ -197,7 +200,7 @@ class Model:
             for i, window in enumerate(windows):
                 layer = functools.partial(run, window=window)
                 layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=False)
-                x_STD = layer(x_STD, jax.tree.map(lambda p: p[i], group_params))
+                x_STD = layer(x_STD, jax.tree.map(operator.itemgetter(i), group_params))
             return x_STD, None
 
         stack = jax.tree.map(lambda p: p.reshape(groups, len(windows), *p.shape[1:]), params["layers"])

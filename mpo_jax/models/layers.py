@@ -132,11 +132,11 @@ class Mlp(nnx.Module):
         self.gate = weight(rngs, (width, ffn), ("embed", "mlp"))
         self.up = weight(rngs, (width, ffn), ("embed", "mlp"))
         self.down = weight(rngs, (ffn, width), ("mlp", "embed"))
-        self.activation = activation
+        self.activation = ACTIVATIONS[activation]
 
     def __call__(self, x_STD: Array) -> Array:
         with jax.named_scope("mlp"):
             gate_STF = constrain(jnp.einsum("STD,DF->STF", x_STD, self.gate[...]), "batch", None, "mlp")
             up_STF = constrain(jnp.einsum("STD,DF->STF", x_STD, self.up[...]), "batch", None, "mlp")
-            hidden_STF = ACTIVATIONS[self.activation](gate_STF) * up_STF
+            hidden_STF = self.activation(gate_STF) * up_STF
             return constrain(jnp.einsum("STF,FD->STD", hidden_STF, self.down[...]), "batch", None, None)

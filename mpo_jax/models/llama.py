@@ -1,0 +1,49 @@
+"""How is a Llama (2, 3, 3.1) read into the decoder?"""
+
+from mpo_jax.data.chat import ChatFormat
+from mpo_jax.models import family
+from mpo_jax.models.decoder import DecoderConfig
+from mpo_jax.models.weights import Weight
+
+MLP_NORM = Weight("layers.mlp_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm")
+
+
+def read_config(raw: family.RawConfig) -> DecoderConfig:
+    """Defaults of absent keys are those of transformers' `LlamaConfig`."""
+    family.only(raw, "attention_bias", False)
+    family.only(raw, "mlp_bias", False)
+    layers = family.integer(raw, "num_hidden_layers")
+    heads, kv_heads, head_dim = family.heads(raw)
+    theta, scaling = family.rope(raw)
+    return DecoderConfig(
+        vocab_size=family.integer(raw, "vocab_size"),
+        hidden_size=family.integer(raw, "hidden_size"),
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=family.integer(raw, "intermediate_size"),
+        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        query_scale=head_dim ** -0.5,
+        layer_windows=(None,) * layers,
+        activation=family.activation(raw.get("hidden_act", "silu")),
+        tied=raw.get("tie_word_embeddings", False),
+    )
+
+
+def weights(config: DecoderConfig) -> tuple[Weight, ...]:
+    return (*family.SHARED_WEIGHTS, MLP_NORM, *(() if config.tied else family.UNEMBEDDING))
+
+
+FAMILY = family.Family(
+    model_type="llama",
+    read_config=read_config,
+    weights=weights,
+    chat=ChatFormat(
+        before="<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
+        between="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        end="<|eot_id|>",
+    ),
+)
