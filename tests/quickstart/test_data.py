@@ -115,7 +115,7 @@ def test_texts_are_short_and_differ():
     for side in SIDES:
         assert side["chosen"] != side["rejected"]
         assert len(side["prompt"]) <= 65
-        assert len(side["prompt"].encode()) <= 140
+        assert len(side["prompt"].encode()) <= 150
         assert max(len(side[answer]) for answer in ANSWERS) <= 90
         assert max(len(side[answer].encode()) for answer in ANSWERS) <= 190
 
