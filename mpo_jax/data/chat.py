@@ -1,0 +1,214 @@
+"""From text to token ids and answer masks, under a chat format.
+
+A sequence is a prompt part and a response part, tokenised separately and joined, so no token crosses the boundary and the
+answer mask is a position, never a token id: everything after the prompt part is the answer, the end token included.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import numpy as np
+from tqdm import tqdm
+
+from mpo_jax.data.rows import PairText, Row
+from mpo_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Truncation = Literal["keep_header", "official", "error"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatFormat:
+    """The literal text around one exchange. `before` holds the beginning-of-text token, where the model has one."""
+
+    before: str
+    between: str
+    end: str
+    strip: bool = False  # whether white space around both messages is removed
+
+    def prompt(self, message: str) -> str:
+        return self.before + self.content(message) + self.between
+
+    def response(self, message: str) -> str:
+        return self.content(message) + self.end
+
+    def content(self, message: str) -> str:
+        return message.strip() if self.strip else message
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenPair:
+    """One side of a row as int32 ids of rank 1: a prompt (format included) and its two answers, each never empty.
+    The counts say how many tokens truncation took from each."""
+
+    prompt: np.ndarray
+    chosen: np.ndarray
+    rejected: np.ndarray
+    truncated_prompt: int = 0
+    truncated_chosen: int = 0
+    truncated_rejected: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A tokenised row; `language` is the target's."""
+
+    id: str
+    language: str
+    source: TokenPair | None
+    target: TokenPair
+
+
+def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a Hugging Face model folder. Errors: no such folder, no tokenizer in it."""
+    path = Path(folder)
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise InputError(f"{path} holds no tokenizer.json: give the folder of a Hugging Face model with its tokenizer files.")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import; otherwise it advises to install PyTorch
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the tokenizer in {path} cannot be loaded ({str(error).splitlines()[0]}): check its files.") from None
+    if not tokenizer.is_fast:  # only those know which characters a token came from
+        raise InputError(f"the tokenizer in {path} has no tokenizer.json: save it in the fast format first.")
+    return cast("PreTrainedTokenizerFast", tokenizer)
+
+
+def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
+    """The format of the tokenizer's own chat template, found by rendering one exchange and verified on another.
+
+    The end is cut after its first special token: the newline that some templates put behind it is not the model's to say.
+    Errors: no template; a template that is not text around two messages, such as one that rewrites them.
+    """
+    if tokenizer.chat_template is None:
+        raise InputError(f"the tokenizer {tokenizer.name_or_path} has no chat template: choose template='reference'.")
+    refusal = InputError(
+        f"the chat template of {tokenizer.name_or_path} is not plain text around a question and an answer: "
+        f"choose template='reference', or write a ChatFormat."
+    )
+    question, answer = "Question-7f3a", "Answer-9c1b"
+    opening, whole = _render(tokenizer, question, answer)
+    if opening.count(question) != 1 or not whole.startswith(opening) or whole.count(answer) != 1:
+        raise refusal
+    before, between = opening.split(question)
+    empty, tail = whole[len(opening) :].split(answer)
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    ends = [tail.index(token) + len(token) for token in special if token in tail]
+    if empty or not ends:
+        raise refusal
+    probes = ("  Two\nlines, \u00e9?\n", "\n One  line. ")
+    for strip in (False, True):
+        form = ChatFormat(before, between, tail[: min(ends)], strip)
+        opening = form.prompt(probes[0])
+        if _render(tokenizer, *probes) == (opening, opening + form.content(probes[1]) + tail):
+            return form
+    raise refusal
+
+
+def _render(tokenizer: "PreTrainedTokenizerFast", question: str, answer: str) -> tuple[str, str]:
+    from jinja2 import TemplateError
+
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    try:
+        opening = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        return cast(str, opening), cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+    except TemplateError as error:
+        raise InputError(f"the chat template of {tokenizer.name_or_path} refuses one plain exchange ({error}).") from None
+
+
+def tokenize(
+    rows: Sequence[Row],
+    tokenizer: "PreTrainedTokenizerFast",
+    form: ChatFormat,
+    *,
+    max_length: int,
+    truncation: Truncation = "keep_header",
+) -> list[Example]:
+    """Rows -> examples whose every sequence (prompt and response) has at most `max_length` tokens.
+
+    What does not fit is cut by one of three rules; both answers of a side always share one prompt.
+
+    * "keep_header": the format around the user's message stays whole. Message and longer answer share the rest of the room:
+      each has a right to half of it and to what the other leaves, so only what takes more than half is cut, as little as
+      needed: the message from its left (a question usually ends with what is asked), an answer at its tail.
+    * "official": the released code's rule (LLaMA-Factory's `infer_seqlen`): the prompt's tail goes, assistant header first.
+    * "error": an `InputError` that names the row and its length.
+
+    A cut answer has no end token under any rule: its last token is not where it ends, and training on one would teach that.
+    Errors (`InputError`), naming row and side: a limit with no room for one token of each; an answer without a single token.
+    """
+    if truncation not in get_args(Truncation):
+        raise InputError(f"truncation '{truncation}' is unknown: write one of {', '.join(get_args(Truncation))}.")
+
+    def side(row: Row, name: str, text: PairText) -> TokenPair:
+        return _Side(f"row '{row.id}', {name} side", text, tokenizer, form).fit(max_length, truncation)
+
+    return [
+        Example(row.id, row.target.language, row.source and side(row, "source", row.source), side(row, "target", row.target))
+        for row in tqdm(rows, desc="tokenising", unit="row", delay=2, leave=False, disable=None)
+    ]
+
+
+class _Side:
+    """The untruncated token ids of one side of a row."""
+
+    def __init__(self, where: str, text: PairText, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat):
+        self.where = where
+        texts = [form.prompt(text.prompt), form.response(text.chosen), form.response(text.rejected)]
+        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        self.prompt, self.chosen, self.rejected = (np.asarray(ids, np.int32) for ids in encoded["input_ids"])
+        offsets = [np.asarray(spans, np.int32).reshape(-1, 2) for spans in encoded["offset_mapping"]]
+        if len(self.prompt) == 0:
+            raise InputError(f"{where}: the prompt has no tokens, so nothing predicts the first one of an answer.")
+        for key, answer, spans_K2 in (("chosen", text.chosen, offsets[1]), ("rejected", text.rejected, offsets[2])):
+            if not np.any(spans_K2[:, 0] < len(form.content(answer))):
+                raise InputError(f"{where}: the {key} answer has no tokens for this tokenizer; take the row out.")
+        # A token that straddles the format and the message belongs to the format.
+        start, stop = len(form.before), len(texts[0]) - len(form.between)
+        self.is_message = (offsets[0][:, 0] >= start) & (offsets[0][:, 1] <= stop)
+
+    def fit(self, limit: int, truncation: Truncation) -> TokenPair:
+        longest = max(len(self.chosen), len(self.rejected))
+        total = len(self.prompt) + longest
+        prompt, answer = self.prompt, longest
+        if total > limit:
+            if truncation == "error":
+                raise InputError(f"{self.where} has {total} tokens, over max_length {limit}: raise max_length or truncate.")
+            prompt, answer = self._official(longest, limit) if truncation == "official" else self._keep_header(longest, limit)
+        chosen, rejected = self.chosen[:answer], self.rejected[:answer]
+        removed = (len(self.prompt) - len(prompt), len(self.chosen) - len(chosen), len(self.rejected) - len(rejected))
+        assert min(len(prompt), len(chosen), len(rejected)) > 0 and len(prompt) + max(len(chosen), len(rejected)) <= limit
+        return TokenPair(prompt, chosen, rejected, *removed)
+
+    def _keep_header(self, longest: int, limit: int) -> tuple[np.ndarray, int]:
+        message = int(self.is_message.sum())
+        header = len(self.prompt) - message
+        room = limit - header
+        if room < 2:
+            raise self._too_small(limit, f"its chat format alone takes {header}")
+        keep = min(message, max(room // 2, room - longest))
+        nth_message_token = np.cumsum(self.is_message) * self.is_message
+        return self.prompt[~self.is_message | (nth_message_token > message - keep)], room - keep
+
+    def _official(self, longest: int, limit: int) -> tuple[np.ndarray, int]:
+        if longest * 2 < limit:
+            answer = limit
+        elif len(self.prompt) * 2 < limit:
+            answer = limit - len(self.prompt)
+        else:
+            answer = math.floor(limit * (longest / (len(self.prompt) + longest)))
+        answer = min(answer, longest)
+        if not 0 < answer < limit:
+            raise self._too_small(limit, f"prompt and answer have {len(self.prompt)} and {longest}")
+        return self.prompt[: limit - answer], answer
+
+    def _too_small(self, limit: int, reason: str) -> InputError:
+        return InputError(f"{self.where}: max_length {limit} leaves no token for the message or an answer ({reason}); raise it.")
