@@ -9,18 +9,18 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from tqdm import tqdm
 
 from mpo_jax.data.rows import PairText, Row
-from mpo_jax.errors import InputError
+from mpo_jax.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Truncation = Literal["keep_header", "official", "error"]
+TRUNCATIONS = ("keep_header", "official", "error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +130,11 @@ def tokenize(
     form: ChatFormat,
     *,
     max_length: int,
-    truncation: Truncation = "keep_header",
+    truncation: str = "keep_header",
 ) -> list[Example]:
     """Rows -> examples whose every sequence (prompt and response) has at most `max_length` tokens.
 
-    What does not fit is cut by one of three rules; both answers of a side always share one prompt.
+    What does not fit is cut by one of three rules (`TRUNCATIONS`); both answers of a side always share one prompt.
 
     * "keep_header": the format around the user's message stays whole. Message and longer answer share the rest of the room:
       each has a right to half of it and to what the other leaves, so only what takes more than half is cut, as little as
@@ -145,8 +145,7 @@ def tokenize(
     A cut answer has no end token under any rule: its last token is not where it ends, and training on one would teach that.
     Errors (`InputError`), naming row and side: a limit with no room for one token of each; an answer without a single token.
     """
-    if truncation not in get_args(Truncation):
-        raise InputError(f"truncation '{truncation}' is unknown: write one of {', '.join(get_args(Truncation))}.")
+    check_choice("truncation", truncation, TRUNCATIONS)
 
     def side(row: Row, name: str, text: PairText) -> TokenPair:
         return _Side(f"row '{row.id}', {name} side", text, tokenizer, form).fit(max_length, truncation)
@@ -175,7 +174,7 @@ class _Side:
         start, stop = len(form.before), len(texts[0]) - len(form.between)
         self.is_message = (offsets[0][:, 0] >= start) & (offsets[0][:, 1] <= stop)
 
-    def fit(self, limit: int, truncation: Truncation) -> TokenPair:
+    def fit(self, limit: int, truncation: str) -> TokenPair:
         longest = max(len(self.chosen), len(self.rejected))
         total = len(self.prompt) + longest
         prompt, answer = self.prompt, longest

@@ -1,0 +1,89 @@
+"""Which rows come at step n? A pure function of (seed, step): a run that resumes at n needs no other state, on any number of
+hosts, and nothing that was read before changes what comes next.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mpo_jax.data.chat import Example
+from mpo_jax.data.packing import Shapes, pack
+from mpo_jax.data.rows import Row
+from mpo_jax.errors import InputError
+from mpo_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Owns the order of a data set. Every step takes `batch_size` rows of a fresh permutation an epoch; the last step of an
+    epoch takes what is left, filled up with rows of weight 0. The other fields are `packing.pack`'s."""
+
+    examples: Sequence[Example]
+    shapes: Shapes
+    languages: Sequence[str]
+    batch_size: int
+    pad_id: int
+    seed: int = 0
+    pooling: str = "mean"
+    microbatches: int = 1
+    shards: int = 1
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.microbatches < 1 or self.batch_size % self.microbatches:
+            raise InputError(
+                f"batch_size={self.batch_size} cannot be split into microbatches={self.microbatches} equal parts: "
+                f"choose a number of microbatches that divides {self.batch_size}."
+            )
+        if not self.examples:
+            raise InputError("the data has no rows to train or evaluate on: give a file with rows, or hold out fewer of them.")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def rows_at(self, step: int) -> list[int]:
+        """The indices into `examples` of the rows of step `step` >= 0, counted over all epochs."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
+        return order[within * self.batch_size :][: self.batch_size].tolist()
+
+    def batch_at(self, step: int) -> Batch:
+        """The host batch of step `step`, the same on every process."""
+        return self._pack([self.examples[i] for i in self.rows_at(step)])
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """All examples once, in file order."""
+        for start in range(0, len(self.examples), self.batch_size):
+            yield self._pack(self.examples[start : start + self.batch_size])
+
+    def _pack(self, examples: Sequence[Example]) -> Batch:
+        return pack(
+            [*examples, *[None] * (self.batch_size - len(examples))],
+            self.shapes,
+            languages=self.languages,
+            pad_id=self.pad_id,
+            pooling=self.pooling,
+            microbatches=self.microbatches,
+            shards=self.shards,
+        )
+
+
+def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows), each in file order. All rows of one dominant-language prompt (the target's prompt where
+    there is none) go to the same part, so no question is both trained and judged in two languages.
+
+    `eval_fraction` is of the prompts, rounded to the nearest number but at least one; 0 holds out nothing.
+    Errors: a fraction outside [0, 1), or one that leaves no row to train on.
+    """
+    if not 0 <= eval_fraction < 1:
+        raise InputError(f"eval_fraction={eval_fraction} is not a share: write one from 0 up to, but not including, 1.")
+    prompts = [(row.source or row.target).prompt.strip() for row in rows]
+    distinct = list(dict.fromkeys(prompts))
+    count = max(1, round(eval_fraction * len(distinct))) if eval_fraction else 0
+    if count >= len(distinct):
+        raise InputError(f"eval_fraction={eval_fraction} of {len(distinct)} distinct prompts leaves none to train on: lower it.")
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    held_out = {distinct[i] for i in order[:count]}
+    train = [row for row, prompt in zip(rows, prompts, strict=True) if prompt not in held_out]
+    return train, [row for row, prompt in zip(rows, prompts, strict=True) if prompt in held_out]
