@@ -116,6 +116,11 @@ def _declare(config: DecoderConfig) -> tuple[Any, Any]:
         return layer, nnx.state(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))), nnx.Param)
 
 
+def dotted(path: Any) -> str:
+    """The name of a parameter from its path in the tree: "layers.attention.q"."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def period(windows: tuple[int | None, ...]) -> int:
     """The smallest number of layers after which the windows repeat, dividing their number."""
     return next(p for p in range(1, len(windows) + 1) if len(windows) % p == 0 and windows == windows[:p] * (len(windows) // p))
@@ -148,8 +153,7 @@ class Model:
         """
 
         def one(path: Any, leaf: jax.ShapeDtypeStruct, axes: sharding.Axes) -> jax.ShapeDtypeStruct:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            place = sharding.named(mesh, axes, leaf.shape, name) if mesh is not None else None
+            place = sharding.named(mesh, axes, leaf.shape, dotted(path)) if mesh is not None else None
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
 
         return jax.tree_util.tree_map_with_path(one, nnx.to_pure_dict(_declare(self.config)[1]), self.axes())

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mpo_jax.models.decoder import Model
+from mpo_jax.models.decoder import Model, dotted
 from mpo_jax.sharding import Axes
 from mpo_jax.types import Params
 
@@ -98,7 +98,7 @@ def places(model: Model, table: tuple[Weight, ...]) -> tuple[Place, ...]:
     """The table with the model's axes and sizes; it must name every parameter once."""
     abstract, axes = model.abstract(), model.axes()
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
-    declared, listed = {jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves}, {w.ours for w in table}
+    declared, listed = {dotted(path) for path, _ in leaves}, {w.ours for w in table}
     assert declared == listed and len(table) == len(leaves), f"weight table and parameters differ: {declared ^ listed}"
     first = lambda w: 1 if w.stacked else 0  # noqa: E731
     return tuple(Place(w, leaf(axes, w.ours)[first(w) :], leaf(abstract, w.ours).shape[first(w) :]) for w in table)
