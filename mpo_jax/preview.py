@@ -1,0 +1,168 @@
+"""What will the model see? `python -m mpo_jax.preview --data FILE --tokenizer FOLDER`: a few rows token by token, with what is
+template, prompt and scored answer; lengths, truncations and noise per language; and a picture of the lengths on request.
+
+The rows may hold unsafe text: `--rows 0` prints none of it.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpo_jax.data.audit import Audit, audit
+from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, Example, TokenPair, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.rows import Row, read_rows
+from mpo_jax.errors import one_sentence
+from mpo_jax.models.families import FAMILIES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# What a token is -> ANSI colour, and the brackets that stand for it where there are no colours.
+_STYLES = {"template": ("2", "<", ">"), "prompt": ("36", "", ""), "scored": ("32", "[", "]")}
+
+
+def show_row(example: Example, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat, colour: bool) -> str:
+    """The sequences of a row as text: template, prompt and scored answer told apart by colour, or by <...>, ... and [...]."""
+    lines = [f"row {example.id} ({example.language})"]
+    sides = {"source": example.source, "target": example.target}
+    for name, pair in sides.items():
+        if pair is not None:
+            for answer in ("chosen", "rejected"):
+                ids = getattr(pair, answer)
+                warning = _count_marks(pair.prompt, ids, tokenizer, form)
+                lines.append(f"  {name} {answer}: {len(pair.prompt)} + {len(ids)} tokens{warning}")
+                lines.append("    " + _painted(pair.prompt, ids, tokenizer, form, colour))
+    return "\n".join(lines)
+
+
+def _painted(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat, colour: bool) -> str:
+    text = tokenizer.decode(prompt.tolist())
+    # After truncation of the header ("official") the text around the message may be incomplete, then all of it is prompt.
+    start = len(form.before) if text.startswith(form.before) else 0
+    stop = len(text) - len(form.between) if text.endswith(form.between) else len(text)
+    parts = [("template", text[:start]), ("prompt", text[start:stop]), ("template", text[stop:])]
+    parts.append(("scored", tokenizer.decode(answer.tolist())))
+    painted = []
+    for kind, part in parts:
+        code, left, right = _STYLES[kind]
+        painted.append(f"\x1b[{code}m{part}\x1b[0m" if colour else f"{left}{part}{right}")
+    return "".join(painted)
+
+
+def _count_marks(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat) -> str:
+    """A warning where a sequence does not begin once or the answer does not end once; empty otherwise."""
+    warnings = []
+    end = tokenizer.convert_tokens_to_ids(form.end)
+    ends = int(np.sum(answer == end))
+    if ends != 1:
+        warnings.append(f"{ends} end tokens {form.end!r} in the answer")
+    # A tokenizer may name a beginning token that its models do not use: the format says whether they do.
+    if tokenizer.bos_token is not None and tokenizer.bos_token in form.before:
+        begins = int(np.sum(np.concatenate([prompt, answer]) == tokenizer.bos_token_id))
+        if begins != 1:
+            warnings.append(f"{begins} beginning tokens {tokenizer.bos_token!r}")
+    return "".join(f"  WARNING: {warning}, expected 1" for warning in warnings)
+
+
+def _warned(example: Example, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat) -> bool:
+    pairs = [pair for pair in (example.source, example.target) if pair is not None]
+    return any(_count_marks(p.prompt, answer, tokenizer, form) for p in pairs for answer in (p.chosen, p.rejected))
+
+
+def table(examples: Sequence[Example], findings: dict[str, Audit]) -> str:
+    """Per target language: rows, mean / longest length in tokens of the four sequences, and what `audit` found."""
+    names = ("source chosen", "source rejected", "target chosen", "target rejected")
+    lines = [f"{'language':<10}{'rows':>6}" + "".join(f"{name:>18}" for name in names)]
+    for language in findings:
+        own = [example for example in examples if example.language == language]
+        cells = []
+        for name in names:
+            lengths = sequence_lengths(own, *name.split())
+            cells.append(f"{np.mean(lengths):.0f} / {max(lengths)}" if lengths else "-")
+        lines.append(f"{language:<10}{len(own):>6}" + "".join(f"{cell:>18}" for cell in cells))
+    kinds = [kind for kind in Audit.__dataclass_fields__ if kind != "rows"]
+    lines += ["", f"{'rows with':<34}" + "".join(f"{language:>8}" for language in findings)]
+    for kind in kinds:
+        counts = [getattr(found, kind) for found in findings.values()]
+        lines.append(f"{kind.replace('_', ' '):<34}" + "".join(f"{count:>8}" for count in counts))
+    return "\n".join(lines)
+
+
+def sequence_lengths(examples: Sequence[Example], side: str, answer: str) -> list[int]:
+    """Tokens of prompt and answer together; `side` is "source" or "target", `answer` "chosen" or "rejected"."""
+    pairs: list[TokenPair | None] = [example.source if side == "source" else example.target for example in examples]
+    return [len(p.prompt) + len(p.chosen if answer == "chosen" else p.rejected) for p in pairs if p is not None]
+
+
+def histogram(examples: Sequence[Example], path: str | Path) -> None:
+    """Writes a PNG of the lengths of all target sequences, a line a language."""
+    from matplotlib.figure import Figure  # slow to import; a bare figure draws with Agg and needs no display
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    lengths = {
+        language: [n for answer in ("chosen", "rejected") for n in sequence_lengths(own, "target", answer)]
+        for language in sorted({example.language for example in examples})
+        if (own := [example for example in examples if example.language == language])
+    }
+    bins = np.linspace(0, max(max(values) for values in lengths.values()) + 1, 41).tolist()
+    for language, values in lengths.items():
+        axes.hist(values, bins=bins, histtype="step", label=f"{language} ({len(values)})")
+    axes.set(xlabel="tokens of prompt and answer, target side", ylabel="sequences")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def preview(
+    rows: Sequence[Row],
+    tokenizer: "PreTrainedTokenizerFast",
+    form: ChatFormat,
+    *,
+    max_length: int,
+    truncation: str = "keep_header",
+    show: int = 2,
+    png: str | Path | None = None,
+) -> str:
+    """The whole report as text; `show` rows token by token, the picture written to `png` when given."""
+    examples = tokenize(rows, tokenizer, form, max_length=max_length, truncation=truncation)
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    shown = [show_row(example, tokenizer, form, colour) for example in examples[:show]]
+    warned = [example.id for example in examples if _warned(example, tokenizer, form)]
+    if png is not None:
+        histogram(examples, png)
+    counted = f"{len(warned)} of {len(examples)} rows have a sequence without exactly one beginning and one end token"
+    counted += f": {', '.join(warned[:20])}" if warned else ""
+    return "\n\n".join([*shown, table(examples, audit(rows, examples)), counted])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m mpo_jax.preview", description="Shows what a model will be trained on.")
+    parser.add_argument("--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
+    parser.add_argument("--tokenizer", required=True, help="a folder with the tokenizer files of a Hugging Face model")
+    parser.add_argument(
+        "--template",
+        choices=("hf", *FAMILIES),
+        default="hf",
+        help="hf: the tokenizer's own chat template; or the reference format of a model family (default: %(default)s)",
+    )
+    parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
+    parser.add_argument("--truncation", choices=TRUNCATIONS, default="keep_header", help="default: %(default)s")
+    parser.add_argument("--rows", type=int, default=2, help="how many rows to print; they may be unsafe (default: %(default)s)")
+    parser.add_argument("--png", type=Path, help="where to write a picture of the lengths")
+    parser.add_argument("--allow-empty-prompt", action="store_true")
+    args = parser.parse_args(argv)
+    with one_sentence():
+        rows = read_rows(args.data, allow_empty_prompt=args.allow_empty_prompt)
+        tokenizer = load_tokenizer(args.tokenizer)
+        form = hf_format(tokenizer) if args.template == "hf" else FAMILIES[args.template].chat
+        limits = {"max_length": args.max_length, "truncation": args.truncation}
+        print(preview(rows, tokenizer, form, **limits, show=max(args.rows, 0), png=args.png))
+
+
+if __name__ == "__main__":
+    main()
