@@ -57,12 +57,11 @@ def _painted(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedToken
 def _count_marks(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat) -> str:
     """A warning where a sequence does not begin once or the answer does not end once; empty otherwise."""
     warnings = []
-    end = tokenizer.convert_tokens_to_ids(form.end)
-    ends = int(np.sum(answer == end))
+    ends = int(np.sum(answer == tokenizer(form.end, add_special_tokens=False)["input_ids"][-1]))
     if ends != 1:
         warnings.append(f"{ends} end tokens {form.end!r} in the answer")
     # A tokenizer may name a beginning token that its models do not use: the format says whether they do.
-    if tokenizer.bos_token is not None and tokenizer.bos_token in form.before:
+    if tokenizer.bos_token is not None and str(tokenizer.bos_token) in form.before:
         begins = int(np.sum(np.concatenate([prompt, answer]) == tokenizer.bos_token_id))
         if begins != 1:
             warnings.append(f"{begins} beginning tokens {tokenizer.bos_token!r}")

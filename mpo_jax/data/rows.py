@@ -177,7 +177,7 @@ def _pair(texts: dict[str, str], given: str | None, unlike: str, side: str, plac
         if not texts[key].strip():
             raise place.error(f"the {key} answer of the {side} side is empty: write one, or take the row out")
     if not texts["prompt"].strip() and not place.allow_empty_prompt:
-        raise place.error(f"the prompt of the {side} side is empty: write one, take the row out, or allow it with allow_empty_prompt")
+        raise place.error(f"the prompt of the {side} side is empty: write one, or allow it with allow_empty_prompt")
     if given is not None:
         return PairText(given, **texts), "given"
     language, method = vote(texts.values(), unlike)
