@@ -60,7 +60,7 @@ def make_schedule(config: OptimConfig, updates: int) -> Schedule:
 
 def decays(params: Params) -> Params:
     """True for the weights that decay: matrices, neither norm scales nor biases."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("scale", "bias"), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: not path[-1].key.endswith(("norm", "bias")), params)
 
 
 def make_optimizer(config: OptimConfig, updates: int) -> Optimizer:

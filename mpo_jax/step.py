@@ -91,7 +91,7 @@ def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: A
         one = jnp.float32(1)
         metrics |= {
             "loss": loss,
-            "grad_norm": Mean(optax.global_norm(grads), one),
+            "grad_norm": Mean(optax.tree.norm(grads), one),
             "learning_rate": Mean(optimizer.schedule(state.step), one),
         }
         return TrainState(state.step + 1, params, opt_state), metrics

@@ -110,8 +110,8 @@ class Decoder(nnx.Module):
 @functools.cache
 def _declare(config: DecoderConfig) -> tuple[Any, Any]:
     """The definition of one layer, and the abstract parameters with their axes."""
-    # Eager sharding would place a parameter on the current mesh by its logical axis names; `sharding.py` does that here.
-    with nnx.use_eager_sharding(False):
+    # NNX would take the logical axis names for those of the current mesh; `sharding.py` does that translation here.
+    with nnx.use_eager_sharding(False), jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
         layer = nnx.graphdef(nnx.eval_shape(lambda: Layer(config, nnx.Rngs(0))))
         return layer, nnx.state(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))), nnx.Param)
 
@@ -160,9 +160,14 @@ class Model:
 
     def init(self, key: Array, dtype: Any = jnp.float32) -> Params:
         """Random parameters: normal with standard deviation 0.02, norms at identity, biases 0."""
-        with nnx.use_eager_sharding(False):
-            state = nnx.to_pure_dict(nnx.state(Decoder(self.config, nnx.Rngs(params=key)), nnx.Param))
-        return jax.tree.map(lambda x: x.astype(dtype), state)
+
+        @jax.jit
+        def draw(key: Array) -> Params:
+            with nnx.use_eager_sharding(False):
+                state = nnx.to_pure_dict(nnx.state(Decoder(self.config, nnx.Rngs(params=key)), nnx.Param))
+            return jax.tree.map(lambda x: x.astype(dtype), state)
+
+        return draw(key)
 
     def layer(self, params: Params) -> Layer:
         """One layer as a callable, from its own slice of `params["layers"]`."""

@@ -1,0 +1,100 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mpo_jax.errors import InputError
+from mpo_jax.losses import Mpo
+from mpo_jax.types import Pair, Scores, SequenceScores, Want
+
+B, D = 3, 5
+
+
+def sequence(seed: int) -> SequenceScores:
+    random = np.random.default_rng(seed)
+    return SequenceScores(
+        jnp.asarray(-random.uniform(1, 30, B), jnp.float32),
+        jnp.asarray(random.integers(1, 20, B), jnp.float32),
+        jnp.asarray(random.normal(size=(B, D)), jnp.float32),
+    )
+
+
+def scores(seed: int) -> Scores:
+    return Scores(Pair(sequence(seed), sequence(seed + 1)), Pair(sequence(seed + 2), sequence(seed + 3)))
+
+
+def by_hand(loss: Mpo, policy: Scores, reference: Scores) -> np.ndarray:
+    mean = lambda x: np.asarray(x.logp_B) / np.asarray(x.count_B)  # noqa: E731
+    gap = mean(policy.target.chosen) - mean(policy.target.rejected)
+    goal = mean(reference.source.chosen) - mean(reference.source.rejected)
+    reduce = np.mean if loss.retain_reduction == "mean" else np.sum
+    drift = [
+        reduce((np.asarray(getattr(policy.source, a).hidden_BD) - np.asarray(getattr(reference.source, a).hidden_BD)) ** 2, -1)
+        for a in ("chosen", "rejected")
+    ]
+    return (loss.beta * gap - goal) ** 2 + loss.retain * (drift[0] + drift[1]) / 2
+
+
+@pytest.mark.parametrize("loss", [Mpo(), Mpo(beta=1.5, retain=0.3, retain_reduction="sum"), Mpo(retain=0.0)])
+def test_equals_the_equation(loss: Mpo):
+    np.testing.assert_allclose(loss(scores(0), scores(10)).loss_B, by_hand(loss, scores(0), scores(10)), rtol=1e-5)
+
+
+def test_beta_scales_the_policys_gap_only():
+    rows = Mpo(beta=2.0)(scores(0), scores(10))
+    np.testing.assert_allclose(rows.by_language_B["weight"], 2 * rows.by_language_B["gap"] - rows.metrics_B["gap/goal"], rtol=1e-5)
+    np.testing.assert_allclose(rows.by_language_B["weight"] ** 2, rows.metrics_B["loss/gap"], rtol=1e-5)
+
+
+def test_gradient_is_equation_10():
+    """dL1/d(gap) = 2 beta (beta gap - goal); through the mean log-probability of the chosen answer it is that over |y|."""
+    loss, policy = Mpo(beta=1.5, retain=0.0), scores(0)
+
+    def total(logp_B):
+        chosen = SequenceScores(logp_B, policy.target.chosen.count_B)
+        return loss(Scores(policy.source, Pair(chosen, policy.target.rejected)), scores(10)).loss_B.sum()
+
+    grad_B = jax.grad(total)(policy.target.chosen.logp_B)
+    error_B = loss(policy, scores(10)).by_language_B["weight"]
+    np.testing.assert_allclose(grad_B, 2 * 1.5 * error_B / policy.target.chosen.count_B, rtol=1e-5)
+
+
+def test_retention_and_its_gradient_are_exactly_zero_where_policy_is_reference():
+    def drift(hidden_BD):
+        chosen = SequenceScores(hidden_BD=hidden_BD)
+        pair = Pair(chosen, chosen)
+        reference = jax.lax.stop_gradient(pair)
+        return Mpo().retention(pair, reference).sum()
+
+    value, grad_BD = jax.value_and_grad(drift)(jnp.ones((B, D)) / 3)
+    assert value == 0
+    assert not grad_BD.any()
+
+
+def test_equal_answers_have_no_gap():
+    same = sequence(0)
+    assert not Pair(same, same).mean_gap_B.any()
+
+
+def test_reads_what_it_needs_and_no_more():
+    assert Mpo().policy_reads.source == Want.HIDDEN
+    assert Mpo().policy_reads.target == Want.LOGP
+    assert Mpo().reference_reads.source == Want.LOGP | Want.HIDDEN
+    assert Mpo().reference_reads.target == Want.NOTHING
+    assert Mpo(retain=0.0).policy_reads.source == Want.NOTHING
+    assert Mpo(retain=0.0).reference_reads.source == Want.LOGP
+    assert Mpo(retain_pooling="last").policy_reads.pooling == Mpo(retain_pooling="last").reference_reads.pooling == "last"
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"beta": 0.0}, "loss.beta=0.0"),
+        ({"retain": -1.0}, "loss.retain=-1.0"),
+        ({"retain_pooling": "max"}, "'mean_padded'"),
+        ({"retain_reduction": "max"}, "'sum'"),
+    ],
+)
+def test_bad_settings_are_named(settings, word):
+    with pytest.raises(InputError, match=word):
+        Mpo(**settings)
