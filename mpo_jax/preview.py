@@ -41,12 +41,12 @@ def show_row(example: Example, tokenizer: "PreTrainedTokenizerFast", form: ChatF
 
 
 def _painted(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat, colour: bool) -> str:
-    text = tokenizer.decode(prompt.tolist())
+    text = str(tokenizer.decode(prompt.tolist()))
     # After truncation of the header ("official") the text around the message may be incomplete, then all of it is prompt.
     start = len(form.before) if text.startswith(form.before) else 0
     stop = len(text) - len(form.between) if text.endswith(form.between) else len(text)
     parts = [("template", text[:start]), ("prompt", text[start:stop]), ("template", text[stop:])]
-    parts.append(("scored", tokenizer.decode(answer.tolist())))
+    parts.append(("scored", str(tokenizer.decode(answer.tolist()))))
     painted = []
     for kind, part in parts:
         code, left, right = _STYLES[kind]

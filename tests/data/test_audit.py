@@ -1,0 +1,60 @@
+import dataclasses
+
+import pytest
+import toy_chat
+
+from mpo_jax.data.audit import audit, opens_with_refusal
+from mpo_jax.data.chat import tokenize
+from mpo_jax.data.rows import PairText, Row
+
+CLEAN = PairText("ko", "이것은 무엇입니까", "이것은 좋은 대답입니다", "이것은 나쁜 대답입니다")
+SOURCE = PairText("en", "what is this", "this is a good answer", "this is a bad answer")
+NOISE = {
+    "prompt_in_another_language": {"prompt": "what is this"},
+    "chosen_in_another_language": {"chosen": "what is this"},
+    "rejected_in_another_language": {"rejected": "what is this"},
+    "chosen_opens_with_refusal": {"chosen": "죄송하지만 그것은 어렵습니다"},
+    "rejected_opens_with_refusal": {"rejected": "그것은 할 수 없습니다. 끝"},
+    "html_entities": {"chosen": "이것은 &#39;대답&#39; 입니다"},
+    "replacement_characters": {"prompt": "이것은 \ufffd 입니까"},
+    "identical_to_source": {"chosen": SOURCE.chosen},
+    "empty_prompts": {"prompt": " "},
+    "one_word_rejected": {"rejected": "네"},
+    "truncated_target": {"rejected": "긴 대답 " * 100},
+}
+
+
+def _audit(*targets):
+    rows = [Row(str(i), SOURCE, target, "given") for i, target in enumerate(targets)]
+    return audit(rows, tokenize(rows, toy_chat.tokenizer(), toy_chat.FORMAT, max_length=200))
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_each_kind_of_noise_is_counted_once(name):
+    found = dataclasses.asdict(_audit(CLEAN, dataclasses.replace(CLEAN, **NOISE[name]))["ko"])
+    expected = {"rows": 2, name: 1}
+    if name == "identical_to_source":
+        expected["chosen_in_another_language"] = 1
+    assert {key: count for key, count in found.items() if count} == expected
+
+
+def test_duplicates_and_languages_are_counted_apart():
+    found = _audit(CLEAN, CLEAN, dataclasses.replace(CLEAN, language="en", prompt=SOURCE.prompt))
+    assert list(found) == ["en", "ko"]
+    assert (found["ko"].rows, found["ko"].duplicates, found["en"].duplicates) == (2, 1, 0)
+    assert found["en"].chosen_in_another_language == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "refuses"),
+    [
+        ("I'm sorry, but no.", "en", True),
+        ("I cannot do that", "sw", True),
+        ("Here is how. I cannot say more.", "en", False),
+        ("Samahani, siwezi kusaidia.", "sw", True),
+        ("申し訳ありませんが", "ja", True),
+        ("Of course", "xx", False),
+    ],
+)
+def test_refusals(text, language, refuses):
+    assert opens_with_refusal(text, language) is refuses

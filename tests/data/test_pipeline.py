@@ -1,0 +1,78 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import toy_chat
+
+from mpo_jax.data.packing import shapes_of
+from mpo_jax.data.pipeline import Pipeline, split
+from mpo_jax.errors import InputError
+
+EXAMPLES = toy_chat.examples(10)
+PIPELINE = Pipeline(EXAMPLES, shapes_of(EXAMPLES, (16, 32)), ("ko", "sw"), batch_size=4, pad_id=0, seed=3)
+
+
+def test_each_epoch_is_a_permutation_of_its_own():
+    assert PIPELINE.steps_per_epoch == 3
+    epochs = [[i for step in range(3) for i in PIPELINE.rows_at(3 * epoch + step)] for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert dataclasses.replace(PIPELINE, seed=4).rows_at(0) != PIPELINE.rows_at(0)
+
+
+def test_a_step_does_not_depend_on_what_was_read_before():
+    in_order = [PIPELINE.batch_at(step) for step in range(7)]
+    fresh = dataclasses.replace(PIPELINE).batch_at(5)
+    jax.tree.map(np.testing.assert_array_equal, fresh, in_order[5])
+
+
+def test_a_batch_holds_the_rows_of_its_step_and_the_last_one_is_filled():
+    batch = PIPELINE.batch_at(5)
+    rows = PIPELINE.rows_at(5)
+    assert len(rows) == 2
+    assert batch.weight_B.tolist() == [[1, 1, 0, 0]]
+    for slot, row in enumerate(rows):
+        prompt = EXAMPLES[row].target.prompt
+        assert batch.target.tokens_ST[0, 2 * slot, : len(prompt)].tolist() == prompt.tolist()
+
+
+def test_evaluation_sees_every_row_once_in_order():
+    batches = list(PIPELINE.eval_batches())
+    assert sum(batch.weight_B.sum() for batch in batches) == 10
+    languages = np.concatenate([batch.language_B[batch.weight_B > 0] for batch in batches])
+    assert languages.tolist() == [1, 0] * 5
+    assert batches[-1].weight_B.tolist() == [[1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("changes", [{"microbatches": 3}, {"batch_size": 0}, {"microbatches": 0}])
+def test_a_batch_that_cannot_be_split(changes):
+    with pytest.raises(InputError, match="microbatches="):
+        dataclasses.replace(PIPELINE, **changes)
+    with pytest.raises(InputError, match="no rows"):
+        dataclasses.replace(PIPELINE, examples=[])
+
+
+@pytest.mark.parametrize("source", [True, False])
+def test_a_split_shares_no_prompt(source):
+    rows = toy_chat.rows(20, source)
+    train, held_out = split(rows, 0.3, seed=0)
+
+    def prompts(part):
+        return {(row.source or row.target).prompt for row in part}
+
+    assert not prompts(train) & prompts(held_out)
+    assert sorted([*train, *held_out], key=lambda row: int(row.id)) == rows
+    assert len(held_out) == 6
+    assert [row.id for row in train] == sorted((row.id for row in train), key=int)
+    assert split(rows, 0.3, seed=0) == (train, held_out)
+    assert split(rows, 0.3, seed=1) != (train, held_out)
+
+
+def test_shares_of_a_split():
+    rows = toy_chat.rows(10)
+    assert split(rows, 0.0, 0) == (rows, [])
+    assert len(split(rows, 0.01, 0)[1]) == 2  # at least one prompt
+    for fraction in (-0.1, 1.0, 0.99):
+        with pytest.raises(InputError, match=f"eval_fraction={fraction}"):
+            split(rows, fraction, 0)
