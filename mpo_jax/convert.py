@@ -108,7 +108,7 @@ def _catalogue(folder: Path) -> dict[str, Stored]:
     if (folder / INDEX).is_file():
         try:
             names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{folder / INDEX} is not an index of safetensors files ({error!r}): download it again.") from None
     else:
         names = ["model.safetensors"]
@@ -133,14 +133,15 @@ def _check(folder: Path, stored: dict[str, Stored], tensors: list[tuple[str, Pla
         found = stored[name]
         if found.shape != shape:
             raise InputError(
-                f"{found.path}: {name} has the shape {found.shape} where config.json makes it {shape}: give the model's own config.json."
+                f"{found.path}: {name} has the shape {found.shape} where config.json makes it {shape}: "
+                "give the model's own config.json."
             )
         if found.dtype not in FLOATS:
             raise InputError(f"{found.path}: {name} is of type {found.dtype}: give weights of type {' or '.join(FLOATS)}.")
     # Old checkpoints store the rotary frequencies, and some a copy of the embedding that tying makes meaningless.
     ignored = lambda name: name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight")  # noqa: E731
     if unexpected := [name for name in stored if name not in expected and not ignored(name)]:
-        raise InputError(f"{folder} holds {_some(unexpected)}, for which config.json has no place: give the model's own config.json.")
+        raise InputError(f"{folder} holds {_some(unexpected)}, for which config.json has no place: give the model's own.")
 
 
 def _some(names: list[str]) -> str:

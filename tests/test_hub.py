@@ -53,7 +53,7 @@ def test_folders_without_what_makes_a_model(tmp_path):
     with pytest.raises(InputError, match=r"no config\.json"):
         hub.resolve(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="no \\*.safetensors"):
+    with pytest.raises(InputError, match=r"no \*\.safetensors"):
         hub.resolve(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(InputError, match=r"pickled weights \(pytorch_model\.bin\)"):

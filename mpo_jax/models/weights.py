@@ -122,7 +122,10 @@ def export_tree(tree: Params, model: Model, table: tuple[Weight, ...]) -> Iterat
     """
     for name, place, layer in in_order(model, table):
         array = leaf(tree, place.weight.ours)
-        yield name, place.export_tensor(_to_host(array if layer is None else _one_layer(array, np.int32(layer))))
+        if layer is not None:
+            with jax.transfer_guard("allow"):  # the layer's number goes to the device
+                array = _one_layer(array, np.int32(layer))
+        yield name, place.export_tensor(_to_host(array))
 
 
 @jax.jit
