@@ -2,7 +2,7 @@
 
 import functools
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mpo_jax.data.chat import ChatFormat, Example, tokenize
@@ -25,6 +25,9 @@ def tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     # pad = end, as many published tokenizers are used: a mask made from pad ids would lose the real end token
     fast = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<end>", pad_token="<end>")
     fast.add_special_tokens({"additional_special_tokens": ["<user>", "<model>"]})
+    # as Llama's does, it puts a beginning token before any text unless told not to: formats bring their own
+    bos = ("<bos>", fast.bos_token_id)
+    fast.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[bos])
     fast.chat_template = template
     return fast
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import toy_chat
 
+from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import Shape, Shapes, pack, shapes_of
 from mpo_jax.errors import InputError
 from mpo_jax.types import POOLINGS, Packed
@@ -117,6 +118,17 @@ def test_shapes_end_at_the_longest_sequence_and_skip_what_never_occurs():
     assert shapes_of(EXAMPLES, (8,)).target[-1].tokens == 8 * -(-longest // 8)
     assert [s.tokens for s in shapes_of(EXAMPLES, multiple_of=128).target] == [128]
     assert all(s.tokens % 8 == 0 and s.answers % 8 == 0 for s in shapes_of(EXAMPLES, (13, 27)).source)
+
+
+def test_a_long_row_leaves_room_for_the_long_answer_of_a_short_one():
+    def example(prompt, answer):
+        tokens = np.ones(prompt, np.int32), np.ones(answer, np.int32), np.ones(2, np.int32)
+        return Example("0", "ko", None, TokenPair(*tokens))
+
+    long_answer, long_prompt = example(2, 20), example(60, 3)
+    shapes = shapes_of([long_answer, long_prompt], (32, 64))
+    assert shapes.target == (Shape(32, 24), Shape(64, 24))
+    assert np.sum(_pack([long_answer, long_prompt], shapes).target.answer_slot_SA >= 0) == 20 + 2 + 3 + 2
 
 
 @pytest.mark.parametrize("buckets", [(), (0, 8), (64, 32), (32, 32)])
