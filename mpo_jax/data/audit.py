@@ -66,6 +66,10 @@ def opens_with_refusal(text: str, language: str) -> bool:
     return any(phrase in opening for phrase in phrases)
 
 
+# There a word is counted by its characters.
+_WITHOUT_SPACES = {"ja", "km", "lo", "my", "th", "zh"}
+
+
 def audit(rows: Sequence[Row], examples: Sequence[Example]) -> dict[str, Audit]:
     """Per target language, alphabetically. `examples` are the same rows, tokenised."""
     findings: dict[str, Counter[str]] = {}
@@ -99,8 +103,7 @@ def _findings(row: Row, example: Example) -> Iterable[str]:
         yield "identical_to_source"
     if not target.prompt.strip():
         yield "empty_prompts"
-    # Languages written without spaces have no words to count; there a text this short is a word or two.
-    if len(target.rejected.split()) == 1 and len(target.rejected.strip()) <= 20:
+    if len(target.rejected.split()) == 1 and len(target.rejected.strip()) <= (4 if target.language in _WITHOUT_SPACES else 30):
         yield "one_word_rejected"
     for name, side in (("source", example.source), ("target", example.target)):
         if side is not None and side.truncated_prompt + side.truncated_chosen + side.truncated_rejected > 0:

@@ -1,5 +1,6 @@
 import csv
 import re
+from collections import Counter
 
 import pytest
 
@@ -47,13 +48,25 @@ def test_texts_vote_and_the_other_sides_language_is_the_last_resort():
     assert vote(["", "42"]) == ("und", "none")
 
 
+def test_equal_evidence_decides_nothing():
+    assert detect("la").language == "und"
+    assert detect("la casa la").language == "es"
+
+
+def _check(language, texts, floor):
+    """At least a share of `floor` is recognised; what is not is left undetermined, not called another language."""
+    found = Counter(detect(text).language for text in texts)
+    assert found[language] >= floor * len(texts), (language, found.most_common(3))
+    wrong = len(texts) - found[language] - found["und"]
+    assert wrong <= 0.03 * len(texts), (language, found.most_common(3))
+
+
 def test_accuracy_on_prompts_in_ten_languages(shared):
     with open(shared / "data/multijail/MultiJail.csv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     floor = {"it": 0.95, "sw": 0.93, "jv": 0.8}  # Latin script, no accents to help: stop words of one sentence
     for language in ("en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv"):
-        right = sum(detect(row[language]).language == language for row in rows) / len(rows)
-        assert right >= floor.get(language, 0.98), (language, right)
+        _check(language, [row[language] for row in rows], floor.get(language, 0.98))
 
 
 def test_accuracy_on_short_sentences(shared):
@@ -61,11 +74,10 @@ def test_accuracy_on_short_sentences(shared):
         ara="ar", ben="bn", cmn="zh", deu="de", fra="fr", hin="hi", ita="it", jav="jv", jpn="ja", kor="ko", rus="ru", spa="es",
         swh="sw", tel="te", tha="th", vie="vi",
     )  # fmt: skip
-    floor = {"de": 0.95, "fr": 0.9, "es": 0.88, "it": 0.75, "jv": 0.65, "sw": 0.5, "vi": 0.95}  # half a dozen words each
+    floor = {"de": 0.92, "fr": 0.88, "es": 0.75, "it": 0.75, "jv": 0.65, "sw": 0.5, "vi": 0.95}  # half a dozen words each
     for code, language in codes.items():
         lines = (shared / f"data/parallel_text/tatoeba/tatoeba.{code}-eng.{code}").read_text(encoding="utf-8").splitlines()
-        right = sum(detect(line).language == language for line in lines) / len(lines)
-        assert right >= floor.get(language, 0.98), (language, right)
+        _check(language, lines, floor.get(language, 0.98))
 
 
 def test_every_language_of_the_declaration_of_human_rights(shared):
@@ -76,5 +88,4 @@ def test_every_language_of_the_declaration_of_human_rights(shared):
     for name, language in iso.items():
         text = (shared / f"data/parallel_text/udhr/udhr_{name}.xml").read_text(encoding="utf-8")
         paragraphs = [p for p in re.findall(r"<para>(.*?)</para>", text, re.S) if len(p) > 40]
-        right = sum(detect(p).language == language for p in paragraphs) / len(paragraphs)
-        assert right >= 0.9, (language, right)
+        _check(language, paragraphs, 0.9)
