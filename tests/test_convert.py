@@ -168,7 +168,7 @@ def broken(tmp_path: Path, edit) -> Path:
     [
         (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"lacks model\.layers\.1\.mlp\.up_proj\.weight"),
         (lambda t: t.pop("lm_head.weight"), r"lacks lm_head\.weight"),
-        (lambda t: t.update({"model.norm.weight": np.zeros(7, np.float32)}), r"safetensors: model\.norm\.weight.*\(7,\).*\(32,\)"),
+        (lambda t: t.update({"model.norm.weight": np.zeros(7, np.float32)}), r"model\.norm\.weight.*\(7,\).*\(32,\)"),
         (lambda t: t.update({"model.norm.bias": np.zeros(32, np.float32)}), r"holds model\.norm\.bias"),
         (lambda t: t.update({"model.norm.weight": np.zeros(32, np.int8)}), "type I8"),
     ],

@@ -26,7 +26,7 @@ def read_config(raw: family.RawConfig) -> DecoderConfig:
         norm_eps=raw.get("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
-        query_scale=head_dim ** -0.5,
+        query_scale=head_dim**-0.5,
         layer_windows=(None,) * layers,
         activation=family.activation(raw.get("hidden_act", "silu")),
         tied=raw.get("tie_word_embeddings", False),

@@ -31,7 +31,7 @@ def read_config(raw: family.RawConfig) -> DecoderConfig:
         norm_eps=raw.get("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
-        query_scale=head_dim ** -0.5,
+        query_scale=head_dim**-0.5,
         layer_windows=family.windows(raw, layers, window, lambda layer: layer >= first_sliding),
         qkv_bias=True,
         activation=family.activation(raw.get("hidden_act", "silu")),

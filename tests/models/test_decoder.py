@@ -158,7 +158,7 @@ def test_rematerialisation_changes_no_gradient():
     for name in REMAT:
         model = Model(config, name)
         loss = lambda p, model=model: jnp.sum(jnp.square(model.hidden(p, packed(tokens(2, 12)))))  # noqa: E731
-        grads[name] = jax.jit(jax.grad(loss))(params)
+        grads[name] = jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": 0})(params)
     for grad in grads.values():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), grad, grads["none"])
 
@@ -195,14 +195,13 @@ def test_init_axes_and_abstract_are_one_tree(tied):
 
 MESHES = """
 import jax, jax.numpy as jnp, numpy as np
-jax.config.update("jax_disable_most_optimizations", True)  # compiles faster, partitions alike
 jax.config.update("jax_numpy_rank_promotion", "raise")
 from mpo_jax.models.decoder import DecoderConfig, Model
 from mpo_jax.sharding import MeshConfig, host_to_global, make_mesh
 from mpo_jax.types import Packed
 
 config = DecoderConfig(vocab_size=96, hidden_size=32, layers=2, heads=8, kv_heads=8, head_dim=4, ffn=48, norm_eps=1e-6,
-    rope_theta=1e4, query_scale=0.5, layer_windows=(6, 6), tied=TIED, post_norms=True, qkv_bias=True)
+    rope_theta=1e4, query_scale=0.5, layer_windows=(6, 6), tied=True, post_norms=True, qkv_bias=True)
 model = Model(config)
 rng = np.random.default_rng(0)
 params = jax.tree.map(lambda x: rng.normal(0.0, 0.1, x.shape).astype(np.float32), model.abstract())
@@ -229,12 +228,11 @@ print("agreed")
 """
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_meshes_agree_and_the_compiler_does_not_complain(tied):
+def test_meshes_agree_and_the_compiler_does_not_complain():
+    """Tied, because then one sharded table is both looked up and multiplied with."""
     root = Path(__file__).parent.parent.parent
-    environment = os.environ | {"PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "0"}
-    run = subprocess.run(
-        [sys.executable, "-c", MESHES.replace("TIED", str(tied))], env=environment, capture_output=True, text=True, check=False
-    )
+    flags = os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0"  # compiles faster, partitions alike
+    environment = os.environ | {"PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "0", "XLA_FLAGS": flags}
+    run = subprocess.run([sys.executable, "-c", MESHES], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and "agreed" in run.stdout, run.stderr
     assert "Involuntary full rematerialization" not in run.stderr
