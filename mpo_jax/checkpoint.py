@@ -62,14 +62,14 @@ class Checkpointer:
         step = self._manager.latest_step()
         if step is None:
             return None
-        kept = self._manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore())).identity
+        kept = self._manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
         if difference := differences(kept, self._identity):
             raise InputError(
                 f"The checkpoint of update {step} in {self._manager.directory} belongs to another run: {'; '.join(difference)}; "
                 "choose another output folder or restore these settings."
             )
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_tree(abstract)))).state
-        return TrainState(**restored)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_tree(abstract)))
+        return TrainState(**self._manager.restore(step, args=args)["state"])
 
     def close(self) -> None:
         self._manager.wait_until_finished()

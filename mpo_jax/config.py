@@ -15,39 +15,9 @@ from mpo_jax.errors import InputError, check_choice
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.metrics import MetricsConfig
 from mpo_jax.optim import OptimConfig
+from mpo_jax.prepare import DataConfig
 from mpo_jax.sharding import MeshConfig
 from mpo_jax.types import DTYPES
-
-
-@dataclasses.dataclass
-class DataConfig:
-    """Rows and how they become tokens.
-
-    `path`, `eval_path`: a JSON or JSONL file, or a Hugging Face dataset `user/name[:split]`. Without `eval_path`,
-    `eval_fraction` of the dominant prompts is held out with all their rows. `template`: 'reference' is the authors' own prompt
-    text, 'hf' the tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens
-    beyond it ('keep_header', 'official' = the authors' rule, 'error'). `buckets` are the few padded lengths that get compiled.
-    `texts`: a JSONL of `language`, `prompt`, `answer` whose perplexity is reported before and after.
-    """
-
-    path: str
-    eval_path: str | None = None
-    eval_fraction: float = 0.0
-    texts: str | None = None
-    template: str = "reference"
-    max_length: int = 1024
-    truncation: str = "keep_header"
-    allow_empty_prompt: bool = False
-    buckets: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
-
-    def __post_init__(self) -> None:
-        check_choice("data.template", self.template, ("reference", "hf"))
-        check_choice("data.truncation", self.truncation, ("keep_header", "official", "error"))
-        if not 0 <= self.eval_fraction < 1 or (self.eval_fraction and self.eval_path):
-            raise InputError(
-                f"data.eval_fraction={self.eval_fraction} must be a share from 0 up to but not including 1, "
-                f"and 0 beside data.eval_path={self.eval_path!r}."
-            )
 
 
 @dataclasses.dataclass
@@ -136,6 +106,7 @@ def parse(argv: list[str]) -> TrainConfig:
         raise InputError(f"The command line does not hold: {' '.join(str(error).split())}") from error
     if len(rest) > 1:
         raise InputError(f"'{rest[1]}' is not an option: settings are written --config.name=value.")
+    assert isinstance(config, TrainConfig)
     return _rebuilt(config)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mpo_jax.errors import InputError
+from mpo_jax.types import Batch
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -42,7 +43,7 @@ class MeshConfig:
     tensor: int = 1
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Errors: a product that is not the number of devices, two axes of -1, an axis below 1."""
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
@@ -62,7 +63,7 @@ def spec(axes: Axes) -> PartitionSpec:
     return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
 
 
-def shards(mesh: Mesh, axis: str) -> int:
+def shards(mesh: Mesh | AbstractMesh, axis: str) -> int:
     """Into how many pieces a logical axis is cut on this mesh."""
     rule = RULES[axis]
     names = (rule,) if isinstance(rule, str) else rule or ()
@@ -97,4 +98,16 @@ def host_to_global(tree: Any, mesh: Mesh, axes: Axes) -> Any:
         sharding = named(mesh, axes_x, x.shape, f"batch{jax.tree_util.keystr(path)}")
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return jax.tree_util.tree_map_with_path(put, tree)
+    with jax.transfer_guard_host_to_device("allow"):  # the one place where a batch goes to the devices
+        return jax.tree_util.tree_map_with_path(put, tree)
+
+
+def batch_to_mesh(batch: Batch, mesh: Mesh) -> Batch:
+    """A host batch with its microbatch axis: packed rows go where the batch axis goes, what is per row goes everywhere."""
+    return dataclasses.replace(
+        batch,
+        source=host_to_global(batch.source, mesh, (None, "batch")),
+        target=host_to_global(batch.target, mesh, (None, "batch")),
+        weight_B=host_to_global(batch.weight_B, mesh, ()),
+        language_B=host_to_global(batch.language_B, mesh, ()),
+    )

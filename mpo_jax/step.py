@@ -18,7 +18,7 @@ Metrics = dict[str, Mean]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    step: Array  # int32 (): updates done
+    step: Any  # int32 (): updates done
     params: Params  # float32 masters: at these learning rates a bfloat16 weight would never move
     opt_state: Any
 

@@ -9,6 +9,7 @@ import tiny
 from mpo_jax.losses import Mpo
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, make_optimizer
+from mpo_jax.sharding import batch_to_mesh
 from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, loss_and_grads, make_eval_step, make_train_step
 
 ROWS = 4
@@ -23,7 +24,7 @@ def run(on, batch, *, steps: int = 3):
     """(loss and metrics of each step, gradients of the first, parameters after the last, number of compilations)."""
     with jax.set_mesh(on):
         policy, reference = (tiny.place(MODEL, params, on) for params in tiny.two_params(MODEL))
-        batch = tiny.to_mesh(batch, on)
+        batch = batch_to_mesh(batch, on)
         step = jit_train_step(make_train_step(OBJECTIVE, OPTIMIZER, jnp.float32), abstract_state(policy, OPTIMIZER, on))
         state = init_state(policy, OPTIMIZER, on)
         history, moments = [], []
@@ -104,7 +105,7 @@ def test_the_state_is_donated_and_the_reference_is_not():
     with jax.set_mesh(on):
         state = init_state(policy, OPTIMIZER, on)
         step = jit_train_step(make_train_step(OBJECTIVE, OPTIMIZER, jnp.float32), abstract_state(policy, OPTIMIZER, on))
-        new, _ = step(state, reference, tiny.to_mesh(tiny.micro(tiny.batch(ROWS), 1), on))
+        new, _ = step(state, reference, batch_to_mesh(tiny.micro(tiny.batch(ROWS), 1), on))
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
     assert not any(x.is_deleted() for x in jax.tree.leaves(reference))
     assert isinstance(new, TrainState)

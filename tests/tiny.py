@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mpo_jax.models.decoder import DecoderConfig, Model
-from mpo_jax.sharding import MeshConfig, host_to_global, make_mesh
+from mpo_jax.sharding import MeshConfig, make_mesh
 from mpo_jax.types import Batch, Packed, Params
 
 VOCAB = 96
@@ -107,9 +107,3 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1):
 
 def place(of: Model, params: Params, on) -> Params:
     return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, of.abstract(on))
-
-
-def to_mesh(of: Batch, on) -> Batch:
-    """A batch with its microbatch axis, on the mesh."""
-    side = lambda p: None if p is None else host_to_global(p, on, (None, "batch"))  # noqa: E731
-    return Batch(side(of.source), side(of.target), *host_to_global((of.weight_B, of.language_B), on, ()))

@@ -82,6 +82,23 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
     return rows
 
 
+def read_texts(path: str | Path) -> list[Row]:
+    """Plain answers for measuring perplexity: a `.jsonl` of {"language", "prompt", "answer"}. Each answer takes both places of
+    a row's target side, so that it is scored like any other."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist: give a .jsonl file of objects with language, prompt and answer.")
+    rows = []
+    for i, (where, value) in enumerate(_read_file(Path(path))):
+        place = _Place(where, allow_empty_prompt=False)
+        keys = ("language", "prompt", "answer")
+        if not isinstance(value, dict) or set(value) != set(keys):
+            raise place.error(f"a text must be an object with exactly the keys {', '.join(keys)}")
+        language, prompt, answer = (_string(value[key], key, place) for key in keys)
+        texts = {"prompt": prompt, "chosen": answer, "rejected": answer}
+        rows.append(Row(str(i), None, *_pair(texts, language, UNKNOWN, "target", place)))
+    return rows
+
+
 def _read_file(path: Path) -> list[tuple[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -168,7 +185,7 @@ def _authors_side(value: dict[str, Any], side: str, unlike: str, place: _Place) 
 
 def _turn(value: Any, speaker: str, key: str, place: _Place) -> str:
     if not isinstance(value, dict) or "value" not in value or value.get("from") != speaker:
-        raise place.error(f"'{key}' must be an object with \"from\": \"{speaker}\" and a string \"value\"")
+        raise place.error(f'\'{key}\' must be an object with "from": "{speaker}" and a string "value"')
     return _string(value["value"], f"{key}.value", place)
 
 

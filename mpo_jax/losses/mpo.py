@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from mpo_jax.errors import InputError, check_choice
-from mpo_jax.types import POOLINGS, Array, Pair, Reads, RowLoss, Scores, Want
+from mpo_jax.types import POOLINGS, Array, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 
 @dataclasses.dataclass
@@ -71,8 +71,9 @@ class Mpo:
         """Distance of the dominant side's hidden states from the reference's (eq. 8), mean over the two answers, f32 (B,)."""
         assert policy is not None
         reduce = {"mean": jnp.mean, "sum": jnp.sum}[self.retain_reduction]
-        distance_B = [
-            reduce((h.hidden_BD - h_ref.hidden_BD) ** 2, axis=-1)
-            for h, h_ref in ((policy.chosen, reference.chosen), (policy.rejected, reference.rejected))
-        ]
-        return (distance_B[0] + distance_B[1]) / 2
+
+        def distance_B(h: SequenceScores, h_ref: SequenceScores) -> Array:
+            assert h.hidden_BD is not None and h_ref.hidden_BD is not None
+            return reduce((h.hidden_BD - h_ref.hidden_BD) ** 2, axis=-1)
+
+        return (distance_B(policy.chosen, reference.chosen) + distance_B(policy.rejected, reference.rejected)) / 2

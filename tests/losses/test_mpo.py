@@ -42,7 +42,9 @@ def test_equals_the_equation(loss: Mpo):
 
 def test_beta_scales_the_policys_gap_only():
     rows = Mpo(beta=2.0)(scores(0), scores(10))
-    np.testing.assert_allclose(rows.by_language_B["weight"], 2 * rows.by_language_B["gap"] - rows.metrics_B["gap/goal"], rtol=1e-5)
+    np.testing.assert_allclose(
+        rows.by_language_B["weight"], 2 * rows.by_language_B["gap"] - rows.metrics_B["gap/goal"], rtol=1e-5
+    )
     np.testing.assert_allclose(rows.by_language_B["weight"] ** 2, rows.metrics_B["loss/gap"], rtol=1e-5)
 
 

@@ -1,0 +1,76 @@
+"""How good is a model on rows it does not learn from? Held-out metrics, reward gaps, perplexity."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from mpo_jax.data.pipeline import Pipeline
+from mpo_jax.data.rows import Row
+from mpo_jax.gaps import RowGap
+from mpo_jax.models.decoder import Model
+from mpo_jax.scoring import score
+from mpo_jax.sharding import batch_to_mesh
+from mpo_jax.step import Metrics, cast
+from mpo_jax.types import Batch, Params, Reads, Scores, Want
+
+ScoreStep = Callable[[Params, Batch], Scores]
+
+
+def evaluate(
+    eval_step: Callable[..., Metrics], params: Params, ref_params: Params, pipeline: Pipeline, mesh: Mesh
+) -> dict[str, float]:
+    """The training metrics over all rows of `pipeline`, each row counted once, under TRL's prefix `eval_`."""
+    sums: Metrics = {}
+    for batch in _batches(pipeline, "evaluate"):
+        metrics = eval_step(params, ref_params, batch_to_mesh(batch, mesh))
+        sums = {name: sums[name] + mean if sums else mean for name, mean in metrics.items()}
+    sums = jax.device_get(sums)
+    return {f"eval_{name}": float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in sums.items()}
+
+
+def make_score_step(model: Model, compute_dtype: Any, *, source: bool) -> ScoreStep:
+    """(params, batch with its microbatch axis) -> log-probabilities of the target side and, if it is there, of the source."""
+    reads = Reads(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
+
+    def score_step(params: Params, batch: Batch) -> Scores:
+        assert batch.weight_B.shape[0] == 1, "measuring takes one microbatch"
+        return score(model, cast(params, compute_dtype), jax.tree.map(lambda x: x[0], batch), reads)
+
+    return jax.jit(score_step)
+
+
+def measure_gaps(score_step: ScoreStep, params: Params, pipeline: Pipeline, rows: Sequence[Row], mesh: Mesh) -> list[RowGap]:
+    """The length-normalised reward gap of every row on both sides; `rows` are those of the pipeline's examples, in order."""
+    gaps: list[RowGap] = []
+    for batch in _batches(pipeline, "reward gaps"):
+        scores = jax.device_get(score_step(params, batch_to_mesh(batch, mesh)))
+        for i, row in enumerate(rows[len(gaps) :][: pipeline.batch_size]):  # the last batch ends with filling
+            dominant = {}
+            if row.source is not None:
+                dominant = {
+                    "source_language": row.source.language,
+                    "source_key": json.dumps([row.source.prompt, row.source.chosen, row.source.rejected]),
+                    "source_gap": float(scores.source.mean_gap_B[i]),
+                }
+            gaps.append(RowGap(row.id, row.target.language, float(scores.target.mean_gap_B[i]), **dominant))
+    return gaps
+
+
+def measure_perplexity(score_step: ScoreStep, params: Params, pipeline: Pipeline, mesh: Mesh) -> dict[str, float]:
+    """exp(-mean log-probability of an answer token) per language, over the chosen answers of the target side."""
+    sums = {language: np.zeros(2) for language in pipeline.languages}
+    for batch in _batches(pipeline, "perplexity"):
+        chosen = jax.device_get(score_step(params, batch_to_mesh(batch, mesh))).target.chosen
+        for i in np.flatnonzero(batch.weight_B[0]).tolist():
+            sums[pipeline.languages[int(batch.language_B[0, i])]] += (chosen.logp_B[i], chosen.count_B[i])
+    return {language: math.exp(-logp / count) for language, (logp, count) in sums.items() if count}
+
+
+def _batches(pipeline: Pipeline, what: str) -> Iterable[Batch]:
+    return tqdm(pipeline.eval_batches(), desc=what, total=pipeline.steps_per_epoch, unit="batch", delay=2, leave=False)

@@ -1,0 +1,128 @@
+"""How does a data file become the batches of a run? Rows, tokens, the held-out part, the pipelines over each."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpo_jax.data.audit import Audit, audit
+from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.packing import BUCKETS, shapes_of
+from mpo_jax.data.pipeline import Pipeline, split
+from mpo_jax.data.rows import Row, read_rows, read_texts
+from mpo_jax.errors import InputError, check_choice
+from mpo_jax.models.family import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+GAP_SAMPLE = 64  # training rows whose gaps are measured before and after where nothing was held out
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Rows and how they become tokens.
+
+    `path`, `eval_path`: a JSON or JSONL file, or a Hugging Face dataset `user/name[:split]`. Without `eval_path`,
+    `eval_fraction` of the dominant prompts is held out with all their rows. `texts`: a JSONL of `language`, `prompt`, `answer`
+    whose perplexity is reported before and after. `template`: 'reference' is the authors' own prompt text, 'hf' the
+    tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
+    (see `data.chat.tokenize`). `buckets` are the few padded lengths that get compiled.
+    """
+
+    path: str
+    eval_path: str | None = None
+    eval_fraction: float = 0.0
+    texts: str | None = None
+    template: str = "reference"
+    max_length: int = 1024
+    truncation: str = "keep_header"
+    allow_empty_prompt: bool = False
+    buckets: tuple[int, ...] = BUCKETS
+
+    def __post_init__(self) -> None:
+        check_choice("data.template", self.template, ("reference", "hf"))
+        check_choice("data.truncation", self.truncation, TRUNCATIONS)
+        if self.eval_fraction and self.eval_path:
+            raise InputError(
+                f"data.eval_fraction={self.eval_fraction} and data.eval_path={self.eval_path!r} both hold out rows: give one."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How examples become batches, the same for every part of a run (`data.packing.pack`)."""
+
+    batch_size: int
+    pooling: str = "mean"
+    microbatches: int = 1
+    shards: int = 1
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokenizer side of a run: everything that turns rows into examples."""
+
+    tokenizer: "PreTrainedTokenizerFast"
+    form: ChatFormat
+    max_length: int
+    truncation: str
+
+    @classmethod
+    def of(cls, model_dir: Path, family: Family, template: str, max_length: int, truncation: str = "keep_header") -> "Tokens":
+        tokenizer = load_tokenizer(model_dir)
+        return cls(tokenizer, chat_format(template, family, tokenizer), max_length, truncation)
+
+    @property
+    def pad_id(self) -> int:
+        """Any id will do, padding is told by position; with the authors' pooling its state is averaged in."""
+        for name in ("pad_token_id", "eos_token_id"):
+            if (token := getattr(self.tokenizer, name)) is not None:
+                return token
+        return 0
+
+    def pipeline(self, rows: Sequence[Row], batching: Batching, buckets: Sequence[int] = BUCKETS) -> Pipeline:
+        examples = tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
+        languages = sorted({row.target.language for row in rows})
+        return Pipeline(examples, shapes_of(examples, buckets), languages, pad_id=self.pad_id, **dataclasses.asdict(batching))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The rows of a run, ready to batch. `measured` are the rows of `gaps`: the held-out ones, or a sample of the others."""
+
+    train: Pipeline
+    held_out: Pipeline | None
+    gaps: Pipeline
+    measured: Sequence[Row]
+    texts: Pipeline | None
+    findings: dict[str, Audit]
+
+
+def chat_format(template: str, family: Family, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
+    """'reference': the prompt text of the authors' code for this family; 'hf': the tokenizer's own chat template."""
+    return family.chat if template == "reference" else hf_format(tokenizer)
+
+
+def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batching) -> Data:
+    """Everything that a run reads. Errors: those of `read_rows`, `tokenize` and `split`."""
+    rows = read_rows(config.path, allow_empty_prompt=config.allow_empty_prompt)
+    if config.eval_path is not None:
+        train_rows, held_out = rows, read_rows(config.eval_path, allow_empty_prompt=config.allow_empty_prompt)
+    else:
+        train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
+    tokens = Tokens.of(model_dir, family, config.template, config.max_length, config.truncation)
+    whole = dataclasses.replace(batching, microbatches=1)  # what is only looked at needs no gradient's memory
+    train = tokens.pipeline(train_rows, batching, config.buckets)
+    evaluated = tokens.pipeline(held_out, whole, config.buckets) if held_out else None
+    stride = max(1, len(train_rows) // GAP_SAMPLE)
+    measured = held_out or train_rows[::stride][:GAP_SAMPLE]
+    return Data(
+        train,
+        evaluated,
+        evaluated or tokens.pipeline(measured, whole, config.buckets),
+        measured,
+        tokens.pipeline(read_texts(config.texts), whole, config.buckets) if config.texts is not None else None,
+        audit(train_rows, train.examples),
+    )

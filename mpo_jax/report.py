@@ -1,0 +1,68 @@
+"""What came out of a run? Reward gaps and perplexity before and after, plots, and the exported model with its card."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mpo_jax.card import model_card
+from mpo_jax.config import TrainConfig, describe
+from mpo_jax.convert import check_export_dir, save_hf
+from mpo_jax.evaluate import make_score_step, measure_gaps, measure_perplexity
+from mpo_jax.gaps import GapTable, format_tables, gap_table
+from mpo_jax.metrics import read_metrics, write_json
+from mpo_jax.models.decoder import Model
+from mpo_jax.models.family import Family
+from mpo_jax.plots import plot_gaps, plot_losses
+from mpo_jax.prepare import Data
+from mpo_jax.types import Params
+
+
+def report(
+    config: TrainConfig, folder: Path, model: Model, params: Params, ref_params: Params, data: Data, mesh: Mesh
+) -> dict[str, GapTable]:
+    """Measures before (the reference is where training began) and after: a table on the terminal, reward_gap.json and plots."""
+    dtype = jnp.dtype(config.compute_dtype)
+    models = {"before": ref_params, "after": params}
+    score_step = make_score_step(model, dtype, source=data.measured[0].source is not None)
+    tables = {name: gap_table(measure_gaps(score_step, p, data.gaps, data.measured, mesh)) for name, p in models.items()}
+    which = "held-out" if data.held_out is not None else "training"
+    print(f"\nreward gap, nats per token, on {len(data.measured)} {which} rows [95 % interval]\n{format_tables(tables)}\n")
+    measured: dict[str, Any] = {name: [dataclasses.asdict(line) for line in table] for name, table in tables.items()}
+    if data.texts is not None:
+        text_step = make_score_step(model, dtype, source=False)
+        measured["perplexity"] = {name: measure_perplexity(text_step, p, data.texts, mesh) for name, p in models.items()}
+        for language, before in measured["perplexity"]["before"].items():
+            after = measured["perplexity"]["after"][language]
+            print(f"perplexity of the texts in {language}: {before:.3f} before, {after:.3f} after")
+    write_json(folder / "reward_gap.json", measured)
+    plot_gaps(tables, folder / "reward_gap.png")
+    plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
+    print(f"plots: {folder / 'loss.png'} and {folder / 'reward_gap.png'}")
+    return tables
+
+
+def export(
+    config: TrainConfig, folder: Path, model_dir: Path, model: Model, family: Family, params: Params, data: Data, tables: Any
+) -> None:
+    """The aligned checkpoint in `folder/export`, and how many of its weights differ from the one that training began with."""
+    out_dir = folder / "export"
+    if out_dir.exists():
+        print(f"export: {out_dir} is there already, from the run that this one continues")
+        return
+    check_export_dir(out_dir)
+    last = next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {})
+    pipeline = data.train
+    card = model_card(
+        describe(config), languages=list(pipeline.languages), rows=len(pipeline.examples), metrics=last, gaps=tables
+    )
+    dtype = config.export.dtype
+    written = save_hf(params, out_dir, model=model, family=family, source_dir=model_dir, dtype=dtype, model_card=card)
+    if written is not None:
+        share = written.changed_weights / written.total_weights
+        print(
+            f"export: {out_dir} in {dtype}; {written.changed_weights:,} of {written.total_weights:,} weights ({share:.1%}) "
+            "differ from the source's"
+        )

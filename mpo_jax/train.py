@@ -1,0 +1,177 @@
+"""Train: a Hugging Face checkpoint in, an aligned Hugging Face checkpoint out.
+
+    python -m mpo_jax.train --config=configs/quickstart.py [--config.field=value ...]
+
+The output folder then holds config.json, metrics.jsonl, tensorboard/, checkpoints/, plots (PNG), reward_gap.json and export/.
+"""
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mpo_jax import hub
+from mpo_jax.checkpoint import Checkpointer
+from mpo_jax.config import TrainConfig, describe, format_config, parse
+from mpo_jax.convert import load_params
+from mpo_jax.errors import InputError, one_sentence
+from mpo_jax.evaluate import evaluate
+from mpo_jax.metrics import MetricWriter, write_json
+from mpo_jax.models.families import build
+from mpo_jax.objective import make_objective
+from mpo_jax.optim import make_optimizer
+from mpo_jax.prepare import Batching, Data, prepare
+from mpo_jax.report import export, report
+from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
+from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
+from mpo_jax.types import Batch, Params
+
+
+def main(argv: list[str] | None = None) -> None:
+    with one_sentence():
+        train(parse(sys.argv[1:] if argv is None else argv))
+
+
+def train(config: TrainConfig) -> None:
+    """Runs `config` from the checkpoint's download to the export. Errors: `InputError` with a sentence, nothing half-written."""
+    # ---- the run
+    description = describe(config)
+    print(format_config(description), flush=True)
+    folder = _open_folder(config)
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        # ---- model and data
+        model_dir = hub.resolve(config.model)
+        family, model, _ = build(model_dir, remat=config.remat)
+        pooling = config.loss.policy_reads.pooling
+        batching = Batching(config.batch_size, pooling, config.microbatches, shards(mesh, "batch"), config.seed)
+        data = prepare(config.data, model_dir, family, batching)
+        held_out = len(data.held_out.examples) if data.held_out else 0
+        print(f"data: {len(data.train.examples)} rows to train on, {held_out} held out")
+        write_json(folder / "config.json", description)
+        write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
+        # ---- parameters; the frozen reference is the same checkpoint in its own dtype
+        optimizer = make_optimizer(config.optim, updates := config.epochs * data.train.steps_per_epoch)
+        abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
+        checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, _identity(description))
+        state = checkpointer.restore_latest(abstract)
+        if state is None:
+            state = init_state(load_params(model_dir, model, family, mesh, jnp.float32), optimizer, mesh)
+        ref_params = load_params(model_dir, model, family, mesh, jnp.dtype(config.reference_dtype))
+        # ---- steps
+        objective = make_objective(model, config.loss, tuple(data.train.languages))
+        compute_dtype = jnp.dtype(config.compute_dtype)
+        step = jit_train_step(make_train_step(objective, optimizer, compute_dtype), abstract)
+        eval_step = make_eval_step(objective, compute_dtype)
+        # ---- the loop
+        start = int(jax.device_get(state.step))
+        writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)
+        loop = _Loop(config, data, mesh, checkpointer, writer, updates)
+        try:
+            with jax.transfer_guard("disallow"):
+                state = loop.run(start, state, ref_params, step, eval_step)
+        finally:
+            writer.close()
+            checkpointer.close()
+        # ---- what came out
+        tables = report(config, folder, model, state.params, ref_params, data, mesh)
+        if config.export.enabled:
+            export(config, folder, model_dir, model, family, state.params, data, tables)
+
+
+@dataclasses.dataclass
+class _Loop:
+    """The order of a step is law: evaluate the old state, save it, take the next batch, step, log the step before."""
+
+    config: TrainConfig
+    data: Data
+    mesh: Mesh
+    checkpointer: Checkpointer
+    writer: MetricWriter
+    updates: int
+    pending: tuple[int, dict[str, Any]] | None = None
+
+    def run(self, start: int, state: TrainState, ref_params: Params, step: Any, eval_step: Any) -> TrainState:
+        for k in range(start, self.updates + 1):
+            if k > start or k == 0:  # the run that wrote a checkpoint had evaluated it
+                self._evaluate(k, state, ref_params, eval_step)
+            if k > start and self.checkpointer.due(k, self.updates):
+                self._log()
+                self.checkpointer.save(k, state)
+            if k == self.updates:
+                break
+            batch = self.data.train.batch_at(k)
+            state, metrics = step(state, ref_params, batch_to_mesh(batch, self.mesh))
+            self._log()
+            self.pending = (k + 1, metrics)
+            self.writer.advance(real_tokens(batch))
+        self._log()
+        return state
+
+    def _evaluate(self, k: int, state: TrainState, ref_params: Params, eval_step: Any) -> None:
+        every = self.config.eval_every
+        if self.data.held_out is not None and (k in (0, self.updates) or (every and k % every == 0)):
+            self._log()
+            values = evaluate(eval_step, state.params, ref_params, self.data.held_out, self.mesh)
+            self.writer.write(k, values)
+            self.writer.say(
+                f"update {k}: " + ", ".join(f"{n} {values[f'eval_{n}']:.4g}" for n in ("loss", "loss/gap", "loss/retain"))
+            )
+
+    def _log(self) -> None:
+        """Writes the metrics of the step before, which by now is done: the device never waits for the log."""
+        if self.pending is None:
+            return
+        k, metrics = self.pending
+        self.pending = None
+        if k % self.config.metrics.every and k != self.updates:
+            return
+        host = jax.device_get(metrics)
+        values = {name: float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in host.items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            rows = [self.data.train.examples[i].id for i in self.data.train.rows_at(k - 1)]
+            raise InputError(
+                f"The loss or gradient of update {k} is not finite (loss {values['loss']}, gradient norm {values['grad_norm']}; "
+                f"rows {', '.join(rows)}): earlier checkpoints are untouched; lower optim.peak_lr, or look at those rows."
+            )
+        values["epoch"] = k / self.data.train.steps_per_epoch
+        values["tokens_per_second"] = self.writer.tokens_per_second()
+        self.writer.write(k, values)
+
+
+def real_tokens(batch: Batch) -> int:
+    """Tokens of the batch's sequences on both sides, padding left out."""
+    return sum(int(np.count_nonzero(side.kv_segment_ST)) for side in (batch.source, batch.target) if side is not None)
+
+
+def _open_folder(config: TrainConfig) -> Path:
+    folder = Path(config.output)
+    if config.checkpoint.resume == "never" and folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} already holds files: choose another --config.output, or continue with --config.checkpoint.resume=auto."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise InputError(
+            f"The output folder {folder} cannot be written ({error.strerror}): choose another --config.output."
+        ) from None
+    return folder
+
+
+def _identity(description: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same computation: not where they write, how often they look, or which devices they use."""
+    free = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches")
+    return {name: value for name, value in description.items() if name not in free}
+
+
+if __name__ == "__main__":
+    main()
