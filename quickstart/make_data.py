@@ -1,11 +1,11 @@
-"""Which mild requests does the quickstart train on, and which are held out? `python quickstart/make_data.py` writes both.
+"""Which mild requests does the quickstart train on, and which are held out? `python quickstart/make_data.py` writes all.
 
-data/train.jsonl    preference rows: English (the dominant side) parallel to Chinese, Korean, Arabic, Bengali or Swahili
-data/heldout.jsonl  preference rows never trained on, in either language; the id says what is new about them:
-                    "newpair-..."   this person with this request; both occur in training, apart
-                    "newperson-..." the person has no request in training
-data/benign.jsonl   friendly questions with answers in all six languages, about all people, with a split of their own:
-                    text for pretraining ("train") and for held-out perplexity ("heldout")
+data/train.jsonl          preference rows: English (the dominant side) parallel to Chinese, Korean, Arabic, Bengali or Swahili
+data/heldout.jsonl        preference rows never trained on, in either language; the id says what is new about them:
+                          "newpair-..."   this person with this request; both occur in training, apart
+                          "newperson-..." the person has no request in training
+data/texts_train.jsonl    friendly questions with answers in all six languages, about all people, to learn language from
+data/texts_heldout.jsonl  the eighth of them that is kept for held-out perplexity
 
 The files are committed, and nothing is drawn at random: the same tables give the same bytes.
 """
@@ -52,14 +52,13 @@ def preference_rows() -> Iterator[dict]:
                     yield {"id": row_id, "source": source, "target": triple(language, person, form)}
 
 
-def benign_rows() -> Iterator[dict]:
+def texts(*, held_out: bool) -> Iterator[dict]:
     """Every friendly question about every person in every language; an eighth of the combinations is held out."""
     for language, phrases in PHRASES.items():
         for person, who in enumerate(phrases.people):
             for form, chat in enumerate(phrases.chats):
-                split = "heldout" if form == person % len(phrases.chats) else "train"
-                texts = {"prompt": chat.prompt.format(who=who), "answer": chat.answer.format(who=who)}
-                yield {"language": language, **texts, "split": split}
+                if held_out == (form == person % len(phrases.chats)):
+                    yield {"language": language, "prompt": chat.prompt.format(who=who), "answer": chat.answer.format(who=who)}
 
 
 def line(row: dict) -> str:
@@ -73,7 +72,8 @@ def files() -> dict[str, str]:
     contents = {
         "train.jsonl": [row for row in rows if row["id"].startswith("train-")],
         "heldout.jsonl": [row for row in rows if row["id"].startswith("new")],
-        "benign.jsonl": list(benign_rows()),
+        "texts_train.jsonl": list(texts(held_out=False)),
+        "texts_heldout.jsonl": list(texts(held_out=True)),
     }
     return {name: "".join(map(line, kept)) for name, kept in contents.items()}
 

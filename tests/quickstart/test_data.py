@@ -18,14 +18,15 @@ def read(name: str) -> list[dict]:
     return [json.loads(line) for line in (QUICKSTART / "data" / name).read_text(encoding="utf-8").splitlines()]
 
 
-TRAIN, HELDOUT, BENIGN = read("train.jsonl"), read("heldout.jsonl"), read("benign.jsonl")
+TRAIN, HELDOUT = read("train.jsonl"), read("heldout.jsonl")
+TEXTS = {"train": read("texts_train.jsonl"), "heldout": read("texts_heldout.jsonl")}
 SIDES = [row[side] for row in TRAIN + HELDOUT for side in ("source", "target")]
 
 
 def texts() -> list[tuple[str, str]]:
-    """Every (language, text) of the three files."""
+    """Every (language, text) of the four files."""
     preferences = [(side["language"], side[key]) for side in SIDES for key in ("prompt", *ANSWERS)]
-    return preferences + [(row["language"], row[key]) for row in BENIGN for key in ("prompt", "answer")]
+    return preferences + [(row["language"], row[key]) for part in TEXTS.values() for row in part for key in ("prompt", "answer")]
 
 
 def prompts(rows: list[dict], side: str) -> set[str]:
@@ -80,15 +81,15 @@ def test_ids_are_unique_and_languages_equally_many():
         assert counts == dict.fromkeys(set(SCRIPTS) - {"en"}, pairs)
         assert {row["source"]["language"] for row in rows} == {"en"}
         assert len(prompts(rows, "source")) == pairs
-    counts = collections.Counter((row["language"], row["split"]) for row in BENIGN)
-    assert counts == {(language, split): n for language in SCRIPTS for split, n in (("train", 140), ("heldout", 20))}
+    for split, n in (("train", 140), ("heldout", 20)):
+        assert collections.Counter(row["language"] for row in TEXTS[split]) == dict.fromkeys(SCRIPTS, n)
 
 
 def test_held_out_prompts_are_unseen():
     for side in ("source", "target"):
         assert not prompts(TRAIN, side) & prompts(HELDOUT, side)
-    split = {name: {row["prompt"] for row in BENIGN if row["split"] == name} for name in ("train", "heldout")}
-    assert not split["train"] & split["heldout"]
+    seen, unseen = ({row["prompt"] for row in TEXTS[split]} for split in ("train", "heldout"))
+    assert not seen & unseen
 
 
 def test_ids_say_what_is_new():
