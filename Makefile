@@ -1,0 +1,41 @@
+# make quickstart   train the toy model that comes with the repository, on a CPU, and see what it learned
+# make test         lint, types and all tests
+# make lint         lint and types only
+# make clean        remove the environment and every output of a run
+# Other Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint clean
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/.runtime
+	rm -rf runs/quickstart
+	JAX_PLATFORMS=cpu $(BIN)/python -m mpo_jax.train --config=configs/quickstart.py
+
+test: lint
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+
+# The stamps say which requirements are installed, so that a second call installs nothing.
+$(VENV)/.runtime: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is older than Python 3.11, which is needed: run make again with PYTHON=python3.12, say."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
