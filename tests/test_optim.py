@@ -1,0 +1,91 @@
+"""The schedule's known values, the clip, and which weights decay."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mpo_jax.errors import InputError
+from mpo_jax.optim import OptimConfig, decays, make_optimizer, make_schedule
+
+PEAK = 6e-7
+
+
+def test_the_published_runs_schedule():
+    """150 updates: W = ceil(0.1 * 150) = 15, first update 0, the peak at 15, half of it halfway, near 0 at the end."""
+    schedule = make_schedule(OptimConfig(), 150)
+    known = {0: 0, 1: 1 / 15, 14: 14 / 15, 15: 1, 82.5: 0.5, 60: 0.5 * (1 + math.cos(math.pi / 3)), 150: 0, 200: 0}
+    np.testing.assert_allclose([schedule(k) / PEAK for k in known], list(known.values()), atol=1e-6)
+
+
+@pytest.mark.parametrize(("updates", "W"), [(1, 1), (10, 1), (11, 2), (150, 15), (151, 16)])
+def test_warm_up_is_rounded_up(updates, W):
+    schedule = make_schedule(OptimConfig(), updates)
+    assert schedule(0) == 0
+    np.testing.assert_allclose(schedule(W), PEAK, rtol=1e-6)
+    np.testing.assert_allclose(schedule(W - 1) / PEAK, (W - 1) / W, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("decay", "halfway", "end"), [("cosine", 0.5, 0), ("linear", 0.5, 0), ("constant", 1, 1)])
+def test_shapes_of_decay(decay, halfway, end):
+    schedule = make_schedule(OptimConfig(warmup=0.0, decay=decay), 100)
+    np.testing.assert_allclose([schedule(k) / PEAK for k in (0, 50, 100)], [1, halfway, end], atol=1e-6)
+
+
+def one_update(config, params, grads, updates=10):
+    transform = make_optimizer(config, updates).transform
+    return jax.tree.map(jnp.add, params, transform.update(grads, transform.init(params), params)[0])
+
+
+def test_the_first_update_has_learning_rate_zero():
+    params = {"w": jnp.ones(3)}
+    assert jnp.array_equal(one_update(OptimConfig(peak_lr=1.0), params, {"w": jnp.full(3, 5.0)})["w"], params["w"])
+
+
+def test_the_clip_is_of_the_global_norm():
+    """A clipped gradient enters Adam's first moment as g * clip / norm over all leaves together, a short one as it is."""
+    transform = make_optimizer(OptimConfig(clip_norm=1.0), 10).transform
+    for scale, expected in ((1.0, 1 / 5), (0.1, 1.0)):
+        grads = {"a": scale * jnp.asarray([3.0]), "b": scale * jnp.asarray([4.0])}
+        _, state = transform.update(grads, transform.init(grads), grads)
+        moments = jax.tree.leaves(state[1][0].mu)
+        np.testing.assert_allclose(jnp.concatenate(moments), 0.1 * scale * expected * np.asarray([3.0, 4.0]), rtol=1e-6)
+
+
+def test_weight_decay_spares_norms_and_biases():
+    model = tiny.model(tied=False, qkv_bias=True, post_norms=True)
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), model.abstract())
+    grads = jax.tree.map(jnp.zeros_like, params)
+    after = one_update(OptimConfig(peak_lr=0.1, warmup=0.0, decay="constant", weight_decay=0.5), params, grads)
+    matrices = [x for x, decayed in zip(jax.tree.leaves(after), jax.tree.leaves(decays(params)), strict=True) if decayed]
+    others = [x for x, decayed in zip(jax.tree.leaves(after), jax.tree.leaves(decays(params)), strict=True) if not decayed]
+    assert len(matrices) == 9  # q k v o, gate up down, embedding, unembedding
+    assert len(others) == 8  # three biases, four norms a layer, the final norm
+    for x in matrices:
+        np.testing.assert_allclose(x, 0.95, rtol=1e-6)
+    for x in others:
+        np.testing.assert_array_equal(x, 1.0)
+
+
+def test_the_first_moment_takes_its_dtype_and_the_second_stays_float32():
+    state = make_optimizer(OptimConfig(moments_dtype="bfloat16"), 10).transform.init({"w": jnp.ones(3)})
+    assert (state[1][0].mu["w"].dtype, state[1][0].nu["w"].dtype) == (jnp.bfloat16, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"decay": "step"}, "optim.decay='step' .*'cosine', 'linear', 'constant'"),
+        ({"moments_dtype": "fp8"}, "optim.moments_dtype='fp8'"),
+        ({"warmup": 1.0}, "optim.warmup=1.0 must be a share"),
+        ({"warmup": -0.1}, "optim.warmup=-0.1"),
+        ({"peak_lr": 0.0}, "optim.peak_lr=0.0 .* above 0"),
+        ({"clip_norm": -1.0}, "optim.clip_norm=-1.0"),
+    ],
+)
+def test_settings_that_mean_nothing(settings, words):
+    with pytest.raises(InputError, match=words):
+        OptimConfig(**settings)
