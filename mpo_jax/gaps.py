@@ -53,12 +53,12 @@ def _line(name: str, gaps: np.ndarray) -> GapLine:
 
 def format_tables(tables: dict[str, GapTable]) -> str:
     """Tables of the same languages side by side, for the terminal."""
-    header = f"{'language':<16}{'rows':>6}" + "".join(f"{label:>28}" for label in tables)
+    header = f"{'language':<16}{'rows':>6}" + "".join(f"{label:>30}" for label in tables)
     lines = [header]
     for line in next(iter(tables.values())):
         cells = []
         for table in tables.values():
             other = next(x for x in table if x.name == line.name)
-            cells.append(f"{other.mean:>+12.3f} [{other.low:+.3f}, {other.high:+.3f}]".rjust(28))
+            cells.append(f"{other.mean:+.3f} [{other.low:+.3f}, {other.high:+.3f}]".rjust(30))
         lines.append(f"{line.name:<16}{line.count:>6}" + "".join(cells))
     return "\n".join(lines)
