@@ -89,18 +89,20 @@ def variant_of(config: TrainConfig, variant: str | None) -> TrainConfig:
 
 def parse(argv: list[str]) -> TrainConfig:
     """`--config=FILE.py[:variant] [--config.field=value ...]` -> the run, checked. `argv` without the program's name."""
-    file = next((arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")), None)
-    if file is None:
-        raise InputError("No config was given: write --config=configs/quickstart.py, or another file of that folder.")
-    path, _, variant = file.partition(":")
+    files = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
+    if len(files) != 1:
+        given = "More than one config was" if files else "No config was"
+        raise InputError(f"{given} given: write --config=configs/quickstart.py, or another file of that folder.")
+    path, _, variant = files[0].partition(":")
     base = load(path, variant or None)
-    for arg in argv:
+    overrides = ["mpo_jax", *(arg for arg in argv if not arg.startswith("--config="))]
+    for arg in overrides:
         if arg.startswith("--config."):
             _check_field(base, arg.removeprefix("--config.").partition("=")[0])
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=False)
     try:
-        rest = values(["mpo_jax", *argv])
+        holder = config_flags.DEFINE_config_dataclass("config", base, flag_values=values, sys_argv=overrides)
+        rest = values(overrides)
         config = values[holder.name].value
     except (flags.Error, ValueError, TypeError) as error:
         raise InputError(f"The command line does not hold: {' '.join(str(error).split())}") from error
