@@ -103,7 +103,7 @@ def test_the_checks_of_the_tree():
     for wrong in ({"compute_dtype": "int8"}, {"reference_dtype": "f32"}, {"eval_every": -1}, {"microbatches": 0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             TrainConfig(**base, **wrong)
-    with pytest.raises(InputError, match="export.dtype='int8'"):
+    with pytest.raises(InputError, match=r"export\.dtype='int8'"):
         dataclasses.replace(TrainConfig(**base).export, dtype="int8")
 
 

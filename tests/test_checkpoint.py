@@ -1,0 +1,99 @@
+"""A checkpoint comes back bit for bit, on any mesh, and only to the run that it belongs to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mpo_jax.checkpoint import CheckpointConfig, Checkpointer, differences
+from mpo_jax.errors import InputError
+from mpo_jax.optim import OptimConfig, make_optimizer
+from mpo_jax.step import abstract_state, init_state
+
+MODEL = tiny.model()
+OPTIMIZER = make_optimizer(OptimConfig(moments_dtype="bfloat16"), 10)
+IDENTITY = {"model": "tiny", "optim": {"peak_lr": 1e-3}, "languages": ["sw", "zh"]}
+
+
+def checkpointer(folder, identity=IDENTITY, **settings):
+    return Checkpointer(folder / "checkpoints", CheckpointConfig(**settings), identity)
+
+
+def a_state(on, step=0):
+    """With moments that are not all zero."""
+    state = init_state(tiny.place(MODEL, tiny.two_params(MODEL)[0], on), OPTIMIZER, on)
+    moved = jax.jit(lambda tree: jax.tree.map(lambda x: x + jnp.asarray(1, x.dtype), tree))(state.opt_state)
+    return type(state)(jax.device_put(jnp.int32(step), state.step.sharding), state.params, moved)
+
+
+def abstract(on):
+    return abstract_state(MODEL.abstract(on), OPTIMIZER, on)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
+def test_a_state_comes_back_bit_for_bit_on_any_mesh(tmp_path, shape):
+    state, like = a_state(tiny.mesh(4, 2, 1), step=3), abstract(tiny.mesh(*shape))
+    first = checkpointer(tmp_path)
+    first.save(3, state)
+    first.close()
+    second = checkpointer(tmp_path)
+    restored = second.restore_latest(like)
+    second.close()
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    for old, new, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(restored), jax.tree.leaves(like), strict=True):
+        np.testing.assert_array_equal(old, new)
+        assert (new.dtype, new.sharding) == (wanted.dtype, wanted.sharding)
+
+
+def test_the_newest_stay_and_a_kept_step_is_not_written_again(tmp_path):
+    owner = checkpointer(tmp_path, keep=2)
+    for step in (2, 4, 6, 6):
+        owner.save(step, a_state(tiny.mesh(), step))
+    owner.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_4", "step_6"]
+    again = checkpointer(tmp_path)
+    assert int(again.restore_latest(abstract(tiny.mesh())).step) == 6
+    again.close()
+
+
+def test_nothing_kept_is_nothing_restored(tmp_path):
+    owner = checkpointer(tmp_path)
+    assert owner.restore_latest(abstract(tiny.mesh())) is None
+    owner.close()
+
+
+def test_another_run_is_refused_with_the_difference(tmp_path):
+    first = checkpointer(tmp_path)
+    first.save(1, a_state(tiny.mesh()))
+    first.close()
+    second = checkpointer(tmp_path, {**IDENTITY, "optim": {"peak_lr": 2e-3}})
+    with pytest.raises(InputError, match=r"update 1 in .* belongs to another run: optim\.peak_lr was 0\.001 and is now 0\.002"):
+        second.restore_latest(abstract(tiny.mesh()))
+    second.close()
+
+
+def test_differences_of_two_trees():
+    kept = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": 1}
+    assert differences(kept, {**kept, "b": {"c": (1, 2), "d": None}}) == [], "JSON knows no tuples"
+    assert differences(kept, {"a": 2, "b": {"c": [1], "d": None}, "new": 3}) == [
+        "a was 1 and is now 2",
+        "b.c was [1, 2] and is now [1]",
+        "gone was 1 and is now None",
+        "new was None and is now 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("every", "due"), [(0, []), (2, [2, 4, 5]), (5, [5]), (50, [5])], ids=["never", "every second", "the last", "only the end"]
+)
+def test_when_a_checkpoint_is_due(tmp_path, every, due):
+    owner = checkpointer(tmp_path, every=every)
+    assert [step for step in range(1, 6) if owner.due(step, 5)] == due
+    owner.close()
+
+
+@pytest.mark.parametrize("settings", [{"every": -1}, {"keep": 0}, {"resume": "always"}], ids=str)
+def test_settings_that_mean_nothing(settings):
+    with pytest.raises(InputError, match=rf"checkpoint\.{next(iter(settings))}="):
+        CheckpointConfig(**settings)
