@@ -83,14 +83,14 @@ class MetricWriter:
 def keep_until(path: Path, step: int) -> None:
     """Drops the lines of `metrics.jsonl` after `step`, and a last line that an interruption cut short."""
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_until(line, step)]
-    _replace(path, "".join(line + "\n" for line in kept))
+    replace_text(path, "".join(line + "\n" for line in kept))
 
 
 def write_json(path: Path, value: Any) -> None:
-    _replace(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    replace_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """The file is the old one or the new one, never half of it."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")

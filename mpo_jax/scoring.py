@@ -1,7 +1,7 @@
 """What does a model say of the answers of a batch? Hidden states -> token log-probs -> per-row scores.
 
-No array of [tokens, vocabulary] exists for the batch: only scored positions reach the unembedding, a block at a time, and the
-backward pass computes each block again.
+No array of [tokens, vocabulary] exists for the batch: only scored positions reach the unembedding, and `logprob` takes the
+vocabulary a block at a time.
 """
 
 import dataclasses
@@ -10,10 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mpo_jax import sharding
+from mpo_jax.logprob import token_logps
 from mpo_jax.types import Array, Batch, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
-
-LOGIT_BLOCK = 2**26  # entries of one block of logits on one device: 256 MB in f32
 
 
 def score(model: Any, params: Params, batch: Batch, reads: Reads) -> Scores:
@@ -55,39 +53,8 @@ def _hidden_states(model: Any, params: Params, packed: dict[str, Packed]) -> dic
 
 def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None) -> Array:
     """Log-probability of every scored token, f32 nats (S, A); unused entries hold a number that no slot takes."""
-    S, A = packed.answer_at_SA.shape
     h_SAD = jnp.take_along_axis(hidden_STD, packed.answer_at_SA[..., None], axis=1)
-    C = _block_length(S, A, unembed_VD.shape[0])
-    blocks = -(-A // C)
-
-    def blocked(x: Array) -> Array:  # (S, A, ...) -> (blocks, S, C, ...)
-        x = jnp.pad(x, ((0, 0), (0, blocks * C - A), *((0, 0),) * (x.ndim - 2)))
-        return jnp.moveaxis(x.reshape(S, blocks, C, *x.shape[2:]), 1, 0)
-
-    # Cast once here and back in each block, so that the blocks' gradients of the unembedding add up in float32.
-    unembed_f32_VD = unembed_VD.astype(jnp.float32)
-
-    @jax.checkpoint
-    def block(h_SCD: Array, label_SC: Array) -> Array:
-        logits_SCV = jnp.einsum("scd,vd->scv", h_SCD, unembed_f32_VD.astype(h_SCD.dtype), preferred_element_type=jnp.float32)
-        logits_SCV = sharding.constrain(logits_SCV, "batch", None, "vocab")
-        if softcap is not None:
-            logits_SCV = softcap * jnp.tanh(logits_SCV / softcap)
-        # A masked sum picks the label's logit where a gather would collect the vocabulary's shards.
-        is_label_SCV = jnp.arange(logits_SCV.shape[-1])[None, None, :] == label_SC[..., None]
-        label_logit_SC = jnp.sum(jnp.where(is_label_SCV, logits_SCV, 0.0), axis=-1)
-        return label_logit_SC - jax.nn.logsumexp(logits_SCV, axis=-1)
-
-    logp_KSC = jax.lax.map(lambda x: block(*x), (blocked(h_SAD), blocked(packed.answer_label_SA)))
-    return jnp.moveaxis(logp_KSC, 0, 1).reshape(S, blocks * C)[:, :A]
-
-
-def _block_length(S: int, A: int, V: int) -> int:
-    """How many scored positions of each of S sequences go through the unembedding at a time."""
-    mesh = jax.sharding.get_abstract_mesh()
-    rows, vocab = (S, V) if mesh.empty else (S // sharding.shards(mesh, "batch"), V // sharding.shards(mesh, "vocab"))
-    blocks = -(-A // max(1, LOGIT_BLOCK // (rows * vocab)))
-    return -(-A // blocks)  # even blocks: the last is not mostly padding
+    return token_logps(h_SAD, unembed_VD, packed.answer_label_SA, softcap)
 
 
 def per_slot(x_SA: Array, packed: Packed, slots: int) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mpo_jax import scoring
+from mpo_jax import logprob, scoring
 from mpo_jax.types import Reads, Want
 
 BOTH = Want.LOGP | Want.HIDDEN
@@ -32,9 +32,10 @@ def naive(model, params, packed, slots):
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True, "final_softcap": 3.0}], ids=["untied", "tied and capped"])
-@pytest.mark.parametrize("block", [2**26, 3 * 8 * tiny.VOCAB], ids=["one block", "blocks of 3 positions"])
+@pytest.mark.parametrize("block", [512, 40], ids=["one block", "three, the last one overlapping"])
 def test_blockwise_equals_full_logits_in_value_and_gradient(changes, block, monkeypatch):
-    monkeypatch.setattr(scoring, "LOGIT_BLOCK", block)
+    monkeypatch.setattr(logprob, "BLOCK", 1)
+    monkeypatch.setattr(logprob, "SMALLEST_BLOCK", block)
     model = tiny.model(**changes)
     params, _ = tiny.two_params(model)
     batch = tiny.batch(4)
@@ -102,18 +103,41 @@ def test_scores_are_float32_under_bfloat16_parameters():
     assert {x.dtype for x in jax.tree.leaves(scores)} == {jnp.dtype("float32")}
 
 
-def test_gradient_of_the_unembedding_adds_up_in_float32(monkeypatch):
-    """Many blocks of bfloat16 gradients lose the small ones when they are summed in bfloat16."""
-    monkeypatch.setattr(scoring, "LOGIT_BLOCK", 8 * tiny.VOCAB)
-    model = tiny.model()
-    params, _ = tiny.two_params(model, jnp.bfloat16)
-    batch = tiny.batch(4)
+@pytest.mark.parametrize("shape", [(1, 1, 8), (2, 2, 2)], ids=str)
+def test_split_over_a_mesh_equals_one_device_in_value_and_gradient(shape, monkeypatch):
+    """The vocabulary over `tensor`, the width over `fsdp`, the rows over both batch axes, several blocks on each device."""
+    monkeypatch.setattr(logprob, "BLOCK", 1)
+    monkeypatch.setattr(logprob, "SMALLEST_BLOCK", 10)
+    random = np.random.default_rng(0)
+    h_SAD, W_VD, grad_SA = (random.normal(size=s).astype(np.float32) for s in ((4, 6, 16), (96, 16), (4, 6)))
+    label_SA = random.integers(0, 96, (4, 6)).astype(np.int32)
 
-    def total(W_VD):
-        pair = scoring.score(model, params | {"unembedding": W_VD}, batch, Reads(target=Want.LOGP)).target
-        return pair.chosen.logp_B.sum()
+    def run():
+        return jax.jit(jax.value_and_grad(lambda h, w: (logprob.token_logps(h, w, label_SA, 2.0) * grad_SA).sum(), (0, 1)))(
+            h_SAD, W_VD
+        )
 
-    many = jax.jit(jax.grad(total))(params["unembedding"]).astype(jnp.float32)
-    monkeypatch.setattr(scoring, "LOGIT_BLOCK", 2**26)
-    one = jax.jit(jax.grad(total))(params["unembedding"]).astype(jnp.float32)
-    assert float(jnp.abs(many - one).max() / jnp.abs(one).max()) < 5e-3
+    alone = run()
+    with jax.set_mesh(tiny.mesh(*shape)):
+        split = run()
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(split), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_no_array_of_tokens_times_vocabulary_in_either_pass(monkeypatch):
+    monkeypatch.setattr(logprob, "BLOCK", 1)
+    monkeypatch.setattr(logprob, "SMALLEST_BLOCK", 8)
+    h_SAD, W_VD, label_SA = jnp.zeros((2, 6, 16)), jnp.zeros((96, 16)), jnp.zeros((2, 6), jnp.int32)
+    program = jax.make_jaxpr(jax.grad(lambda h: logprob.token_logps(h, W_VD, label_SA, None).sum()))(h_SAD)
+    sizes = {v.aval.shape for jaxpr in _inner(program.jaxpr) for eqn in jaxpr.eqns for v in eqn.outvars}
+    assert (12, 8) in sizes, "a block"
+    assert not any(96 in shape and 12 in shape for shape in sizes)
+
+
+def _inner(jaxpr):
+    yield jaxpr
+    for eqn in jaxpr.eqns:
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _inner(inner)

@@ -1,0 +1,168 @@
+"""What is the log-probability of each scored token? The fused unembedding: hidden states in, log-probabilities out.
+
+Neither pass holds more than one block of logits, [tokens, a slice of the vocabulary]. The forward pass keeps a running maximum
+and sum per token (the online log-sum-exp) and saves that alone; the backward pass computes each block again. The vocabulary may
+be split over `tensor`, the tokens over the batch axes, and the unembedding's width over `fsdp`: a block of it is gathered when
+its turn comes, and its gradient scattered, so that no device ever holds the whole matrix.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mpo_jax.sharding import RULES, spec
+from mpo_jax.types import Array
+
+BLOCK = 2**22  # logits of one block on one device: 16 MB in f32
+SMALLEST_BLOCK = 512  # entries of the vocabulary: below that the products are too thin
+
+HIDDEN, UNEMBED, SCORED = ("batch", None, None), ("vocab", "embed"), ("batch", None)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def token_logps(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None) -> Array:
+    """log p(label | h), nats, f32 (S, A). The states and the unembedding share a dtype; products accumulate in float32."""
+    return _on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)(h_SAD, unembed_VD, label_SA)[0]
+
+
+def _token_logps_fwd(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None) -> tuple[Array, Any]:
+    run = _on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)
+    logp_SA, lse_SA = run(h_SAD, unembed_VD, label_SA)
+    return logp_SA, (h_SAD, unembed_VD, label_SA, lse_SA)
+
+
+def _token_logps_bwd(softcap: float | None, saved: Any, grad_SA: Array) -> tuple[Array, Array, None]:
+    run = _on_mesh(_backward, (HIDDEN, UNEMBED, SCORED, SCORED, SCORED), (HIDDEN, UNEMBED), softcap)
+    return *run(*saved, grad_SA), None
+
+
+token_logps.defvjp(_token_logps_fwd, _token_logps_bwd)
+
+
+def _on_mesh(f: Any, in_axes: tuple[Any, ...], out_axes: tuple[Any, ...], softcap: float | None) -> Any:
+    """`f` on each device's own part of the arrays; outside of a mesh, on the arrays."""
+    mesh = jax.sharding.get_abstract_mesh()
+    f = functools.partial(f, softcap=softcap, axes=_Axes(mesh))
+    if mesh.empty:
+        return f
+    # The reductions are written out below and nothing is differentiated through this map, so nothing is left to check.
+    return jax.shard_map(f, in_specs=tuple(map(spec, in_axes)), out_specs=tuple(map(spec, out_axes)), check_vma=False)
+
+
+class _Axes:
+    """The collectives over the mesh axes of our logical axes, identities outside of a mesh."""
+
+    def __init__(self, mesh: Any):
+        self.inside = not mesh.empty
+        # A CPU multiplies bfloat16 many times slower than float32, and the product of two bfloat16 is exact in float32.
+        platform = mesh.abstract_device.platform if self.inside and mesh.abstract_device else jax.default_backend()
+        self.widen = platform == "cpu"
+
+    def vocab_start(self, size: int) -> Any:
+        return jax.lax.axis_index(RULES["vocab"]) * size if self.inside else 0
+
+    def sum_vocab(self, x: Array) -> Array:
+        return jax.lax.psum(x, RULES["vocab"]) if self.inside else x
+
+    def max_vocab(self, x: Array) -> Array:
+        return jax.lax.pmax(x, RULES["vocab"]) if self.inside else x
+
+    def gather_embed(self, block_bD: Array) -> Array:
+        return jax.lax.all_gather(block_bD, RULES["embed"], axis=1, tiled=True) if self.inside else block_bD
+
+    def scatter_embed(self, grad_bD: Array) -> Array:
+        """The sum over the batch axes of a block's gradient, of which each device keeps its part of the width."""
+        if not self.inside:
+            return grad_bD
+        batch = RULES["batch"] or ()
+        others = tuple(axis for axis in batch if axis != RULES["embed"])
+        return jax.lax.psum_scatter(jax.lax.psum(grad_bD, others), RULES["embed"], scatter_dimension=1, tiled=True)
+
+
+def _operand(x: Array, axes: _Axes) -> Array:
+    return x.astype(jnp.float32) if axes.widen else x
+
+
+def _blocks(tokens: int, vocab: int) -> tuple[int, int]:
+    """(entries of the vocabulary in a block, number of blocks)."""
+    size = min(vocab, max(SMALLEST_BLOCK, BLOCK // tokens // SMALLEST_BLOCK * SMALLEST_BLOCK))
+    return size, -(-vocab // size)
+
+
+def _block(i: Array, size: int, unembed_VD: Array, h_ND: Array, softcap: float | None, axes: _Axes) -> Any:
+    """(start, unembedding of block i, its logits, the soft-cap's tanh, which of its entries are its own).
+
+    The last block starts early enough to be whole, and leaves out what the one before it had.
+    """
+    start = jnp.minimum(i * size, unembed_VD.shape[0] - size)
+    w_bD = _operand(axes.gather_embed(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size)), axes)
+    logits_Nb = jnp.einsum("nd,bd->nb", h_ND, w_bD, preferred_element_type=jnp.float32)
+    tanh_Nb = None
+    if softcap is not None:
+        tanh_Nb = jnp.tanh(logits_Nb / softcap)
+        logits_Nb = softcap * tanh_Nb
+    entry_b = start + jnp.arange(size)
+    return start, w_bD, logits_Nb, tanh_Nb, entry_b, entry_b >= i * size
+
+
+def _forward(h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, axes: _Axes) -> tuple[Array, Array]:
+    """Log-probabilities and log-sum-exps, (S, A) each."""
+    S, A, D = h_SAD.shape
+    h_ND, V = _operand(h_SAD, axes).reshape(S * A, D), unembed_VD.shape[0]
+    label_N = label_SA.reshape(S * A) - axes.vocab_start(V)
+    size, blocks = _blocks(S * A, V)
+
+    def body(carry: Any, i: Array) -> tuple[Any, None]:
+        top_N, sum_N, label_logit_N = carry
+        _, _, logits_Nb, _, entry_b, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
+        logits_Nb = jnp.where(own_b[None, :], logits_Nb, -jnp.inf)
+        new_top_N = jnp.maximum(top_N, logits_Nb.max(axis=1))
+        sum_N = sum_N * jnp.exp(top_N - new_top_N) + jnp.exp(logits_Nb - new_top_N[:, None]).sum(axis=1)
+        is_label_Nb = own_b[None, :] & (entry_b[None, :] == label_N[:, None])
+        return (new_top_N, sum_N, label_logit_N + jnp.where(is_label_Nb, logits_Nb, 0.0).sum(axis=1)), None
+
+    zeros = jnp.zeros(S * A, jnp.float32)
+    (top_N, sum_N, label_logit_N), _ = jax.lax.scan(body, (zeros - jnp.inf, zeros, zeros), jnp.arange(blocks))
+    highest_N = axes.max_vocab(top_N)
+    lse_N = highest_N + jnp.log(axes.sum_vocab(sum_N * jnp.exp(top_N - highest_N)))
+    return (axes.sum_vocab(label_logit_N) - lse_N).reshape(S, A), lse_N.reshape(S, A)
+
+
+def _backward(
+    h_SAD: Array,
+    unembed_VD: Array,
+    label_SA: Array,
+    lse_SA: Array,
+    grad_SA: Array,
+    *,
+    softcap: float | None,
+    axes: _Axes,
+) -> tuple[Array, Array]:
+    """Gradients of the states and of this device's part of the unembedding, each in its own dtype.
+
+    d logp / d logits = onehot(label) - softmax(logits), times 1 - tanh^2 under a soft-cap.
+    """
+    S, A, D = h_SAD.shape
+    h_ND, V = _operand(h_SAD, axes).reshape(S * A, D), unembed_VD.shape[0]
+    label_N, lse_N, grad_N = label_SA.reshape(S * A) - axes.vocab_start(V), lse_SA.reshape(S * A), grad_SA.reshape(S * A)
+    size, blocks = _blocks(S * A, V)
+
+    def body(carry: Any, i: Array) -> tuple[Any, None]:
+        dh_ND, dw_VD = carry
+        start, w_bD, logits_Nb, tanh_Nb, entry_b, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
+        is_label_Nb = entry_b[None, :] == label_N[:, None]
+        d_Nb = (is_label_Nb - jnp.exp(logits_Nb - lse_N[:, None])) * grad_N[:, None]
+        if tanh_Nb is not None:
+            d_Nb *= 1 - tanh_Nb**2
+        d_Nb = jnp.where(own_b[None, :], d_Nb, 0.0).astype(h_ND.dtype)
+        dh_ND += jnp.einsum("nb,bd->nd", d_Nb, w_bD, preferred_element_type=jnp.float32)
+        dw_bD = axes.scatter_embed(jnp.einsum("nb,nd->bd", d_Nb, h_ND, preferred_element_type=jnp.float32))
+        # An entry has one block, whose gradient is complete; where the last block overlaps it adds 0.
+        old_bD = jax.lax.dynamic_slice_in_dim(dw_VD, start, size)
+        return (dh_ND, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
+
+    zeros = (jnp.zeros((S * A, D), jnp.float32), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
+    (dh_ND, dw_VD), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
+    return axes.sum_vocab(dh_ND).astype(h_SAD.dtype).reshape(S, A, D), dw_VD
