@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from mpo_jax.data.audit import Audit, audit
 from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, hf_format, load_tokenizer, tokenize
-from mpo_jax.data.packing import BUCKETS, shapes_of
 from mpo_jax.data.pipeline import Pipeline, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
 from mpo_jax.errors import InputError, check_choice
@@ -27,7 +26,7 @@ class DataConfig:
     `eval_fraction` of the dominant prompts is held out with all their rows. `texts`: a JSONL of `language`, `prompt`, `answer`
     whose perplexity is reported before and after. `template`: 'reference' is the authors' own prompt text, 'hf' the
     tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
-    (see `data.chat.tokenize`). `buckets` are the few padded lengths that get compiled.
+    (see `data.chat.tokenize`).
     """
 
     path: str
@@ -38,7 +37,6 @@ class DataConfig:
     max_length: int = 1024
     truncation: str = "keep_header"
     allow_empty_prompt: bool = False
-    buckets: tuple[int, ...] = BUCKETS
 
     def __post_init__(self) -> None:
         check_choice("data.template", self.template, ("reference", "hf"))
@@ -51,7 +49,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How examples become batches, the same for every part of a run (`data.packing.pack`)."""
+    """How examples become batches, the same for every part of a run (`data.pipeline.Pipeline`)."""
 
     batch_size: int
     pooling: str = "mean"
@@ -82,10 +80,10 @@ class Tokens:
                 return token
         return 0
 
-    def pipeline(self, rows: Sequence[Row], batching: Batching, buckets: Sequence[int] = BUCKETS) -> Pipeline:
+    def pipeline(self, rows: Sequence[Row], batching: Batching) -> Pipeline:
         examples = tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
         languages = sorted({row.target.language for row in rows})
-        return Pipeline(examples, shapes_of(examples, buckets), languages, pad_id=self.pad_id, **dataclasses.asdict(batching))
+        return Pipeline(examples, languages, pad_id=self.pad_id, **dataclasses.asdict(batching))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +112,15 @@ def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batch
         train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
     tokens = Tokens.of(model_dir, family, config.template, config.max_length, config.truncation)
     whole = dataclasses.replace(batching, microbatches=1)  # what is only looked at needs no gradient's memory
-    train = tokens.pipeline(train_rows, batching, config.buckets)
-    evaluated = tokens.pipeline(held_out, whole, config.buckets) if held_out else None
+    train = tokens.pipeline(train_rows, batching)
+    evaluated = tokens.pipeline(held_out, whole) if held_out else None
     stride = max(1, len(train_rows) // GAP_SAMPLE)
     measured = held_out or train_rows[::stride][:GAP_SAMPLE]
     return Data(
         train,
         evaluated,
-        evaluated or tokens.pipeline(measured, whole, config.buckets),
+        evaluated or tokens.pipeline(measured, whole),
         measured,
-        tokens.pipeline(read_texts(config.texts), whole, config.buckets) if config.texts is not None else None,
+        tokens.pipeline(read_texts(config.texts), whole) if config.texts is not None else None,
         audit(train_rows, train.examples),
     )

@@ -24,7 +24,8 @@ import numpy as np
 
 from mpo_jax.convert import load_params
 from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.packing import pack, shapes_of
+from mpo_jax.data.layout import Shape, Shapes, Size
+from mpo_jax.data.packing import pack
 from mpo_jax.losses import Mpo
 from mpo_jax.models.families import build
 from mpo_jax.models.weights import export_tree
@@ -47,17 +48,18 @@ Quantity = tuple[str, str, Any, Any]  # name, kind of tolerance, ours, golden
 
 
 def packed_side(arrays: Any, side: str, pooling: str) -> Batch:
-    """The stored padded rows [chosen; rejected] of one side as the target side of a batch, by the library's own packing."""
+    """The stored padded rows [chosen; rejected] of one side as the target side of a batch, by the library's own packing.
+
+    With "mean_padded" every sequence takes the stored width, so it fills the packed row of the number of its slot.
+    """
     ids, prompt, end = (arrays[f"{side}_{name}"] for name in ("input_ids", "prompt_len", "seq_len"))
     B, width = len(ids) // 2, ids.shape[1]
     rows = [
         Example(str(i), "xx", None, TokenPair(ids[i, : prompt[i]], *(ids[j, prompt[i] : end[j]] for j in (i, i + B))))
         for i in range(B)
     ]
-    # The stored means over padding divide by the stored width.
-    padded = width if pooling == "mean_padded" else None
-    shapes = shapes_of(rows, buckets=(width,))
-    return pack(rows, shapes, languages=("xx",), pad_id=PAD, pooling=pooling, padded_length=padded)
+    shapes = Shapes(None, Shape(width, width), (Size(0, 2 * B),))
+    return pack(rows, shapes, languages=("xx",), pad_id=PAD, pooling=pooling, padded_length=width)
 
 
 def batch_of(arrays: Any, pooling: str = "mean", target: str = "target") -> Batch:
@@ -109,9 +111,10 @@ class Golden:
 
     def probes(self, name: str) -> Iterator[Quantity]:
         """Single token log-probabilities, logits and final states, padding included where it is stored."""
-        batch, params = batch_of(self.arrays, "mean_padded"), self.params[name]
-        source, target = (jax.tree.map(lambda x: x[0], side) for side in (batch.source, batch.target))
-        B = batch.weight_B.shape[1]
+        params = self.params[name]
+        sides = [packed_side(self.arrays, side, "mean_padded").target for side in ("source", "target")]
+        source, target = (jax.tree.map(lambda x: x[0], side) for side in sides)
+        B = source.tokens_ST.shape[0] // 2
         slot = lambda row: 2 * row if row < B else 2 * (row - B) + 1  # noqa: E731
         hidden_STD = self.model.hidden(params, source)
         yield f"{name}_probe_hidden", "value", hidden_STD[np.asarray([slot(0), slot(9)])], self[f"{name}_probe_hidden"]

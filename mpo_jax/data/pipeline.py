@@ -3,28 +3,33 @@ hosts, and nothing that was read before changes what comes next.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.packing import Shapes, pack
+from mpo_jax.data.layout import Shapes, SideName, efficiency
+from mpo_jax.data.packing import pack
 from mpo_jax.data.rows import Row
+from mpo_jax.data.shapes import shapes_of
 from mpo_jax.errors import InputError
 from mpo_jax.types import Batch
+
+PLANNED = 200  # a run that is not longer meets no batch that its shapes were not chosen for, so none that compiles late
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Owns the order of a data set. Every step takes `batch_size` rows of a fresh permutation an epoch; the last step of an
-    epoch takes what is left, filled up with rows of weight 0. The other fields are `packing.pack`'s."""
+    """Owns the order of a data set. Every step takes `batch_size` rows of a fresh permutation an epoch, or of the given order
+    where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `shards`, `pooling` and
+    `microbatches` are those of `shapes.shapes_of` and `packing.pack`."""
 
     examples: Sequence[Example]
-    shapes: Shapes
     languages: Sequence[str]
     batch_size: int
     pad_id: int
-    seed: int = 0
+    seed: int | None = 0
     pooling: str = "mean"
     microbatches: int = 1
     shards: int = 1
@@ -42,31 +47,49 @@ class Pipeline:
     def steps_per_epoch(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
+    @functools.cached_property
+    def shapes(self) -> Shapes:
+        """The shapes of every batch, chosen for an epoch of them, or for `PLANNED` where an epoch is shorter."""
+        steps = self.steps_per_epoch if self.seed is None else max(self.steps_per_epoch, PLANNED)
+        batches = [self._filled(step) for step in range(steps)]
+        return shapes_of(batches, microbatches=self.microbatches, shards=self.shards, pooling=self.pooling)
+
+    @property
+    def efficiency(self) -> dict[SideName, float]:
+        """Of each side, the share of positions that hold a real token, over the first epoch."""
+        batches = [self._filled(step) for step in range(self.steps_per_epoch)]
+        return efficiency(batches, self.shapes, microbatches=self.microbatches, pooling=self.pooling)
+
     def rows_at(self, step: int) -> list[int]:
         """The indices into `examples` of the rows of step `step` >= 0, counted over all epochs."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
+        order = np.arange(len(self.examples))
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, epoch)).permutation(order)
         return order[within * self.batch_size :][: self.batch_size].tolist()
 
     def batch_at(self, step: int) -> Batch:
         """The host batch of step `step`, the same on every process."""
-        return self._pack([self.examples[i] for i in self.rows_at(step)])
-
-    def eval_batches(self) -> Iterator[Batch]:
-        """All examples once, in file order."""
-        for start in range(0, len(self.examples), self.batch_size):
-            yield self._pack(self.examples[start : start + self.batch_size])
-
-    def _pack(self, examples: Sequence[Example]) -> Batch:
         return pack(
-            [*examples, *[None] * (self.batch_size - len(examples))],
+            self._filled(step),
             self.shapes,
             languages=self.languages,
             pad_id=self.pad_id,
             pooling=self.pooling,
             microbatches=self.microbatches,
-            shards=self.shards,
         )
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """All examples once, in the given order."""
+        return map(self._in_given_order.batch_at, range(self.steps_per_epoch))
+
+    @functools.cached_property
+    def _in_given_order(self) -> "Pipeline":
+        return dataclasses.replace(self, seed=None)
+
+    def _filled(self, step: int) -> list[Example | None]:
+        rows: list[Example | None] = [self.examples[i] for i in self.rows_at(step)]
+        return rows + [None] * (self.batch_size - len(rows))
 
 
 def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:

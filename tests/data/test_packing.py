@@ -1,94 +1,116 @@
 import dataclasses
+import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 import toy_chat
 
-from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.packing import Shape, Shapes, pack, shapes_of
-from mpo_jax.errors import InputError
-from mpo_jax.types import POOLINGS, Packed
+from mpo_jax.data.chat import Example
+from mpo_jax.data.layout import SIDES, Shape, Shapes, Size, layout_of
+from mpo_jax.data.packing import pack
+from mpo_jax.data.shapes import shapes_of
+from mpo_jax.losses import Mpo
+from mpo_jax.objective import make_objective
+from mpo_jax.step import loss_and_grads
+from mpo_jax.types import POOLINGS, Batch, Packed
 
 EXAMPLES = toy_chat.examples(8)
 LANGUAGES = ("ko", "sw")
 PAD = toy_chat.tokenizer().pad_token_id
 
 
-def _pack(rows=EXAMPLES, shapes=None, **changes):
-    return pack(rows, shapes or shapes_of(EXAMPLES, (16, 32)), **({"languages": LANGUAGES, "pad_id": PAD} | changes))
+def _pack(rows=EXAMPLES, shapes=None, *, shards=1, **changes):
+    options = {name: changes[name] for name in ("microbatches", "pooling", "padded_length") if name in changes}
+    shapes = shapes or shapes_of([rows], shards=shards, **options)
+    return pack(rows, shapes, languages=LANGUAGES, pad_id=PAD, **changes)
 
 
 def _sequences(rows, side):
     for slot in range(2 * len(rows)):
-        pair = getattr(rows[slot // 2], side)
-        yield slot, pair.prompt, (pair.chosen, pair.rejected)[slot % 2]
+        if rows[slot // 2] is not None:
+            pair = getattr(rows[slot // 2], side)
+            yield slot, pair.prompt, (pair.chosen, pair.rejected)[slot % 2]
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
+def _found(packed, slot, m=0) -> tuple[int, int, int]:
+    """Microbatch, packed row and segment of a sequence, by its first scored token."""
+    row, entry = np.argwhere(packed.answer_slot_SA[m] == slot)[0]
+    return m, row, packed.segment_ST[m, row, packed.answer_at_SA[m, row, entry]]
+
+
+@pytest.mark.parametrize("side", SIDES)
 def test_every_scored_label_is_the_next_token_and_all_are_scored(side):
     packed = getattr(_pack(), side)
     for slot, prompt, answer in _sequences(EXAMPLES, side):
-        tokens, n = packed.tokens_ST[0, slot], len(prompt) + len(answer)
-        used = packed.answer_slot_SA[0, slot] == slot
-        at, label = packed.answer_at_SA[0, slot][used], packed.answer_label_SA[0, slot][used]
-        assert tokens[:n].tolist() == [*prompt, *answer]
-        assert (tokens[n:] == PAD).all()
+        m, row, segment = _found(packed, slot)
+        here = np.flatnonzero(packed.segment_ST[m, row] == segment)
+        tokens = packed.tokens_ST[m, row]
+        assert tokens[here].tolist() == [*prompt, *answer]
+        assert packed.position_ST[m, row, here].tolist() == list(range(len(here))) == (here - here[0]).tolist()
+        used = packed.answer_slot_SA[m, row] == slot
+        at, label = packed.answer_at_SA[m, row][used], packed.answer_label_SA[m, row][used]
         assert label.tolist() == answer.tolist() == tokens[at + 1].tolist()
-        assert at[0] == len(prompt) - 1
-        assert (packed.answer_slot_SA[0, slot][~used] == -1).all()
-        assert packed.position_ST[0, slot, :n].tolist() == list(range(n))
-        assert packed.segment_ST[0, slot].tolist() == packed.kv_segment_ST[0, slot].tolist() == [1] * n + [0] * (len(tokens) - n)
+        assert at[0] == here[0] + len(prompt) - 1
+    assert (packed.answer_slot_SA >= 0).sum() == sum(len(answer) for _, _, answer in _sequences(EXAMPLES, side))
+    np.testing.assert_array_equal(packed.segment_ST, packed.kv_segment_ST)
+    assert (packed.tokens_ST[packed.segment_ST == 0] == PAD).all()
+    assert packed.segment_ST.max() > 1, "nothing was packed"
+
+
+def test_segments_of_a_row_count_up_from_one():
+    packed = _pack().target
+    for row in packed.segment_ST[0]:
+        assert list(dict.fromkeys(row[row > 0].tolist())) == list(range(1, row.max() + 1))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_pooling_weights_of_a_sequence_sum_to_one_at_the_right_places(pooling):
     packed = _pack(pooling=pooling).source
     for slot, prompt, answer in _sequences(EXAMPLES, "source"):
+        m, row, segment = _found(packed, slot)
         end = len(prompt) + len(answer)
         pair = EXAMPLES[slot // 2].source
         padded = 8 * -(-(len(prompt) + max(len(pair.chosen), len(pair.rejected))) // 8)
         last_prompt = len(prompt) - 1
         expected = {"mean": range(end), "mean_padded": range(padded), "last": [end - 1], "last_prompt": [last_prompt]}[pooling]
-        (where,) = np.nonzero(packed.pool_weight_ST[0, slot])
-        assert where.tolist() == list(expected)
-        np.testing.assert_allclose(packed.pool_weight_ST[0, slot].sum(), 1, rtol=1e-6)
-        assert (packed.pool_slot_ST[0, slot][where] == slot).all()
-        assert (np.delete(packed.pool_slot_ST[0, slot], where) == -1).all()
+        where = np.argwhere(packed.pool_slot_ST[m] == slot)
+        assert (where[:, 0] == row).all()
+        assert packed.position_ST[m, row, where[:, 1]].tolist() == list(expected)
+        assert (packed.segment_ST[m, row, where[:, 1]] == segment).all()
+        weights = packed.pool_weight_ST[m, row, where[:, 1]]
+        np.testing.assert_array_equal(weights, np.float32(1 / len(weights)))
+    assert not packed.pool_weight_ST[packed.pool_slot_ST < 0].any()
 
 
 def test_the_authors_padding_looks_and_is_never_looked_at():
-    packed = _pack(shapes=Shapes((Shape(64, 24),), (Shape(64, 24),)), pooling="mean_padded", padded_length=56).source
-    for slot, prompt, answer in _sequences(EXAMPLES, "source"):
+    packed = _pack(shapes=Shapes(None, Shape(128, 128), (Size(0, 16),)), pooling="mean_padded", padded_length=56).target
+    for slot, prompt, answer in _sequences(EXAMPLES, "target"):
+        m, row, segment = _found(packed, slot)
+        here = np.flatnonzero(packed.segment_ST[m, row] == segment)
+        assert packed.position_ST[m, row, here].tolist() == list(range(56))
         end = len(prompt) + len(answer)
-        assert packed.segment_ST[0, slot].tolist() == [1] * 56 + [0] * 8
-        assert packed.kv_segment_ST[0, slot].tolist() == [1] * end + [0] * (64 - end)
-        assert packed.position_ST[0, slot, :56].tolist() == list(range(56))
-        assert np.count_nonzero(packed.pool_weight_ST[0, slot] == np.float32(1 / 56)) == 56
+        assert packed.kv_segment_ST[m, row, here].tolist() == [segment] * end + [0] * (56 - end)
 
 
 @pytest.mark.parametrize("microbatches", [2, 4])
-def test_microbatches_are_one_batch_split_in_order(microbatches):
-    whole, parts = _pack(), _pack(microbatches=microbatches)
-    slots = 2 * len(EXAMPLES) // microbatches
-    for field in (f.name for f in dataclasses.fields(Packed)):
-        expected = getattr(whole.target, field)[0].reshape(microbatches, slots, -1)
-        if "slot" in field:  # slots count within a microbatch
-            first = slots * np.arange(microbatches)[:, None, None]
-            expected = np.where(expected >= 0, expected - first, -1)
-        np.testing.assert_array_equal(getattr(parts.target, field), expected)
-    np.testing.assert_array_equal(parts.weight_B.ravel(), whole.weight_B[0])
-    np.testing.assert_array_equal(parts.language_B.ravel(), [1, 0] * 4)
+def test_a_microbatch_is_packed_as_if_it_came_alone(microbatches):
+    shapes = shapes_of([EXAMPLES], microbatches=microbatches)
+    parts = _pack(shapes=shapes, microbatches=microbatches)
+    count = len(EXAMPLES) // microbatches
+    for m in range(microbatches):
+        alone = _pack(EXAMPLES[m * count :][:count], shapes)
+        jax.tree.map(lambda part, one, m=m: np.testing.assert_array_equal(part[m, : one.shape[1]], one[0]), parts, alone)
 
 
 def test_filling_has_no_weight_and_no_sequences():
     batch = _pack([*EXAMPLES[:3], None], shards=3)
     assert batch.weight_B.tolist() == [[1, 1, 1, 0]]
     for packed in (batch.source, batch.target):
-        assert packed.tokens_ST.shape[1] == 9  # 8 slots rounded up to 3 shards
-        for field in ("segment_ST", "kv_segment_ST", "pool_weight_ST"):
-            assert not getattr(packed, field)[0, 6:].any()
-        assert (packed.answer_slot_SA[0, 6:] == -1).all()
-        assert (packed.pool_slot_ST[0, 6:] == -1).all()
+        assert packed.tokens_ST.shape[1] == 3
+        assert packed.answer_slot_SA.max() == packed.pool_slot_ST.max() == 5
 
 
 def test_types_are_those_of_the_boundary():
@@ -96,58 +118,107 @@ def test_types_are_those_of_the_boundary():
     for field in dataclasses.fields(Packed):
         array = getattr(batch.target, field.name)
         assert array.dtype == (np.float32 if field.name == "pool_weight_ST" else np.int32)
-        assert array.shape[:2] == (2, 8)
+        assert array.shape[0] == 2
     assert (batch.weight_B.dtype, batch.language_B.dtype) == (np.float32, np.int32)
+    assert batch.language_B.tolist() == [[1, 0] * 2] * 2
 
 
-def test_a_batch_takes_the_smallest_shape_that_holds_it():
-    shapes = shapes_of(EXAMPLES, (24, 32))
-    lengths = [len(e.target.prompt) + max(len(e.target.chosen), len(e.target.rejected)) for e in EXAMPLES]
-    assert {_pack([e], shapes).target.tokens_ST.shape[-1] for e in EXAMPLES} == {s.tokens for s in shapes.target}
-    for example, length in zip(EXAMPLES, lengths, strict=True):
-        packed = _pack([example], shapes).target
-        size = packed.tokens_ST.shape[-1]
-        assert size == min(s.tokens for s in shapes.target if s.tokens >= length)
-        assert packed.answer_at_SA.shape[-1] == next(s.answers for s in shapes.target if s.tokens == size)
-
-
-def test_shapes_end_at_the_longest_sequence_and_skip_what_never_occurs():
-    longest = max(len(e.target.prompt) + max(len(e.target.chosen), len(e.target.rejected)) for e in EXAMPLES)
-    assert shapes_of(EXAMPLES, (8, 4096)).target[-1].tokens == 8 * -(-longest // 8)
-    assert len(shapes_of(EXAMPLES, (8, 4096)).target) == 1  # nothing fits 8
-    assert shapes_of(EXAMPLES, (8,)).target[-1].tokens == 8 * -(-longest // 8)
-    assert [s.tokens for s in shapes_of(EXAMPLES, multiple_of=128).target] == [128]
-    assert all(s.tokens % 8 == 0 and s.answers % 8 == 0 for s in shapes_of(EXAMPLES, (13, 27)).source)
-
-
-def test_a_long_row_leaves_room_for_the_long_answer_of_a_short_one():
-    def example(prompt, answer):
-        tokens = np.ones(prompt, np.int32), np.ones(answer, np.int32), np.ones(2, np.int32)
-        return Example("0", "ko", None, TokenPair(*tokens))
-
-    long_answer, long_prompt = example(2, 20), example(60, 3)
-    shapes = shapes_of([long_answer, long_prompt], (32, 64))
-    assert shapes.target == (Shape(32, 24), Shape(64, 24))
-    assert np.sum(_pack([long_answer, long_prompt], shapes).target.answer_slot_SA >= 0) == 20 + 2 + 3 + 2
-
-
-@pytest.mark.parametrize("buckets", [(), (0, 8), (64, 32), (32, 32)])
-def test_buckets_that_are_none(buckets):
-    with pytest.raises(InputError, match="rising order"):
-        shapes_of(EXAMPLES, buckets)
-    with pytest.raises(InputError, match="multiple_of=12"):
-        shapes_of(EXAMPLES, multiple_of=12)
+def test_packing_is_deterministic():
+    jax.tree.map(np.testing.assert_array_equal, _pack(), _pack())
 
 
 def test_monolingual_rows_have_no_source_side():
-    examples = toy_chat.examples(2, source=False)
-    batch = _pack(examples, shapes_of(examples))
+    batch = _pack(toy_chat.examples(2, source=False))
     assert batch.source is None
     assert batch.target is not None
 
 
 def test_a_sequence_beyond_the_capacity_is_a_bug_not_a_cut():
-    with pytest.raises(AssertionError):
-        _pack(shapes=Shapes((), (Shape(64, 8),)))
-    with pytest.raises(AssertionError):
-        _pack(shapes=Shapes((), (Shape(8, 64),)))
+    for target, size in ((Shape(64, 8), 16), (Shape(8, 64), 16), (Shape(64, 64), 1)):
+        with pytest.raises(AssertionError):
+            _pack(shapes=Shapes(None, target, (Size(0, size),)))
+
+
+LENGTH = 96
+
+
+def one_a_row(rows: list[Example | None], pooling: str) -> Batch:
+    """The padded layout, written without the library: every sequence at the start of the row of the number of its slot."""
+
+    def side(name: str) -> Packed:
+        S, T = 2 * len(rows), LENGTH
+        out = {field.name: np.zeros((1, S, T), np.int32) for field in dataclasses.fields(Packed)}
+        out["tokens_ST"][:] = PAD  # seen through the states of the padding
+        out["answer_slot_SA"][:] = out["pool_slot_ST"][:] = -1
+        out["pool_weight_ST"] = np.zeros((1, S, T), np.float32)
+        for slot, prompt, answer in _sequences(rows, name):
+            p, n = len(prompt), len(prompt) + len(answer)
+            pair = getattr(rows[slot // 2], name)
+            padded = 8 * -(-(p + max(len(pair.chosen), len(pair.rejected))) // 8) if pooling == "mean_padded" else n
+            put = {
+                "tokens_ST": [*prompt, *answer],
+                "position_ST": range(padded),
+                "segment_ST": [1] * padded,
+                "kv_segment_ST": [1] * n,
+                "answer_at_SA": range(p - 1, n - 1),
+                "answer_label_SA": answer,
+                "answer_slot_SA": [slot] * len(answer),
+            }
+            for field, values in put.items():
+                out[field][0, slot, : len(values)] = values
+            places = {"mean": range(n), "mean_padded": range(padded), "last": [n - 1], "last_prompt": [p - 1]}[pooling]
+            out["pool_slot_ST"][0, slot, places] = slot
+            out["pool_weight_ST"][0, slot, places] = 1 / len(places)
+        return Packed(**out)
+
+    weight_B = np.asarray([[row is not None for row in rows]], np.float32)
+    return Batch(side("source"), side("target"), weight_B, np.zeros((1, len(rows)), np.int32))
+
+
+@pytest.fixture(scope="module")
+def compute():
+    """(batch) -> loss, metrics, gradients. Poolings differ in their batches only, so batches of one shape share a program."""
+    model = tiny.model(vocab_size=272, layer_windows=(9, None))
+    params = tiny.two_params(model)
+    objective = make_objective(model, Mpo(), LANGUAGES)
+    return functools.partial(jax.jit(lambda *a: loss_and_grads(objective, *a)), *params)
+
+
+def assert_same(packed, padded):
+    (loss, metrics, grads), (loss_1, metrics_1, grads_1) = packed, padded
+    np.testing.assert_allclose(loss.value, loss_1.value, rtol=1e-5)
+    for name in ("loss/gap", "loss/retain", "rewards/margins"):
+        np.testing.assert_allclose(metrics[name].value, metrics_1[name].value, rtol=1e-5)
+    for x, y in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_1), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * float(jnp.abs(y).max()))
+
+
+ROWS = [*EXAMPLES[:7], None]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_packed_rows_compute_what_padded_rows_compute(compute, pooling):
+    """Loss, metrics and every gradient, with a sliding window, filling, and packed rows to spare."""
+    shape = Shape(LENGTH, LENGTH)
+    packed = _pack(ROWS, Shapes(shape, shape, (Size(16, 16),)), pooling=pooling)
+    assert min(packed.source.segment_ST.max(), packed.target.segment_ST.max()) > 2
+    assert_same(compute(packed), compute(one_a_row(ROWS, pooling)))
+
+
+def test_microbatches_and_lengths_of_their_own_change_nothing(compute):
+    shapes = shapes_of([ROWS], microbatches=2, shards=2)
+    shapes = dataclasses.replace(shapes, source=Shape(104, 96))
+    packed = _pack(ROWS, shapes, microbatches=2)
+    assert packed.source.tokens_ST.shape[2] != packed.target.tokens_ST.shape[2]
+    assert_same(compute(packed), compute(one_a_row(ROWS, "mean")))
+
+
+def test_the_layout_of_a_batch_is_that_of_its_arrays():
+    shapes = shapes_of([EXAMPLES], microbatches=2)
+    layout, batch = layout_of(EXAMPLES, shapes, microbatches=2), _pack(microbatches=2)
+    for side in SIDES:
+        assert getattr(batch, side).tokens_ST.shape[1] == getattr(layout.size, side)
+        for m, rows in enumerate(layout.slots[side]):
+            for row, slots in enumerate(rows):
+                found = getattr(batch, side).answer_slot_SA[m, row]
+                assert list(dict.fromkeys(found[found >= 0].tolist())) == slots
