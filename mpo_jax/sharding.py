@@ -85,8 +85,11 @@ def named(mesh: Mesh, axes: Axes, shape: tuple[int, ...], name: str) -> NamedSha
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins an intermediate to its place on the mesh set by `jax.set_mesh`; outside of one it returns `x` as it is."""
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
+    # JAX would pad what does not divide. Parameters and batches were checked, so here it would be a bug.
+    assert all(axis is None or size % shards(mesh, axis) == 0 for axis, size in zip(axes, x.shape, strict=True)), (axes, x.shape)
     return jax.lax.with_sharding_constraint(x, spec(axes))
 
 

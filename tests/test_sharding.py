@@ -43,7 +43,13 @@ def test_an_indivisible_dimension_names_parameter_shape_rule_and_mesh():
     mesh = AbstractMesh((2, 2, 4), ("data", "fsdp", "tensor"))
     with pytest.raises(InputError) as refused:
         named(mesh, ("layers", "embed", "kv_heads", "head_dim"), (2, 64, 6, 16), "layers.attention.k")
-    for part in ("layers.attention.k", "(2, 64, 6, 16)", "'kv_heads' -> tensor", "6 entries", "{'data': 2, 'fsdp': 2, 'tensor': 4}"):
+    for part in (
+        "layers.attention.k",
+        "(2, 64, 6, 16)",
+        "'kv_heads' -> tensor",
+        "6 entries",
+        "{'data': 2, 'fsdp': 2, 'tensor': 4}",
+    ):
         assert part in str(refused.value)
 
 
@@ -86,6 +92,14 @@ def test_a_batch_without_a_dominant_side_goes_to_the_mesh():
     assert placed.source is None
     assert placed.target.tokens_ST.sharding.spec == PartitionSpec(None, ("data", "fsdp"), None)
     assert placed.weight_B.sharding.is_fully_replicated
+
+
+def test_an_intermediate_is_never_padded_to_fit():
+    on = AbstractMesh((1, 8, 1), ("data", "fsdp", "tensor"))
+    with jax.sharding.use_abstract_mesh(on):
+        jax.eval_shape(lambda x: constrain(x, "batch", None), jax.ShapeDtypeStruct((16, 3), np.float32))
+        with pytest.raises(AssertionError, match="batch"):
+            jax.eval_shape(lambda x: constrain(x, "batch", None), jax.ShapeDtypeStruct((12, 3), np.float32))
 
 
 def test_outside_a_mesh_nothing_is_constrained():

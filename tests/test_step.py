@@ -95,7 +95,7 @@ def test_evaluation_is_the_loss_without_the_update(plain):
 
 def test_nothing_but_rounding_separates_policy_and_reference_at_the_start():
     _, reference = tiny.two_params(MODEL)
-    loss, metrics, _ = jax.jit(lambda *a: loss_and_grads(OBJECTIVE, *a))(reference, reference, tiny.micro(tiny.batch(ROWS), 1))
+    _, metrics, _ = jax.jit(lambda *a: loss_and_grads(OBJECTIVE, *a))(reference, reference, tiny.micro(tiny.batch(ROWS), 1))
     assert float(metrics["loss/retain"].value) < 1e-12
 
 
