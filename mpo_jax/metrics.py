@@ -30,12 +30,12 @@ class MetricWriter:
     """Owns the run's metric files. Lines after `start`, left by an interrupted run, are dropped: the run writes them again."""
 
     def __init__(self, config: MetricsConfig, folder: Path, *, start: int, updates: int, run: dict[str, Any]):
+        self._wandb = _wandb(config.wandb, folder, run) if config.wandb else None
         path = folder / "metrics.jsonl"
         if path.exists():
-            keep_until(path, start)
+            keep_until(path, start or -1)  # a run from the start evaluates its start again
         self._jsonl = path.open("a", encoding="utf-8")
         self._tensorboard = _tensorboard(folder / "tensorboard", start) if config.tensorboard else None
-        self._wandb = _wandb(config.wandb, folder, run) if config.wandb else None
         self._bar = tqdm(total=updates, initial=start, unit="update", desc="train", mininterval=1.0)
         self._clock, self._tokens = time.monotonic(), 0
 

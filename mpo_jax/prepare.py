@@ -1,7 +1,7 @@
 """How does a data file become the batches of a run? Rows, tokens, the held-out part, the pipelines over each."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,10 +80,10 @@ class Tokens:
                 return token
         return 0
 
-    def pipeline(self, rows: Sequence[Row], batching: Batching) -> Pipeline:
+    def pipeline(self, rows: Sequence[Row], batching: Batching, languages: Sequence[str] | None = None) -> Pipeline:
+        """`languages`: those that the batches' indices mean, by default the ones of these rows."""
         examples = tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
-        languages = sorted({row.target.language for row in rows})
-        return Pipeline(examples, languages, pad_id=self.pad_id, **dataclasses.asdict(batching))
+        return Pipeline(examples, languages or languages_of(rows), pad_id=self.pad_id, **dataclasses.asdict(batching))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +96,10 @@ class Data:
     measured: Sequence[Row]
     texts: Pipeline | None
     findings: dict[str, Audit]
+
+
+def languages_of(rows: Iterable[Row]) -> list[str]:
+    return sorted({row.target.language for row in rows})
 
 
 def chat_format(template: str, family: Family, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
@@ -112,8 +116,9 @@ def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batch
         train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
     tokens = Tokens.of(model_dir, family, config.template, config.max_length, config.truncation)
     whole = dataclasses.replace(batching, microbatches=1)  # what is only looked at needs no gradient's memory
-    train = tokens.pipeline(train_rows, batching)
-    evaluated = tokens.pipeline(held_out, whole) if held_out else None
+    languages = languages_of([*train_rows, *held_out])  # one list for both: the objective names its metrics by it
+    train = tokens.pipeline(train_rows, batching, languages)
+    evaluated = tokens.pipeline(held_out, whole, languages) if held_out else None
     stride = max(1, len(train_rows) // GAP_SAMPLE)
     measured = held_out or train_rows[::stride][:GAP_SAMPLE]
     return Data(

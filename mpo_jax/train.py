@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from mpo_jax import hub
@@ -30,7 +29,7 @@ from mpo_jax.prepare import Batching, Data, prepare
 from mpo_jax.report import export, report
 from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
 from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
-from mpo_jax.types import Batch, Params
+from mpo_jax.types import Params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,17 +52,16 @@ def train(config: TrainConfig) -> None:
         batching = Batching(config.batch_size, pooling, config.microbatches, shards(mesh, "batch"), config.seed)
         data = prepare(config.data, model_dir, family, batching)
         held_out = len(data.held_out.examples) if data.held_out else 0
-        print(f"data: {len(data.train.examples)} rows to train on, {held_out} held out")
-        write_json(folder / "config.json", description)
-        write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
+        full = ", ".join(f"{share:.0%} of {side} positions" for side, share in data.train.efficiency.items())
+        print(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full} are real tokens")
         # ---- parameters; the frozen reference is the same checkpoint in its own dtype
         optimizer = make_optimizer(config.optim, updates := config.epochs * data.train.steps_per_epoch)
         abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
+        ref_params = load_params(model_dir, model, family, mesh, jnp.dtype(config.reference_dtype))
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, _identity(description))
         state = checkpointer.restore_latest(abstract)
         if state is None:
             state = init_state(load_params(model_dir, model, family, mesh, jnp.float32), optimizer, mesh)
-        ref_params = load_params(model_dir, model, family, mesh, jnp.dtype(config.reference_dtype))
         # ---- steps
         objective = make_objective(model, config.loss, tuple(data.train.languages))
         compute_dtype = jnp.dtype(config.compute_dtype)
@@ -72,6 +70,8 @@ def train(config: TrainConfig) -> None:
         # ---- the loop
         start = int(jax.device_get(state.step))
         writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)
+        write_json(folder / "config.json", description)
+        write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
         loop = _Loop(config, data, mesh, checkpointer, writer, updates)
         try:
             with jax.transfer_guard("disallow"):
@@ -95,9 +95,10 @@ class _Loop:
     checkpointer: Checkpointer
     writer: MetricWriter
     updates: int
-    pending: tuple[int, dict[str, Any]] | None = None
+    pending: tuple[int, dict[str, Any], int] | None = None  # updates done, metrics of the last, real tokens seen
 
     def run(self, start: int, state: TrainState, ref_params: Params, step: Any, eval_step: Any) -> TrainState:
+        seen = sum(map(self.data.train.tokens_at, range(start)))
         for k in range(start, self.updates + 1):
             if k > start or k == 0:  # the run that wrote a checkpoint had evaluated it
                 self._evaluate(k, state, ref_params, eval_step)
@@ -109,8 +110,10 @@ class _Loop:
             batch = self.data.train.batch_at(k)
             state, metrics = step(state, ref_params, batch_to_mesh(batch, self.mesh))
             self._log()
-            self.pending = (k + 1, metrics)
-            self.writer.advance(real_tokens(batch))
+            tokens = self.data.train.tokens_at(k)
+            seen += tokens
+            self.pending = (k + 1, metrics, seen)
+            self.writer.advance(tokens)
         self._log()
         return state
 
@@ -128,7 +131,7 @@ class _Loop:
         """Writes the metrics of the step before, which by now is done: the device never waits for the log."""
         if self.pending is None:
             return
-        k, metrics = self.pending
+        k, metrics, seen = self.pending
         self.pending = None
         if k % self.config.metrics.every and k != self.updates:
             return
@@ -140,14 +143,10 @@ class _Loop:
                 f"The loss or gradient of update {k} is not finite (loss {values['loss']}, gradient norm {values['grad_norm']}; "
                 f"rows {', '.join(rows)}): earlier checkpoints are untouched; lower optim.peak_lr, or look at those rows."
             )
+        values["num_tokens"] = seen
         values["epoch"] = k / self.data.train.steps_per_epoch
         values["tokens_per_second"] = self.writer.tokens_per_second()
         self.writer.write(k, values)
-
-
-def real_tokens(batch: Batch) -> int:
-    """Tokens of the batch's sequences on both sides, padding left out."""
-    return sum(int(np.count_nonzero(side.kv_segment_ST)) for side in (batch.source, batch.target) if side is not None)
 
 
 def _open_folder(config: TrainConfig) -> Path:

@@ -66,7 +66,7 @@ def make(family: str, tokenizer_dir: Path, out: Path, *, vocab: int, hidden: int
     params = jax.tree.map(jax.numpy.asarray, params)
     save_file(dict(export_tree(params, model, built.weights(model.config))), out / "model.safetensors", metadata={"format": "pt"})
     for path in tokenizer_dir.iterdir():
-        if path.suffix in (".json", ".txt"):
+        if path.suffix in (".json", ".txt", ".jinja"):
             shutil.copyfile(path, out / path.name)
 
 

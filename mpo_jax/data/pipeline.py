@@ -68,6 +68,15 @@ class Pipeline:
             order = np.random.default_rng((self.seed, epoch)).permutation(order)
         return order[within * self.batch_size :][: self.batch_size].tolist()
 
+    def tokens_at(self, step: int) -> int:
+        """Real tokens of step `step` on both sides, padding left out."""
+        return sum(self._tokens[i] for i in self.rows_at(step))
+
+    @functools.cached_property
+    def _tokens(self) -> list[int]:
+        pairs = [[pair for pair in (example.source, example.target) if pair is not None] for example in self.examples]
+        return [sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in sides) for sides in pairs]
+
     def batch_at(self, step: int) -> Batch:
         """The host batch of step `step`, the same on every process."""
         return pack(

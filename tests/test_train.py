@@ -1,0 +1,215 @@
+"""The whole command on a toy model: a run, a run that is interrupted and resumed, and everything that a person gets wrong."""
+
+import json
+import os
+from pathlib import Path
+
+import make_small
+import pytest
+import toy_chat
+from safetensors.numpy import load_file
+
+from mpo_jax import config as configs
+from mpo_jax import train
+from mpo_jax.data.pipeline import Pipeline
+from mpo_jax.errors import InputError
+
+SETTINGS = """
+from mpo_jax.config import TrainConfig
+from mpo_jax.checkpoint import CheckpointConfig
+from mpo_jax.metrics import MetricsConfig
+from mpo_jax.optim import OptimConfig
+from mpo_jax.prepare import DataConfig
+
+def get_config(variant=None):
+    return TrainConfig(
+        model={model!r},
+        data=DataConfig(path={data!r}, eval_fraction=0.2, texts={texts!r}, template="hf"),
+        output={output!r},
+        optim=OptimConfig(peak_lr=1e-3),
+        epochs=2,
+        batch_size=4,
+        compute_dtype="float32",
+        reference_dtype="float32",
+        eval_every=2,
+        checkpoint=CheckpointConfig(every=2),
+        metrics=MetricsConfig(tensorboard=False),
+    )
+"""
+UPDATES = 4  # 8 of the 10 rows, 4 at a time, twice
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """A folder with a toy model, its tokenizer, rows and texts."""
+    folder = tmp_path_factory.mktemp("world")
+    toy_chat.tokenizer().save_pretrained(folder / "tokenizer")
+    make_small.make("llama", folder / "tokenizer", folder / "model", vocab=264)
+    side = lambda t: {"language": t.language, "prompt": t.prompt, "chosen": t.chosen, "rejected": t.rejected}  # noqa: E731
+    rows = [{"id": f"r{r.id}", "source": side(r.source), "target": side(r.target)} for r in toy_chat.rows(10)]
+    write_lines(folder / "rows.jsonl", rows)
+    write_lines(folder / "texts.jsonl", [{"language": "en", "prompt": "hi", "answer": "hello"}] * 3)
+    return folder
+
+
+def write_lines(path: Path, rows: list) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def config_file(world: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "config_of_run.py"
+    data, texts = world / "rows.jsonl", world / "texts.jsonl"
+    path.write_text(SETTINGS.format(model=str(world / "model"), data=str(data), texts=str(texts), output=str(folder / "run")))
+    return path
+
+
+def command(world: Path, folder: Path, *overrides: str) -> Path:
+    train.train(configs.parse([f"--config={config_file(world, folder)}", *overrides]))
+    return folder / "run"
+
+
+def metrics(run: Path) -> list[dict]:
+    """The lines without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="session")
+def whole(world, tmp_path_factory) -> Path:
+    return command(world, tmp_path_factory.mktemp("whole"))
+
+
+def test_a_run_leaves_everything_it_promises(whole):
+    for name in ("config.json", "audit.json", "metrics.jsonl", "loss.png", "reward_gap.png", "reward_gap.json", "checkpoints"):
+        assert (whole / name).exists(), name
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "README.md"):
+        assert (whole / "export" / name).exists(), name
+    assert json.loads((whole / "config.json").read_text())["loss"]["type"] == "Mpo"
+    gaps = json.loads((whole / "reward_gap.json").read_text())
+    assert {line["name"] for line in gaps["before"]} == {"en (dominant)", "ko", "sw"}
+    assert set(gaps["perplexity"]["after"]) == {"en"}
+    card = (whole / "export" / "README.md").read_text()
+    assert "arXiv:2505.16869" in card
+    assert str(whole.parent) not in card, "a machine's paths do not belong in a model card"
+
+
+def test_metrics_have_trls_names_the_parts_and_the_languages(whole):
+    lines = metrics(whole)
+    trained = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in trained] == list(range(1, UPDATES + 1))
+    expected = {"loss", "loss/gap", "loss/retain", "grad_norm", "learning_rate", "epoch", "num_tokens"}
+    expected |= {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"}
+    assert expected <= trained[-1].keys()
+    assert {f"{name}/{lang}" for name in ("gap", "gap_error", "weight", "accuracy") for lang in ("ko", "sw")} <= set().union(
+        *trained
+    )
+    evaluated = [line for line in lines if "eval_loss" in line]
+    assert [line["step"] for line in evaluated] == [0, 2, 4]
+    assert trained[0]["learning_rate"] == 0
+
+
+def test_the_exported_model_is_the_trained_one(whole, world):
+    before, after = load_file(world / "model" / "model.safetensors"), load_file(whole / "export" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert any((before[name] != after[name].astype("float32")).any() for name in before)
+
+
+def test_transformers_loads_the_export(whole):
+    torch = pytest.importorskip("torch", reason="parity with transformers needs torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(whole / "export")
+    ids = AutoTokenizer.from_pretrained(whole / "export")("hello", return_tensors="pt").input_ids
+    assert torch.isfinite(model(ids).logits).all()
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole, tmp_path, monkeypatch, at):
+    """Killed while it fetches the batch of update `at` + 1: after no checkpoint, or after that of update 2."""
+    batch_at = Pipeline.batch_at
+
+    def interrupted(self, step):
+        if step == at:
+            raise KeyboardInterrupt
+        return batch_at(self, step)
+
+    monkeypatch.setattr(Pipeline, "batch_at", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command(world, tmp_path)
+    assert not (tmp_path / "run" / "export").exists()
+    monkeypatch.undo()
+    resumed = command(world, tmp_path, "--config.checkpoint.resume=auto")
+    assert metrics(resumed) == metrics(whole)
+    first, second = (load_file(run / "export" / "model.safetensors") for run in (whole, resumed))
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_finished_run_resumes_to_nothing_more_to_do(world, whole):
+    lines = metrics(whole)
+    command(world, whole.parent, "--config.checkpoint.resume=auto")
+    assert metrics(whole) == lines
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["--config.data.path=nowhere.json"], ["nowhere.json", "does not exist"]),
+        (["--config.model=./nowhere"], ["nowhere", "does not exist"]),
+        (["--config.mesh.data=3"], ["mesh data=3", "8 devices"]),
+        (["--config.mesh.tensor=5"], ["tensor=5", "8 devices"]),
+        (["--config.remat=some"], ["'some'", "'full'"]),
+        (["--config.data.max_length=9"], ["row", "max_length 9"]),
+        (["--config.data.max_length=30", "--config.data.truncation=error"], ["row", "max_length 30"]),
+        (["--config.batch_size=6", "--config.microbatches=4"], ["batch_size=6", "microbatches=4"]),
+        (["--config.metrics.wandb=project"], ["wandb", "pip install"]),
+        (["--config.data.eval_fraction=0.99"], ["eval_fraction=0.99"]),
+        (["--config.loss.beta=-1.0"], ["loss.beta=-1.0"]),
+        (["--config.los.beta=1.0"], ["los", "did you mean 'loss'"]),
+    ],
+)
+def test_bad_settings_end_in_a_sentence_and_leave_nothing(world, tmp_path, overrides, words):
+    with pytest.raises(InputError) as error:
+        command(world, tmp_path, *overrides)
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    assert not (tmp_path / "run" / "export").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_an_output_folder_of_another_run_is_not_touched(world, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="already holds files"):
+        command(world, tmp_path)
+    assert os.listdir(tmp_path / "run") == ["mine.txt"]
+
+
+def test_a_checkpoint_of_another_config_is_refused_with_the_difference(world, whole):
+    with pytest.raises(InputError, match=r"loss\.beta was 1\.0 and is now 2\.0"):
+        command(world, whole.parent, "--config.checkpoint.resume=auto", "--config.loss.beta=2.0")
+
+
+def test_no_permission_is_a_sentence(world, tmp_path):
+    if os.geteuid() == 0:
+        (tmp_path / "run").write_text("a file where the folder should be")  # root may write everywhere
+    else:
+        (tmp_path / "run").mkdir(mode=0o500)
+    with pytest.raises(InputError, match="output folder"):
+        command(world, tmp_path)
+
+
+def test_numbers_that_are_not_finite_stop_the_run_with_the_rows(world, tmp_path):
+    with pytest.raises(InputError) as error:
+        command(world, tmp_path, "--config.optim.peak_lr=1e30", "--config.optim.warmup=0.0", "--config.optim.clip_norm=1e30")
+    assert "not finite" in str(error.value)
+    assert "rows r" in str(error.value)
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_the_command_prints_the_sentence_alone(world, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main([f"--config={config_file(world, tmp_path)}", "--config.epochs=0"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: epochs=0")
