@@ -151,18 +151,19 @@ class _Loop:
 
 def _open_folder(config: TrainConfig) -> Path:
     folder = Path(config.output)
-    if config.checkpoint.resume == "never" and folder.exists() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder} already holds files: choose another --config.output, or continue with --config.checkpoint.resume=auto."
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        held = any(folder.iterdir())
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
     except OSError as error:
         raise InputError(
             f"The output folder {folder} cannot be written ({error.strerror}): choose another --config.output."
         ) from None
+    if config.checkpoint.resume == "never" and held:
+        raise InputError(
+            f"{folder} already holds files: choose another --config.output, or continue with --config.checkpoint.resume=auto."
+        )
     return folder
 
 

@@ -10,17 +10,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from lower layers only. docs/architecture.md shows the same table.
 LAYERS = [
-    {"errors"},
-    {"types"},
-    {"sharding", "optim", "metrics", "gaps", "losses.base", "data.language"},
-    {"losses.mpo", "data.rows", "models.layers", "models.attention", "models.weights", "step", "plots", "hub"},
-    {"data.chat", "losses", "checkpoint", "scoring"},
-    {"data.audit", "data.layout", "models.decoder", "models.family", "objective"},
-    {"data.packing", "data.shapes", "models.llama", "models.gemma2", "models.qwen2"},
-    {"data.pipeline", "models.families"},
-    {"convert", "config"},
-    {"evaluate"},
-    {"reward_gap", "preview"},
+    {"errors", "types", "gaps", "data.language"},
+    {"sharding", "optim", "metrics", "losses.base", "losses.mpo", "data.rows", "models.attention", "plots", "card", "hub"},
+    {"losses", "models.layers", "step", "data.chat", "logprob"},
+    {"checkpoint", "scoring", "data.audit", "data.layout", "models.decoder"},
+    {"models.weights", "data.shapes", "data.packing", "objective"},
+    {"data.pipeline", "models.family"},
+    {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate"},
+    {"models.families", "config"},
+    {"convert", "preview"},
+    {"reward_gap", "report"},
     {"train"},
 ]
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}

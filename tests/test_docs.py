@@ -1,0 +1,67 @@
+"""What the documentation says of the code is so."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import test_architecture
+import tiny
+
+from mpo_jax.losses import Mpo
+from mpo_jax.objective import make_objective
+from mpo_jax.types import Pair, Scores, SequenceScores
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_methods_example_works(tmp_path):
+    """At policy = reference DPO is log 2, and it does not know a source side."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    scope = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    loss = scope["Dpo"]()
+    answers = (SequenceScores(np.full(3, x, np.float32), np.full(3, 4, np.float32)) for x in (-5.0, -9.0))
+    scores = Scores(target=Pair(*answers))
+    np.testing.assert_allclose(loss(scores, scores).loss_B, np.log(2), rtol=1e-6)
+    objective = make_objective(tiny.model(), loss, tiny.LANGUAGES)
+    policy, reference = tiny.two_params(tiny.model())
+    value, metrics = jax.eval_shape(objective, policy, reference, tiny.batch())
+    assert value.total.shape == ()
+    assert "gap/sw" in metrics
+
+
+def test_the_layers_are_those_of_the_architecture_test():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = {name: int(layer) for layer, name in re.findall(r"^\| (\d+) \| `([\w.]+)` \|", text, re.MULTILINE)}
+    assert shown == test_architecture.LAYER
+
+
+def test_the_file_map_names_every_module():
+    for path in test_architecture.FILES:
+        name = path.relative_to(ROOT).as_posix()
+        assert path.name == "__init__.py" or f"`{name}`" in README or f"`{path.name}`" in README, f"{name} is not in README.md"
+
+
+def test_every_metric_is_explained():
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    objective = make_objective(tiny.model(), Mpo(), ("<language>",))
+    policy, reference = tiny.two_params(tiny.model())
+    for name in jax.eval_shape(objective, policy, reference, tiny.batch())[1]:
+        assert f"| `{name}` |" in text, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for name in re.findall(r"`((?:mpo_jax|configs|tests|quickstart)/[\w./]+)`", text):
+        assert (ROOT / name).exists() or name in PROPOSED, f"{page.name} names {name}"
+
+
+# What the worked example would add.
+PROPOSED = {"mpo_jax/losses/dpo.py", "tests/losses/test_dpo.py"}
