@@ -1,5 +1,8 @@
-"""What will the model see? `python -m mpo_jax.preview --data FILE --tokenizer FOLDER`: a few rows token by token, with what is
-template, prompt and scored answer; lengths, truncations and noise per language; and a picture of the lengths on request.
+"""What will the model see? A few rows token by token, with what is template, prompt and scored answer; lengths, truncations and
+noise per language; and a picture of the lengths on request.
+
+    python -m mpo_jax.preview --config=configs/llama31.py [--config.field=value ...]        what a run would train on
+    python -m mpo_jax.preview --data FILE --tokenizer FOLDER [--template llama]             any data, any tokenizer
 
 The rows may hold unsafe text: `--rows 0` prints none of it.
 """
@@ -13,11 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpo_jax import hub
+from mpo_jax.config import parse
 from mpo_jax.data.audit import Audit, audit
 from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, Example, TokenPair, hf_format, load_tokenizer, tokenize
 from mpo_jax.data.rows import Row, read_rows
-from mpo_jax.errors import one_sentence
-from mpo_jax.models.families import FAMILIES
+from mpo_jax.errors import InputError, one_sentence
+from mpo_jax.models.families import FAMILIES, build
+from mpo_jax.prepare import DataConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -41,17 +47,39 @@ def show_row(example: Example, tokenizer: "PreTrainedTokenizerFast", form: ChatF
 
 
 def _painted(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat, colour: bool) -> str:
-    text = str(tokenizer.decode(prompt.tolist()))
+    pieces = _pieces(prompt, tokenizer)
+    text = "".join(pieces)
     # After truncation of the header ("official") the text around the message may be incomplete, then all of it is prompt.
     start = len(form.before) if text.startswith(form.before) else 0
     stop = len(text) - len(form.between) if text.endswith(form.between) else len(text)
-    parts = [("template", text[:start]), ("prompt", text[start:stop]), ("template", text[stop:])]
-    parts.append(("scored", str(tokenizer.decode(answer.tolist()))))
-    painted = []
-    for kind, part in parts:
-        code, left, right = _STYLES[kind]
-        painted.append(f"\x1b[{code}m{part}\x1b[0m" if colour else f"{left}{part}{right}")
-    return "".join(painted)
+    parts: dict[str, list[str]] = {"before": [], "message": [], "between": []}
+    at = 0
+    for piece in pieces:
+        inside = at >= start and at + len(piece) <= stop
+        parts["message" if inside else "before" if at < start else "between"].append(piece)
+        at += len(piece)
+    kinds = {"before": "template", "message": "prompt", "between": "template"}
+    painted = [_part(parts[name], kind, colour) for name, kind in kinds.items()]
+    return "".join([*painted, _part(_pieces(answer, tokenizer), "scored", colour)])
+
+
+def _pieces(ids: np.ndarray, tokenizer: "PreTrainedTokenizerFast") -> list[str]:
+    """The text of each token; tokens that only together make a character are one piece."""
+    pieces, pending = [], []
+    for token in ids.tolist():
+        pending.append(token)
+        if not (text := str(tokenizer.decode(pending))).endswith("\ufffd"):
+            pieces.append(text)
+            pending = []
+    return [*pieces, str(tokenizer.decode(pending))] if pending else pieces
+
+
+def _part(pieces: Sequence[str], kind: str, colour: bool) -> str:
+    """Tokens side by side: every other one underlined, or all of them divided by bars where there are no colours."""
+    code, left, right = _STYLES[kind]
+    if not colour:
+        return left + "|".join(pieces) + right
+    return "".join(f"\x1b[{code}{';4' if i % 2 else ''}m{piece}\x1b[0m" for i, piece in enumerate(pieces))
 
 
 def _count_marks(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat) -> str:
@@ -141,8 +169,8 @@ def preview(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.preview", description="Shows what a model will be trained on.")
-    parser.add_argument("--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
-    parser.add_argument("--tokenizer", required=True, help="a folder with the tokenizer files of a Hugging Face model")
+    parser.add_argument("--data", help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
+    parser.add_argument("--tokenizer", help="a folder with the tokenizer files of a Hugging Face model")
     parser.add_argument(
         "--template",
         choices=("hf", *FAMILIES),
@@ -154,13 +182,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=2, help="how many rows to print; they may be unsafe (default: %(default)s)")
     parser.add_argument("--png", type=Path, help="where to write a picture of the lengths")
     parser.add_argument("--allow-empty-prompt", action="store_true")
-    args = parser.parse_args(argv)
+    args, settings = parser.parse_known_args(argv)
     with one_sentence():
-        rows = read_rows(args.data, allow_empty_prompt=args.allow_empty_prompt)
+        if settings:
+            config = parse(settings)
+            data, template, args.tokenizer = config.data, config.data.template, hub.resolve(config.model)
+            template = build(args.tokenizer)[0].model_type if template == "reference" else template
+        else:
+            if args.data is None or args.tokenizer is None:
+                raise InputError(
+                    "Nothing to preview was given: write --config=FILE.py, or both --data FILE and --tokenizer FOLDER."
+                )
+            limits = {"max_length": args.max_length, "truncation": args.truncation}
+            data, template = DataConfig(args.data, allow_empty_prompt=args.allow_empty_prompt, **limits), args.template
+        rows = read_rows(data.path, allow_empty_prompt=data.allow_empty_prompt)
         tokenizer = load_tokenizer(args.tokenizer)
-        form = hf_format(tokenizer) if args.template == "hf" else FAMILIES[args.template].chat
-        limits = {"max_length": args.max_length, "truncation": args.truncation}
-        print(preview(rows, tokenizer, form, **limits, show=max(args.rows, 0), png=args.png))
+        form = hf_format(tokenizer) if template == "hf" else FAMILIES[template].chat
+        shown = {"show": max(args.rows, 0), "png": args.png}
+        print(preview(rows, tokenizer, form, max_length=data.max_length, truncation=data.truncation, **shown))
 
 
 if __name__ == "__main__":

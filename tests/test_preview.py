@@ -21,16 +21,20 @@ ROW = Row("7", None, PairText("en", "ask", "good", "bad"), "given")
 
 
 def test_template_prompt_and_answer_are_told_apart():
-    assert "<<bos><user>\n>ask<<end>\n<model>\n>[good<end>]" in _show(ROW)
+    assert "<<bos>|<user>|\n>a|s|k<<end>|\n|<model>|\n>[g|o|o|d|<end>]" in _show(ROW)
     painted = _show(ROW, colour=True)
-    assert "\x1b[36mask\x1b[0m" in painted
-    assert "\x1b[32mgood<end>\x1b[0m" in painted
+    assert "\x1b[36ma\x1b[0m\x1b[36;4ms\x1b[0m\x1b[36mk\x1b[0m" in painted
+    assert "\x1b[32;4md\x1b[0m\x1b[32m<end>\x1b[0m" in painted
     assert "WARNING" not in painted
 
 
 @pytest.mark.parametrize(("text", "warning"), [("ends <end> early", "2 end tokens"), ("a <bos> again", "2 beginning tokens")])
 def test_more_than_one_mark_is_a_warning(text, warning):
     assert warning in _show(dataclasses.replace(ROW, target=PairText("en", "ask", text, "bad")))
+
+
+def test_bytes_that_only_together_make_a_character_are_one_piece():
+    assert "[\u09a8|\u09be|<end>]" in _show(dataclasses.replace(ROW, target=PairText("bn", "ask", "\u09a8\u09be", "bad")))
 
 
 def test_a_cut_answer_has_no_end():
@@ -53,7 +57,7 @@ def test_the_command(tmp_path, capsys):
     TOKENIZER.save_pretrained(tmp_path / "tokenizer")
     common = ["--data", str(data), "--tokenizer", str(tmp_path / "tokenizer"), "--png", str(tmp_path / "lengths.png")]
     preview.main(common)
-    assert "[this secret<end>]" in capsys.readouterr().out
+    assert "s|e|c|r|e|t|<end>]" in capsys.readouterr().out
     preview.main([*common, "--rows", "0"])
     out = capsys.readouterr().out
     assert "secret" not in out
