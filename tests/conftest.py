@@ -10,10 +10,13 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import json
 from pathlib import Path
 
 import jax
+import make_small
 import pytest
+import toy_chat
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -27,3 +30,20 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder of real data and golden numbers beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """A folder with a toy model, its tokenizer, rows and texts."""
+    folder = tmp_path_factory.mktemp("world")
+    toy_chat.tokenizer().save_pretrained(folder / "tokenizer")
+    make_small.make("llama", folder / "tokenizer", folder / "model", vocab=264)
+    side = lambda t: {"language": t.language, "prompt": t.prompt, "chosen": t.chosen, "rejected": t.rejected}  # noqa: E731
+    rows = [{"id": f"r{r.id}", "source": side(r.source), "target": side(r.target)} for r in toy_chat.rows(10)]
+    write_lines(folder / "rows.jsonl", rows)
+    write_lines(folder / "texts.jsonl", [{"language": "en", "prompt": "hi", "answer": "hello"}] * 3)
+    return folder
+
+
+def write_lines(path: Path, rows: list) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -4,9 +4,7 @@ import json
 import os
 from pathlib import Path
 
-import make_small
 import pytest
-import toy_chat
 from safetensors.numpy import load_file
 
 from mpo_jax import config as configs
@@ -37,23 +35,6 @@ def get_config(variant=None):
     )
 """
 UPDATES = 4  # 8 of the 10 rows, 4 at a time, twice
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory) -> Path:
-    """A folder with a toy model, its tokenizer, rows and texts."""
-    folder = tmp_path_factory.mktemp("world")
-    toy_chat.tokenizer().save_pretrained(folder / "tokenizer")
-    make_small.make("llama", folder / "tokenizer", folder / "model", vocab=264)
-    side = lambda t: {"language": t.language, "prompt": t.prompt, "chosen": t.chosen, "rejected": t.rejected}  # noqa: E731
-    rows = [{"id": f"r{r.id}", "source": side(r.source), "target": side(r.target)} for r in toy_chat.rows(10)]
-    write_lines(folder / "rows.jsonl", rows)
-    write_lines(folder / "texts.jsonl", [{"language": "en", "prompt": "hi", "answer": "hello"}] * 3)
-    return folder
-
-
-def write_lines(path: Path, rows: list) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def config_file(world: Path, folder: Path) -> Path:

@@ -1,0 +1,11 @@
+"""A part of `golden.py` in every test run; the script itself compares all the settings."""
+
+import golden
+import pytest
+
+
+@pytest.mark.parametrize(("model", "combos"), [("llama_untied", range(2, 8, 5)), ("qwen2_tied", range(9, 13, 3))])
+def test_the_library_computes_the_golden_numbers(shared, model, combos):
+    worst = golden.compare(shared / "golden" / model, combos)
+    assert {"rg_t", "rg_d", "total", "grad_norm", "param_grad_probe", "adamw total"} <= worst.keys()
+    assert {name: (error, tolerance) for name, (error, tolerance) in worst.items() if not error <= tolerance} == {}

@@ -1,0 +1,68 @@
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from mpo_jax import reward_gap
+from mpo_jax.convert import load_params
+from mpo_jax.data.rows import read_rows
+from mpo_jax.evaluate import make_score_step, measure_gaps, measure_perplexity
+from mpo_jax.models.families import build
+from mpo_jax.prepare import Batching, Tokens
+
+COMMON = ["--template", "hf", "--dtype", "float32", "--batch-size", "4"]
+
+
+def test_the_command_writes_rows_table_and_picture(world, tmp_path, capsys):
+    model = str(world / "model")
+    reward_gap.main(
+        ["--model", model, "--compare", model, "--data", str(world / "rows.jsonl"), "--output", str(tmp_path / "out"), *COMMON]
+    )
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [row["model"] for row in rows] == ["before"] * 10 + ["after"] * 10
+    assert [row["id"] for row in rows[:10]] == [f"r{i}" for i in range(10)]
+    table = json.loads((tmp_path / "out" / "reward_gap.json").read_text())
+    by_name = {line["name"]: line for line in table["before"]}
+    pairs = {row.source for row in read_rows(world / "rows.jsonl")}
+    assert by_name["en (dominant)"]["count"] == len(pairs), "a dominant pair that rows share counts once"
+    assert by_name["sw"]["count"] == by_name["ko"]["count"] == 5
+    mean = np.mean([row["target_gap"] for row in rows[:10] if row["language"] == "sw"])
+    np.testing.assert_allclose(by_name["sw"]["mean"], mean, rtol=1e-6)
+    assert by_name["sw"]["low"] <= by_name["sw"]["mean"] <= by_name["sw"]["high"]
+    assert table["before"] == table["after"]
+    assert (tmp_path / "out" / "reward_gap.png").read_bytes().startswith(b"\x89PNG")
+    assert "en (dominant)" in capsys.readouterr().out
+
+
+def test_gaps_do_not_depend_on_the_batch_they_are_measured_in(world):
+    """10 rows by 4 end with two of filling; by 3 with two others."""
+    rows = read_rows(world / "rows.jsonl")
+    family, model, _ = build(world / "model")
+    tokens = Tokens.of(world / "model", family, "hf", 1024)
+    params = load_params(world / "model", model, family, tiny.mesh())
+    step = make_score_step(model, "float32", source=True)
+    by_four, by_three = (measure_gaps(step, params, tokens.pipeline(rows, Batching(n)), rows, tiny.mesh()) for n in (4, 3))
+    assert [gap.id for gap in by_four] == [row.id for row in rows]
+    for name in ("target_gap", "source_gap"):
+        first, second = ([getattr(gap, name) for gap in gaps] for gaps in (by_four, by_three))
+        np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+    target_step = make_score_step(model, "float32", source=False)
+    perplexity = measure_perplexity(target_step, params, tokens.pipeline(rows, Batching(4)), tiny.mesh())
+    assert set(perplexity) == {"ko", "sw"}
+    assert all(1 < value < 1000 for value in perplexity.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"--data": "nowhere.jsonl"}, "nowhere.jsonl"), ({"--model": "./nowhere"}, "nowhere"), ({"--tensor": "3"}, "tensor=3")],
+)
+def test_bad_input_is_one_sentence(world, tmp_path, capsys, change, word):
+    given = {"--model": str(world / "model"), "--data": str(world / "rows.jsonl"), "--output": str(tmp_path / "out")} | change
+    with pytest.raises(SystemExit) as end:
+        reward_gap.main([part for pair in given.items() for part in pair] + COMMON)
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert word in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
