@@ -4,7 +4,7 @@ import golden
 import pytest
 
 
-@pytest.mark.parametrize(("model", "combos"), [("llama_untied", range(2, 8, 5)), ("qwen2_tied", range(9, 13, 3))])
+@pytest.mark.parametrize(("model", "combos"), [("llama_untied", range(7, 8)), ("qwen2_tied", range(10, 11))])
 def test_the_library_computes_the_golden_numbers(shared, model, combos):
     worst = golden.compare(shared / "golden" / model, combos)
     assert {"rg_t", "rg_d", "total", "grad_norm", "param_grad_probe", "adamw total"} <= worst.keys()
