@@ -9,10 +9,11 @@ from mpo_jax.gaps import GapTable, format_tables
 
 CITATION = """@inproceedings{zhao-etal-2025-mpo,
   title = "{MPO}: Multilingual Safety Alignment via Reward Gap Optimization",
-  author = "Zhao, Weixiang and others",
-  booktitle = "Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics (ACL 2025)",
+  author = "Zhao, Weixiang and Hu, Yulin and Deng, Yang and Wu, Tongtong and Zhang, Wenxuan and Guo, Jiahe and
+            Zhang, An and Zhao, Yanyan and Qin, Bing and Chua, Tat-Seng and Liu, Ting",
+  booktitle = "Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics (Volume 1: Long Papers)",
   year = "2025",
-  note = "arXiv:2505.16869",
+  doi = "10.18653/v1/2025.acl-long.1149",
 }"""
 
 
