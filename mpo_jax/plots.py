@@ -30,7 +30,7 @@ def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
         points = [(line["step"], line[name]) for line in lines if line.get(name, 0) > 0]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=name, markersize=4)
-    axes.set(xlabel="update", ylabel="loss (nats² per token²)", yscale="log", title="Loss and its parts")
+    axes.set(xlabel="update", ylabel="loss", yscale="log", title="Loss and its parts")
     axes.legend()
     _save(figure, path)
 
@@ -52,5 +52,5 @@ def plot_gaps(tables: dict[str, GapTable], path: Path) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel="reward gap (nats per token)", title="Length-normalised reward gap by language")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, path)
