@@ -23,7 +23,7 @@ def get_config(variant: str | None = None) -> TrainConfig:
         ),
         output="runs/quickstart",
         loss=losses.Mpo(),
-        optim=OptimConfig(peak_lr=1e-3),
+        optim=OptimConfig(peak_lr=5e-4),
         epochs=2,
         batch_size=8,
         eval_every=38,
