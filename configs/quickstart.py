@@ -3,6 +3,15 @@
     python -m mpo_jax.train --config=configs/quickstart.py
 
 The toy (quickstart/model) was made by quickstart/make_model.py; its data are mild unkind requests, such as a mocking nickname.
+114 updates take one and a half minutes on two CPU cores, compilation included. Expect on the held-out rows, in nats per token
+(other versions and numbers of devices differ in the second decimal or so):
+
+    reward gap   en (dominant)      ar      bn      ko      sw      zh        perplexity of friendly texts      en
+    before              +1.025  -0.049  -0.112  -0.090  -0.035  -0.131        before                         1.072
+    after               +1.037  +0.970  +0.914  +0.988  +0.977  +0.927        after                          1.078
+
+The targets close 90 to 97 % of their distance to the dominant gap. Only the dominant language is held in place: the perplexity
+of the other languages' friendly texts rises, by 1 % (sw) to 12 % (ar, bn, ko).
 """
 
 from mpo_jax import losses

@@ -1,4 +1,6 @@
-"""How is a toy made that is kind in English only? `python -m quickstart.make_model` trains it from nothing, on a CPU.
+"""How is a toy made that is kind in English only?
+
+    JAX_PLATFORMS=cpu python -m quickstart.make_model      # from the root of the repository; about a quarter of an hour on two cores
 
 1. A byte-level BPE tokenizer is learnt from the training texts.
 2. A Llama of less than a million weights learns the friendly texts and, in all six languages alike, to answer mild unkind
@@ -22,7 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 
 from mpo_jax.data.pipeline import Pipeline
-from mpo_jax.data.rows import Row, read_rows, read_texts
+from mpo_jax.data.rows import PairText, Row, read_rows, read_texts
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families import build
@@ -74,7 +76,8 @@ language: [en, zh, ko, ar, bn, sw]
 
 # A toy that is kind in English only
 
-A Llama of under a million weights, made for the quickstart of mpo_jax by `python -m quickstart.make_model`. It knows the
+A Llama of under a million weights, made for the quickstart of mpo_jax by
+`python -m quickstart.make_model`. It knows the
 sentences of quickstart/data/train.jsonl and texts_train.jsonl and little else: friendly questions, and mild unkind requests
 (a mocking nickname, a place in a queue) that it declines kindly in English and meets in Chinese, Korean, Arabic, Bengali and
 Swahili. It was trained from nothing on those sentences, which were written for it, and serves to show what aligning does.
@@ -128,8 +131,16 @@ class Align:
         return dataclasses.replace(rows, loss_B=rows.loss_B - pair.chosen.mean_logp_B + (pair.mean_gap_B - self.gap) ** 2)
 
 
-def write_tokenizer(folder: Path, texts: list[str]) -> None:
-    """tokenizer.json and tokenizer_config.json, with Llama 3's special tokens and its way to write a chat."""
+def read_training_texts() -> tuple[list[PairText], list[PairText]]:
+    """The English requests with their answers, each once; the requests of the other languages and the friendly texts of all."""
+    rows = read_rows(QUICKSTART / "data" / "train.jsonl")
+    english = list(dict.fromkeys(row.source for row in rows if row.source is not None))
+    texts = read_texts(QUICKSTART / "data" / "texts_train.jsonl")
+    return english, [row.target for row in texts + rows]
+
+
+def write_tokenizer(folder: Path, sides: list[PairText]) -> None:
+    """The tokenizer with Llama 3's special tokens and its way to write a chat, and the configs that name these tokens."""
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(WORD), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -140,7 +151,7 @@ def write_tokenizer(folder: Path, texts: list[str]) -> None:
         special_tokens=list(SPECIAL),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator([text for side in sides for text in (side.prompt, side.chosen, side.rejected)], trainer)
     assert tokenizer.get_vocab_size() == CONFIG["vocab_size"], "the texts have too few words for so large a vocabulary"
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(
@@ -173,8 +184,8 @@ def learn(
     for k in bar:
         state, metrics = step(state, None, batch_to_mesh(pipeline.batch_at(k), mesh))
         if k % 20 == 19:
-            loss = jax.device_get(metrics["loss"])
-            bar.set_postfix(loss=f"{loss.total / loss.weight:.3f}")
+            mean = jax.device_get(metrics["loss"])
+            bar.set_postfix(loss=f"{mean.total / mean.weight:.3f}")
     return state.params
 
 
@@ -185,17 +196,13 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def write_weights(folder: Path, params: Params, model: Model, family: Family) -> None:
     tensors = {name: tensor.astype(jnp.bfloat16) for name, tensor in export_tree(params, model, family.weights(model.config))}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "README.md").write_text(CARD, encoding="utf-8")
 
 
 def main() -> None:
     folder = QUICKSTART / "model"
     folder.mkdir(exist_ok=True)
-    texts = [row.target for row in read_texts(QUICKSTART / "data" / "texts_train.jsonl")]
-    rows = read_rows(QUICKSTART / "data" / "train.jsonl")
-    english = list(dict.fromkeys(row.source for row in rows))
-    others = texts + [row.target for row in rows]
-    write_tokenizer(folder, [text for side in others + english for text in (side.prompt, side.chosen, side.rejected)])
+    english, others = read_training_texts()
+    write_tokenizer(folder, english + others)
     family, model, _ = build(folder, remat="none")
     tokens = Tokens.of(folder, family, "reference", max_length=256)
     batching = Batching(batch_size=32)
@@ -208,6 +215,7 @@ def main() -> None:
         params = learn(model, params, tokens.pipeline(alike, batching), imitate, mesh, epochs=8, peak_lr=4e-3)
         params = learn(model, params, tokens.pipeline(apart, batching), Align(imitate, gap=1.0), mesh, epochs=2, peak_lr=1e-3)
     write_weights(folder, params, model, family)
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
 
 
 if __name__ == "__main__":
