@@ -1,6 +1,6 @@
 """How is a toy made that is kind in English only?
 
-    JAX_PLATFORMS=cpu python -m quickstart.make_model      # from the root of the repository; about a quarter of an hour on two cores
+    JAX_PLATFORMS=cpu python -m quickstart.make_model      # in the repository; a quarter of an hour on two cores
 
 1. A byte-level BPE tokenizer is learnt from the training texts.
 2. A Llama of less than a million weights learns the friendly texts and, in all six languages alike, to answer mild unkind
