@@ -71,8 +71,10 @@ def test_a_short_microbatch_counts_for_the_rows_it_has():
     policy, reference = tiny.two_params(MODEL)
     one, two = (jax.jit(lambda *a: loss_and_grads(OBJECTIVE, *a))(policy, reference, tiny.micro(batch, n)) for n in (1, 2))
     np.testing.assert_allclose(one[0].value, two[0].value, rtol=1e-5)
-    for x, y in zip(jax.tree.leaves(one[2]), jax.tree.leaves(two[2]), strict=True):
+    mean = jax.jit(jax.grad(lambda params: OBJECTIVE(params, reference, batch)[0].value))(policy)
+    for x, y, z in zip(*map(jax.tree.leaves, (one[2], two[2], mean)), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(x).max())
+        np.testing.assert_allclose(x, z, rtol=0, atol=1e-5 * np.abs(x).max())
 
 
 def test_loss_falls(plain):
