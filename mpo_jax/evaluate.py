@@ -17,7 +17,7 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.scoring import score
 from mpo_jax.sharding import batch_to_mesh
 from mpo_jax.step import Metrics, cast
-from mpo_jax.types import Batch, Params, Reads, Scores, Want
+from mpo_jax.types import Batch, Params, Reads, Scores
 
 ScoreStep = Callable[[Params, Batch], Scores]
 
@@ -34,13 +34,13 @@ def evaluate(
     return {f"eval_{name}": float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in sums.items()}
 
 
-def make_score_step(model: Model, compute_dtype: Any, *, source: bool) -> ScoreStep:
-    """(params, batch with its microbatch axis) -> log-probabilities of the target side and, if it is there, of the source."""
-    reads = Reads(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
+def make_score_step(model: Model, compute_dtype: Any, reads: Reads) -> ScoreStep:
+    """(params, batch with its microbatch axis, packed for `reads`) -> what one model says of it."""
 
     def score_step(params: Params, batch: Batch) -> Scores:
         assert batch.weight_B.shape[0] == 1, "measuring takes one microbatch"
-        return score(model, cast(params, compute_dtype), jax.tree.map(lambda x: x[0], batch), reads)
+        one = jax.tree.map(lambda x: x[0], batch)
+        return score(model, cast(params, compute_dtype), one.policy, reads, one.weight_B.shape[0])
 
     return jax.jit(score_step)
 

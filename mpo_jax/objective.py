@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.scoring import score
-from mpo_jax.types import Array, Batch, Mean, Objective, Params
+from mpo_jax.types import Array, Batch, Mean, Objective, Packed, Params, Scores
 
 
 def make_objective(model: Any, loss: PreferenceLoss, languages: tuple[str, ...]) -> Objective:
@@ -19,12 +19,15 @@ def make_objective(model: Any, loss: PreferenceLoss, languages: tuple[str, ...])
     """
 
     def objective(params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, dict[str, Mean]]:
+        B = batch.weight_B.shape[0]
         with jax.named_scope("policy"):
-            policy = score(model, params, batch, loss.policy_reads)
+            policy = score(model, params, batch.policy, loss.policy_reads, B)
         reference = batch.reference
-        if reference is None:
+        if isinstance(reference, Packed):
             with jax.named_scope("reference"):
-                reference = jax.lax.stop_gradient(score(model, ref_params, batch, loss.reference_reads))
+                reference = jax.lax.stop_gradient(score(model, ref_params, reference, loss.reference_reads, B))
+        if reference is None:
+            reference = Scores()
         rows = loss(policy, reference)
 
         def mean(x_B: Array) -> Mean:

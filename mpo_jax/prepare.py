@@ -11,6 +11,7 @@ from mpo_jax.data.pipeline import Pipeline, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.family import Family
+from mpo_jax.types import Reads, Want
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -49,13 +50,20 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How examples become batches, the same for every part of a run (`data.pipeline.Pipeline`)."""
+    """How examples become batches (`data.pipeline.Pipeline`). `policy` and `reference` are what the two models read of them."""
 
     batch_size: int
-    pooling: str = "mean"
+    policy: Reads
+    reference: Reads = Reads()
+    epochs: int = 1
     microbatches: int = 1
     shards: int = 1
     seed: int = 0
+
+    def measuring(self, source: bool) -> "Batching":
+        """For one model's log-probabilities of the target side and, if it is there, of the source."""
+        reads = Reads(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
+        return Batching(self.batch_size, reads, shards=self.shards)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +123,7 @@ def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batch
     else:
         train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
     tokens = Tokens.of(model_dir, family, config.template, config.max_length, config.truncation)
-    whole = dataclasses.replace(batching, microbatches=1)  # what is only looked at needs no gradient's memory
+    whole = dataclasses.replace(batching, epochs=1, microbatches=1)  # what is only looked at needs no gradient's memory
     languages = languages_of([*train_rows, *held_out])  # one list for both: the objective names its metrics by it
     train = tokens.pipeline(train_rows, batching, languages)
     evaluated = tokens.pipeline(held_out, whole, languages) if held_out else None
@@ -124,8 +132,8 @@ def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batch
     return Data(
         train,
         evaluated,
-        evaluated or tokens.pipeline(measured, whole),
+        tokens.pipeline(measured, batching.measuring(source=measured[0].source is not None)),
         measured,
-        tokens.pipeline(read_texts(config.texts), whole) if config.texts is not None else None,
+        tokens.pipeline(read_texts(config.texts), batching.measuring(source=False)) if config.texts is not None else None,
         audit(train_rows, train.examples),
     )

@@ -26,13 +26,13 @@ def report(
     """Measures before (the reference is where training began) and after: a table on the terminal, reward_gap.json and plots."""
     dtype = jnp.dtype(config.compute_dtype)
     models = {"before": ref_params, "after": params}
-    score_step = make_score_step(model, dtype, source=data.measured[0].source is not None)
+    score_step = make_score_step(model, dtype, data.gaps.policy)
     tables = {name: gap_table(measure_gaps(score_step, p, data.gaps, data.measured, mesh)) for name, p in models.items()}
     which = "held-out" if data.held_out is not None else "training"
     print(f"\nreward gap, nats per token, on {len(data.measured)} {which} rows [95 % interval]\n{format_tables(tables)}\n")
     measured: dict[str, Any] = {name: [dataclasses.asdict(line) for line in table] for name, table in tables.items()}
     if data.texts is not None:
-        text_step = make_score_step(model, dtype, source=False)
+        text_step = make_score_step(model, dtype, data.texts.policy)
         measured["perplexity"] = {name: measure_perplexity(text_step, p, data.texts, mesh) for name, p in models.items()}
         for language, before in measured["perplexity"]["before"].items():
             after = measured["perplexity"]["after"][language]

@@ -26,7 +26,7 @@ from mpo_jax.models.families import build
 from mpo_jax.plots import plot_gaps
 from mpo_jax.prepare import Batching, Tokens
 from mpo_jax.sharding import MeshConfig, make_mesh, shards
-from mpo_jax.types import DTYPES
+from mpo_jax.types import DTYPES, Reads, Want
 
 
 def measure(
@@ -36,9 +36,10 @@ def measure(
     model_dir = hub.resolve(name)
     family, model, _ = build(model_dir)
     tokens = Tokens.of(model_dir, family, template, max_length)
-    pipeline = tokens.pipeline(rows, Batching(batch_size, shards=shards(mesh, "batch")))
+    reads = Reads(source=Want.LOGP if rows[0].source is not None else Want.NOTHING, target=Want.LOGP)
+    pipeline = tokens.pipeline(rows, Batching(batch_size, reads, shards=shards(mesh, "batch")))
     params = load_params(model_dir, model, family, mesh, jnp.dtype(dtype))
-    score_step = make_score_step(model, jnp.dtype(dtype), source=rows[0].source is not None)
+    score_step = make_score_step(model, jnp.dtype(dtype), pipeline.policy)
     return measure_gaps(score_step, params, pipeline, rows, mesh)
 
 

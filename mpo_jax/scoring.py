@@ -4,51 +4,37 @@ No array of [tokens, vocabulary] exists for the batch: only scored positions rea
 vocabulary a block at a time.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mpo_jax.logprob import token_logps
-from mpo_jax.types import Array, Batch, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
+from mpo_jax.types import ANSWERS, SIDES, Array, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
 
 
-def score(model: Any, params: Params, batch: Batch, reads: Reads) -> Scores:
-    """Scores of B rows, as `reads` asks for them; the dtype of `params` is the compute dtype, scores are float32."""
-    wanted = {side: want for side in ("source", "target") if (want := getattr(reads, side))}
-    packed = {side: getattr(batch, side) for side in wanted}
-    hidden_STD = _hidden_states(model, params, packed)
-    slots = 2 * batch.weight_B.shape[0]
-    pairs = {}
-    for side, want in wanted.items():
-        logp, count = None, None
-        if Want.LOGP in want:
-            with jax.named_scope(f"logp_{side}"):
-                logp_SA = answer_logps(hidden_STD[side], model.unembedding(params), packed[side], model.config.final_softcap)
-                logp, count = per_slot(logp_SA, packed[side], slots), per_slot(jnp.ones_like(logp_SA), packed[side], slots)
-        pooled = None
-        if Want.HIDDEN in want:
-            with jax.named_scope(f"pool_{side}"):
-                pooled = pool(hidden_STD[side], packed[side], slots)
-        chosen, rejected = (
-            SequenceScores(*(None if x is None else x[which::2] for x in (logp, count, pooled))) for which in (0, 1)
-        )
-        pairs[side] = Pair(chosen, rejected)
-    return Scores(**pairs)
+def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
+    """Scores of B = `rows` rows, as `reads` asks for them, from the sequences that were packed for it. The dtype of `params` is
+    the compute dtype, scores are float32."""
+    slots = len(SIDES) * len(ANSWERS) * rows
+    hidden_STD = model.hidden(params, packed)
+    logp, count, pooled = None, None, None
+    if Want.LOGP in reads.source | reads.target:
+        with jax.named_scope("logp"):
+            logp_SA = answer_logps(hidden_STD, model.unembedding(params), packed, model.config.final_softcap)
+            logp, count = per_slot(logp_SA, packed, slots), per_slot(jnp.ones_like(logp_SA), packed, slots)
+    if Want.HIDDEN in reads.source | reads.target:
+        with jax.named_scope("pool"):
+            pooled = pool(hidden_STD, packed, slots)
 
+    def sequence(side: int, answer: int) -> SequenceScores:
+        want, start = getattr(reads, SIDES[side]), (len(ANSWERS) * side + answer) * rows
+        read = ((logp, Want.LOGP), (count, Want.LOGP), (pooled, Want.HIDDEN))
+        return SequenceScores(*(x[start : start + rows] if x is not None and asked in want else None for x, asked in read))
 
-def _hidden_states(model: Any, params: Params, packed: dict[str, Packed]) -> dict[str, Array]:
-    """Final-norm states of each side, (S, T, D). Sides of equal T go through the model together: one forward has one
-    gradient tree in the backward pass where two have two."""
-    sides = list(packed.values())
-    if len(sides) == 2 and sides[0].tokens_ST.shape[1] == sides[1].tokens_ST.shape[1]:
-        trunk = ("tokens_ST", "position_ST", "segment_ST", "kv_segment_ST")
-        joined = {name: jnp.concatenate([getattr(side, name) for side in sides]) for name in trunk}
-        both_STD = model.hidden(params, dataclasses.replace(sides[0], **joined))
-        S = sides[0].tokens_ST.shape[0]
-        return dict(zip(packed, (both_STD[:S], both_STD[S:]), strict=True))
-    return {side: model.hidden(params, p) for side, p in packed.items()}
+    return Scores(
+        **{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if getattr(reads, name)}
+    )
 
 
 def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None) -> Array:

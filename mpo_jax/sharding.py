@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mpo_jax.errors import InputError
-from mpo_jax.types import Batch
+from mpo_jax.types import Batch, Packed
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -107,10 +107,11 @@ def host_to_global(tree: Any, mesh: Mesh, axes: Axes) -> Any:
 
 def batch_to_mesh(batch: Batch, mesh: Mesh) -> Batch:
     """A host batch with its microbatch axis: packed rows go where the batch axis goes, what is per row goes everywhere."""
+    packed = isinstance(batch.reference, Packed)
     return dataclasses.replace(
         batch,
-        source=host_to_global(batch.source, mesh, (None, "batch")),
-        target=host_to_global(batch.target, mesh, (None, "batch")),
+        policy=host_to_global(batch.policy, mesh, (None, "batch")),
+        reference=host_to_global(batch.reference, mesh, (None, "batch") if packed else ()),
         weight_B=host_to_global(batch.weight_B, mesh, ()),
         language_B=host_to_global(batch.language_B, mesh, ()),
     )

@@ -48,14 +48,21 @@ def train(config: TrainConfig) -> None:
         # ---- model and data
         model_dir = hub.resolve(config.model)
         family, model, _ = build(model_dir, remat=config.remat)
-        pooling = config.loss.policy_reads.pooling
-        batching = Batching(config.batch_size, pooling, config.microbatches, shards(mesh, "batch"), config.seed)
+        batching = Batching(
+            config.batch_size,
+            config.loss.policy_reads,
+            config.loss.reference_reads,
+            config.epochs,
+            config.microbatches,
+            shards(mesh, "batch"),
+            config.seed,
+        )
         data = prepare(config.data, model_dir, family, batching)
         held_out = len(data.held_out.examples) if data.held_out else 0
-        full = ", ".join(f"{share:.0%} of {side} positions" for side, share in data.train.efficiency.items())
-        print(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full} are real tokens")
+        full = f"{data.train.efficiency:.0%} of their positions are real tokens"
+        print(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
         # ---- parameters; the frozen reference is the same checkpoint in its own dtype
-        optimizer = make_optimizer(config.optim, updates := config.epochs * data.train.steps_per_epoch)
+        optimizer = make_optimizer(config.optim, updates := data.train.steps)
         abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
         ref_params = load_params(model_dir, model, family, mesh, jnp.dtype(config.reference_dtype))
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, _identity(description))

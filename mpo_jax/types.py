@@ -25,6 +25,10 @@ Array = jax.Array
 POOLINGS = ("mean", "mean_padded", "last_prompt", "last")
 
 
+SIDES = ("source", "target")
+ANSWERS = ("chosen", "rejected")
+
+
 class Want(enum.Flag):
     """What a method needs from one model on one side of a row."""
 
@@ -35,20 +39,24 @@ class Want(enum.Flag):
 
 @dataclasses.dataclass(frozen=True)
 class Reads:
-    """What a method needs from one model; what it does not read is never computed. `pooling` is one of `POOLINGS`."""
+    """What a method needs from one model; what it does not read is neither packed nor computed. `pooling` is one of `POOLINGS`."""
 
     source: Want = Want.NOTHING
     target: Want = Want.NOTHING
     pooling: str = "mean"
 
+    def __bool__(self) -> bool:
+        return bool(self.source | self.target)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Sequences of one side of a batch in S rows of T tokens. A padded batch is a packed one with one segment a row.
+    """All sequences that one model reads of a batch, both sides together, in S rows of T tokens: one forward has one gradient
+    tree in the backward pass, and short sequences fill what long ones leave. A padded batch is one with one segment a row.
 
-    A slot names a sequence of the batch: 2 * row + (0 for chosen, 1 for rejected); -1 marks an unused entry.
-    All int32 but `pool_weight_ST`, which is float32.
+    A slot names a sequence of the batch's B rows: (2 * side + answer) * B + row, with `SIDES` and `ANSWERS` counted from 0;
+    -1 marks an unused entry. All int32 but `pool_weight_ST`, which is float32.
     """
 
     tokens_ST: Array
@@ -112,11 +120,10 @@ class Scores:
 class Batch:
     """B parallel rows. Between the data pipeline and the step every array has a leading microbatch axis M."""
 
-    source: Packed | None  # None for data without a dominant side
-    target: Packed | None
+    policy: Packed
+    reference: Packed | Scores | None  # what the frozen reference reads, or its scores computed beforehand; None = nothing
     weight_B: Array  # f32: 1 for a row, 0 for the filling of a short last batch
     language_B: Array  # int32: index of the target's language in the run's list of languages
-    reference: Scores | None = None  # the frozen reference's scores when they were computed beforehand
 
 
 @jax.tree_util.register_dataclass

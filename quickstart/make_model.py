@@ -172,10 +172,10 @@ def write_tokenizer(folder: Path, sides: list[PairText]) -> None:
 
 
 def learn(
-    model: Model, params: Params, pipeline: Pipeline, loss: PreferenceLoss, mesh: Mesh, *, epochs: int, peak_lr: float
+    model: Model, params: Params, pipeline: Pipeline, loss: PreferenceLoss, mesh: Mesh, peak_lr: float
 ) -> Params:
-    """`epochs` times through the rows of `pipeline`, with AdamW and a cosine."""
-    updates = epochs * pipeline.steps_per_epoch
+    """All steps of `pipeline`, with AdamW and a cosine."""
+    updates = pipeline.steps
     optimizer = make_optimizer(OptimConfig(peak_lr=peak_lr, weight_decay=0.1), updates)
     state = init_state(params, optimizer, mesh)
     objective = make_objective(model, loss, tuple(pipeline.languages))
@@ -205,15 +205,15 @@ def main() -> None:
     write_tokenizer(folder, english + others)
     family, model, _ = build(folder, remat="none")
     tokens = Tokens.of(folder, family, "reference", max_length=256)
-    batching = Batching(batch_size=32)
     alike = [Row(str(i), None, side, "given") for i, side in enumerate(others + english)]
     apart = [Row(str(i), english[i % len(english)], side, "given") for i, side in enumerate(others)]
     imitate = Imitate(kind=1 / 4)
     with jax.set_mesh(mesh := make_mesh(MeshConfig())):
         place = jax.tree.map(lambda leaf: leaf.sharding, model.abstract(mesh))
         params = jax.device_put(model.init(jax.random.key(0)), place)
-        params = learn(model, params, tokens.pipeline(alike, batching), imitate, mesh, epochs=8, peak_lr=4e-3)
-        params = learn(model, params, tokens.pipeline(apart, batching), Align(imitate, gap=1.0), mesh, epochs=2, peak_lr=1e-3)
+        for rows, loss, epochs, peak_lr in ((alike, imitate, 8, 4e-3), (apart, Align(imitate, gap=1.0), 2, 1e-3)):
+            pipeline = tokens.pipeline(rows, Batching(32, loss.policy_reads, epochs=epochs))
+            params = learn(model, params, pipeline, loss, mesh, peak_lr)
     write_weights(folder, params, model, family)
     (folder / "README.md").write_text(CARD, encoding="utf-8")
 

@@ -24,8 +24,9 @@ import numpy as np
 
 from mpo_jax.convert import load_params
 from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.layout import Shape, Shapes, Size
+from mpo_jax.data.layout import Plan, Room, Shapes
 from mpo_jax.data.packing import pack
+from mpo_jax.data.shapes import shapes_of
 from mpo_jax.losses import Mpo
 from mpo_jax.models.families import build
 from mpo_jax.models.weights import export_tree
@@ -34,7 +35,7 @@ from mpo_jax.optim import OptimConfig, make_optimizer
 from mpo_jax.scoring import answer_logps, score
 from mpo_jax.sharding import MeshConfig, make_mesh
 from mpo_jax.step import init_state, loss_and_grads, make_train_step
-from mpo_jax.types import Batch, Mean, Pair, Reads, Scores, Want
+from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, Scores, Want
 
 POOLINGS = {"last_seq": "last", "last_prompt": "last_prompt", "mean_nonpad": "mean", "mean_all": "mean_padded"}
 REDUCTIONS = {"sq_norm": "sum", "mse": "mean"}
@@ -47,25 +48,35 @@ PAD = 2
 Quantity = tuple[str, str, Any, Any]  # name, kind of tolerance, ours, golden
 
 
-def packed_side(arrays: Any, side: str, pooling: str) -> Batch:
-    """The stored padded rows [chosen; rejected] of one side as the target side of a batch, by the library's own packing.
-
-    With "mean_padded" every sequence takes the stored width, so it fills the packed row of the number of its slot.
-    """
+def pair_of(arrays: Any, side: str, i: int) -> TokenPair:
     ids, prompt, end = (arrays[f"{side}_{name}"] for name in ("input_ids", "prompt_len", "seq_len"))
-    B, width = len(ids) // 2, ids.shape[1]
-    rows = [
-        Example(str(i), "xx", None, TokenPair(ids[i, : prompt[i]], *(ids[j, prompt[i] : end[j]] for j in (i, i + B))))
-        for i in range(B)
-    ]
-    shapes = Shapes(None, Shape(width, width), (Size(0, 2 * B),))
-    return pack(rows, shapes, languages=("xx",), pad_id=PAD, pooling=pooling, padded_length=width)
+    return TokenPair(ids[i, : prompt[i]], *(ids[j, prompt[i] : end[j]] for j in (i, i + len(ids) // 2)))
 
 
-def batch_of(arrays: Any, pooling: str = "mean", target: str = "target") -> Batch:
-    """With its microbatch axis."""
-    right = packed_side(arrays, target, "mean")
-    return dataclasses.replace(right, source=packed_side(arrays, "source", pooling).target)
+def one(batch: Batch) -> Batch:
+    """Its only microbatch."""
+    return jax.tree.map(lambda x: x[0], batch)
+
+
+def batch_of(arrays: Any, policy: Reads, reference: Reads = Reads(), target: str = "target") -> Batch:
+    """The stored padded rows [chosen; rejected] of both sides, by the library's own packing, with a microbatch axis.
+
+    What is pooled with "mean_padded" takes the stored width of the dominant side.
+    """
+    B, width = len(arrays["source_input_ids"]) // 2, arrays["source_input_ids"].shape[1]
+    rows = [Example(str(i), "xx", pair_of(arrays, "source", i), pair_of(arrays, target, i)) for i in range(B)]
+    shapes = shapes_of([rows], policy, reference, padded_length=width)
+    return pack(rows, shapes, policy, reference, languages=("xx",), pad_id=PAD, padded_length=width)
+
+
+def padded_rows(arrays: Any, side: str) -> Packed:
+    """One side as it is stored: a sequence a packed row, in the order of slots, padding pooled."""
+    width = arrays[f"{side}_input_ids"].shape[1]
+    reads = Reads(target=Want.LOGP | Want.HIDDEN, pooling="mean_padded")
+    B = len(arrays["source_input_ids"]) // 2
+    rows = [Example(str(i), "xx", None, pair_of(arrays, side, i)) for i in range(B)]
+    shapes = Shapes(Plan(2 * B, (Room(width, width),)), None)
+    return one(pack(rows, shapes, reads, Reads(), languages=("xx",), pad_id=PAD, padded_length=width)).policy
 
 
 def both(pair: Pair, read: Any) -> np.ndarray:
@@ -89,16 +100,17 @@ class Golden:
     def __getitem__(self, key: str) -> np.ndarray:
         return self.stored[f"f64/{key}"]
 
-    def score(self, params: str, batch: Batch, reads: Reads) -> Scores:
-        one = jax.tree.map(lambda x: x[0], batch)
-        return jax.jit(score, static_argnums=(0, 3))(self.model, self.params[params], one, reads)
+    def score(self, params: str, reads: Reads, target: str = "target") -> Scores:
+        batch = one(batch_of(self.arrays, reads, target=target))
+        B = batch.weight_B.shape[0]
+        return jax.jit(score, static_argnums=(0, 3, 4))(self.model, self.params[params], batch.policy, reads, B)
 
     def values(self) -> Iterator[Quantity]:
         """Log-probabilities, gaps, pooled states, logits."""
         for name in ("ref", "policy"):
             sides = {}
             for target in ("target", "mismatch"):
-                scores = self.score(name, batch_of(self.arrays, target=target), Reads(Want.LOGP, Want.LOGP))
+                scores = self.score(name, Reads(Want.LOGP, Want.LOGP), target)
                 sides |= {"source": scores.source, target: scores.target}
             for side, pair in sides.items():
                 yield f"{name}_{side}_sum_logp", "value", both(pair, lambda x: x.logp_B), self[f"{name}_{side}_sum_logp"]
@@ -112,29 +124,26 @@ class Golden:
     def probes(self, name: str) -> Iterator[Quantity]:
         """Single token log-probabilities, logits and final states, padding included where it is stored."""
         params = self.params[name]
-        sides = [packed_side(self.arrays, side, "mean_padded").target for side in ("source", "target")]
-        source, target = (jax.tree.map(lambda x: x[0], side) for side in sides)
+        source, target = (padded_rows(self.arrays, side) for side in ("source", "target"))
         B = source.tokens_ST.shape[0] // 2
-        slot = lambda row: 2 * row if row < B else 2 * (row - B) + 1  # noqa: E731
         hidden_STD = self.model.hidden(params, source)
-        yield f"{name}_probe_hidden", "value", hidden_STD[np.asarray([slot(0), slot(9)])], self[f"{name}_probe_hidden"]
+        yield f"{name}_probe_hidden", "value", hidden_STD[np.asarray([0, 9])], self[f"{name}_probe_hidden"]
         hidden_STD = self.model.hidden(params, target)
-        logits_TV = hidden_STD[slot(2)] @ self.model.unembedding(params).T
+        logits_TV = hidden_STD[2] @ self.model.unembedding(params).T
         if (cap := self.model.config.final_softcap) is not None:
             logits_TV = cap * jnp.tanh(logits_TV / cap)
         yield f"{name}_probe_logits", "value", logits_TV, self[f"{name}_probe_logits"]
         logp_SA = answer_logps(hidden_STD, self.model.unembedding(params), target, self.model.config.final_softcap)
         tokens = np.zeros_like(self[f"{name}_target_token_logp"])
         for row in range(2 * B):
-            used = target.answer_slot_SA[slot(row)] >= 0
-            tokens[row, target.answer_at_SA[slot(row)][used]] = np.asarray(logp_SA[slot(row)])[used]
+            used = target.answer_slot_SA[row] >= 0
+            tokens[row, target.answer_at_SA[row][used]] = np.asarray(logp_SA[row])[used]
         yield f"{name}_target_token_logp", "value", tokens, self[f"{name}_target_token_logp"]
 
     def pooled(self) -> Iterator[Quantity]:
         for golden_name, pooling in POOLINGS.items():
-            batch = batch_of(self.arrays, pooling)
             reads = Reads(source=Want.HIDDEN, pooling=pooling)
-            pairs = {name: self.score(name, batch, reads).source for name in ("policy", "ref")}
+            pairs = {name: self.score(name, reads).source for name in ("policy", "ref")}
             states = {name: both(pair, lambda x: x.hidden_BD) for name, pair in pairs.items()}
             for name in states:
                 yield f"pooled_{name}/{golden_name}", "value", states[name], self[f"pooled_{name}/{golden_name}"]
@@ -150,7 +159,7 @@ class Golden:
             retain_reduction=REDUCTIONS[setting["reduction"]],
         )
         tag = f"[{setting['beta']} {setting['pooling']} {setting['reduction']}]"
-        batch = batch_of(self.arrays, loss.retain_pooling)
+        batch = batch_of(self.arrays, loss.policy_reads, loss.reference_reads)
         objective = make_objective(self.model, loss, ("xx",))
         optimizer = make_optimizer(OptimConfig(peak_lr=1e-3, warmup=0.0, decay="constant", clip_norm=1e9), 5)
         # The policy is copied because the step donates it.

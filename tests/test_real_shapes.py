@@ -48,7 +48,7 @@ def real_model(name, remat="full"):
 
 def abstract_batch(mesh):
     """A full batch of one sequence a packed row, placed as `batch_to_mesh` would."""
-    S = 2 * ROWS
+    S = 4 * ROWS
 
     def ints(name, shape=(1, S, LENGTH), axes=(None, "batch", None), dtype=jnp.int32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=named(mesh, axes, shape, f"batch.{name}"))

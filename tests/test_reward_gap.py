@@ -10,6 +10,7 @@ from mpo_jax.data.rows import read_rows
 from mpo_jax.evaluate import make_score_step, measure_gaps, measure_perplexity
 from mpo_jax.models.families import build
 from mpo_jax.prepare import Batching, Tokens
+from mpo_jax.types import Reads, Want
 
 COMMON = ["--template", "hf", "--dtype", "float32", "--batch-size", "4"]
 
@@ -41,14 +42,15 @@ def test_gaps_do_not_depend_on_the_batch_they_are_measured_in(world):
     family, model, _ = build(world / "model")
     tokens = Tokens.of(world / "model", family, "hf", 1024)
     params = load_params(world / "model", model, family, tiny.mesh())
-    step = make_score_step(model, "float32", source=True)
-    by_four, by_three = (measure_gaps(step, params, tokens.pipeline(rows, Batching(n)), rows, tiny.mesh()) for n in (4, 3))
+    pipelines = [tokens.pipeline(rows, Batching(n, Reads(Want.LOGP, Want.LOGP))) for n in (4, 3)]
+    step = make_score_step(model, "float32", pipelines[0].policy)
+    by_four, by_three = (measure_gaps(step, params, pipeline, rows, tiny.mesh()) for pipeline in pipelines)
     assert [gap.id for gap in by_four] == [row.id for row in rows]
     for name in ("target_gap", "source_gap"):
         first, second = ([getattr(gap, name) for gap in gaps] for gaps in (by_four, by_three))
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
-    target_step = make_score_step(model, "float32", source=False)
-    perplexity = measure_perplexity(target_step, params, tokens.pipeline(rows, Batching(4)), tiny.mesh())
+    texts = tokens.pipeline(rows, Batching(4, Reads(target=Want.LOGP)))
+    perplexity = measure_perplexity(make_score_step(model, "float32", texts.policy), params, texts, tiny.mesh())
     assert set(perplexity) == {"ko", "sw"}
     assert all(1 < value < 1000 for value in perplexity.values())
 

@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +10,8 @@ from mpo_jax.types import Reads, Want
 BOTH = Want.LOGP | Want.HIDDEN
 
 
-def score(model, params, batch, reads):
-    return jax.jit(scoring.score, static_argnums=(0, 3))(model, params, batch, reads)
+def score(model, params, packed, reads, rows):
+    return jax.jit(scoring.score, static_argnums=(0, 3, 4))(model, params, packed, reads, rows)
 
 
 def naive(model, params, packed, slots):
@@ -38,15 +36,15 @@ def test_blockwise_equals_full_logits_in_value_and_gradient(changes, block, monk
     monkeypatch.setattr(logprob, "SMALLEST_BLOCK", block)
     model = tiny.model(**changes)
     params, _ = tiny.two_params(model)
-    batch = tiny.batch(4)
+    packed = tiny.packed(0, 4, 24)
 
     def blockwise(params):
-        pair = scoring.score(model, params, batch, Reads(target=BOTH)).target
-        join = lambda a, b: jnp.stack([a, b], 1).reshape(8, *a.shape[1:])  # noqa: E731
-        return join(pair.chosen.logp_B, pair.rejected.logp_B), join(pair.chosen.hidden_BD, pair.rejected.hidden_BD)
+        scores = scoring.score(model, params, packed, Reads(source=BOTH, target=BOTH), 4)
+        answers = [answer for pair in (scores.source, scores.target) for answer in (pair.chosen, pair.rejected)]
+        return jnp.concatenate([x.logp_B for x in answers]), jnp.concatenate([x.hidden_BD for x in answers])
 
-    full = lambda params: naive(model, params, batch.target, 8)  # noqa: E731
-    weigh = lambda f: lambda p: (jnp.cos(jnp.arange(8.0)) * f(p)[0]).sum() + (f(p)[1] ** 2).sum()  # noqa: E731
+    full = lambda params: naive(model, params, packed, 16)  # noqa: E731
+    weigh = lambda f: lambda p: (jnp.cos(jnp.arange(16.0)) * f(p)[0]).sum() + (f(p)[1] ** 2).sum()  # noqa: E731
     both = [jax.jit(jax.value_and_grad(lambda p, f=f: (weigh(f)(p), f(p)), has_aux=True))(params) for f in (blockwise, full)]
     (((_, values), grads), ((_, full_values), full_grads)) = both
     for a, b in zip(values, full_values, strict=True):
@@ -58,48 +56,43 @@ def test_blockwise_equals_full_logits_in_value_and_gradient(changes, block, monk
 def test_what_is_not_read_is_none_and_not_computed():
     model = tiny.model()
     params, _ = tiny.two_params(model)
-    batch = tiny.batch(2)
-    scores = score(model, params, batch, Reads(source=Want.HIDDEN))
+    packed = tiny.packed(0, 2, 24)
+    scores = score(model, params, packed, Reads(source=Want.HIDDEN), 2)
     assert scores.target is None
     assert scores.source.chosen.logp_B is None
     # The unembedding has the vocabulary's size and is never multiplied with.
-    program = jax.make_jaxpr(lambda p: scoring.score(model, p, batch, Reads(source=Want.HIDDEN)))(params)
+    program = jax.make_jaxpr(lambda p: scoring.score(model, p, packed, Reads(source=Want.HIDDEN), 2))(params)
     products = [eqn for eqn in program.eqns if eqn.primitive.name == "dot_general"]
     assert products, "the pooling is a product"
     assert not any(tiny.VOCAB in v.aval.shape for eqn in products for v in eqn.invars)
 
 
-def test_one_forward_for_sides_of_equal_length_equals_two():
+def test_each_side_has_what_it_asked_for_and_no_more():
     model = tiny.model()
     params, _ = tiny.two_params(model)
-    equal, longer = tiny.batch(3, length=24), tiny.batch(3, length=24)
-    longer = dataclasses.replace(longer, target=jax.tree.map(_widened, longer.target))
-    reads = Reads(source=BOTH, target=BOTH)
-    for a, b in zip(*(jax.tree.leaves(score(model, params, x, reads)) for x in (equal, longer)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-
-
-def _widened(x_ST):
-    return np.pad(x_ST, ((0, 0), (0, 8)), constant_values=-1 if x_ST.min() < 0 else 0)
+    packed = tiny.packed(0, 2, 24)
+    both = score(model, params, packed, Reads(source=BOTH, target=BOTH), 2)
+    some = score(model, params, packed, Reads(source=Want.HIDDEN, target=Want.LOGP), 2)
+    for answer in ("chosen", "rejected"):
+        source, target = getattr(some.source, answer), getattr(some.target, answer)
+        assert source.logp_B is source.count_B is target.hidden_BD is None
+        np.testing.assert_array_equal(source.hidden_BD, getattr(both.source, answer).hidden_BD)
+        np.testing.assert_array_equal(target.logp_B, getattr(both.target, answer).logp_B)
 
 
 def test_rows_of_filling_change_nothing():
     model = tiny.model()
     params, _ = tiny.two_params(model)
-    plain, filled = tiny.packed(1, 3, 24), tiny.packed(1, 3, 24, filling=2)
-    batch = tiny.batch(3)
     reads = Reads(target=BOTH)
-    for a, b in zip(
-        *(jax.tree.leaves(score(model, params, dataclasses.replace(batch, target=t), reads)) for t in (plain, filled)),
-        strict=True,
-    ):
+    plain, filled = (score(model, params, tiny.packed(1, 3, 24, (1,), filling=n), reads, 3) for n in (0, 2))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(filled), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_scores_are_float32_under_bfloat16_parameters():
     model = tiny.model()
     params, _ = tiny.two_params(model, jnp.bfloat16)
-    scores = score(model, params, tiny.batch(2), Reads(source=BOTH, target=BOTH))
+    scores = score(model, params, tiny.packed(0, 2, 24), Reads(source=BOTH, target=BOTH), 2)
     assert {x.dtype for x in jax.tree.leaves(scores)} == {jnp.dtype("float32")}
 
 

@@ -1,5 +1,6 @@
 """What does not divide is an error that says everything, and host arrays arrive as they were."""
 
+import dataclasses
 import re
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from mpo_jax.errors import InputError
 from mpo_jax.sharding import RULES, MeshConfig, batch_to_mesh, constrain, host_to_global, make_mesh, named, shards, spec
+from mpo_jax.types import Pair, Scores, SequenceScores
 
 
 @pytest.mark.parametrize(
@@ -86,12 +88,15 @@ def test_an_indivisible_batch_names_its_array():
         host_to_global({"tokens": np.zeros((1, 12))}, tiny.mesh(8, 1, 1), (None, "batch"))
 
 
-def test_a_batch_without_a_dominant_side_goes_to_the_mesh():
+def test_packed_rows_are_split_and_scores_a_row_go_everywhere():
     batch = tiny.micro(tiny.batch(4), 1)
-    placed = batch_to_mesh(type(batch)(None, batch.target, batch.weight_B, batch.language_B), tiny.mesh(2, 2, 1))
-    assert placed.source is None
-    assert placed.target.tokens_ST.sharding.spec == PartitionSpec(None, ("data", "fsdp"), None)
+    scores = Scores(target=Pair(*(SequenceScores(np.zeros((1, 4), np.float32)) for _ in range(2))))
+    placed = batch_to_mesh(dataclasses.replace(batch, reference=scores), tiny.mesh(2, 2, 1))
+    assert placed.policy.tokens_ST.sharding.spec == PartitionSpec(None, ("data", "fsdp"), None)
+    assert placed.reference.target.chosen.logp_B.sharding.is_fully_replicated
     assert placed.weight_B.sharding.is_fully_replicated
+    placed = batch_to_mesh(dataclasses.replace(batch, reference=None), tiny.mesh(2, 2, 1))
+    assert placed.reference is None
 
 
 def test_an_intermediate_is_never_padded_to_fit():

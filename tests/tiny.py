@@ -45,16 +45,18 @@ def two_params(of: Model, dtype=jnp.float32) -> tuple[Params, Params]:
     return tuple(jax.tree.map(lambda x: jnp.asarray(x, dtype), tree) for tree in (second, first))
 
 
-def packed(seed: int, rows: int, length: int, *, filling: int = 0) -> Packed:
-    """Padded pairs of random sequences with mean pooling; `filling` empty packed rows at the end."""
-    random = np.random.default_rng(seed)
-    S = 2 * rows + filling
+def packed(seed: int, rows: int, length: int, sides: tuple[int, ...] = (0, 1), *, filling: int = 0) -> Packed:
+    """Padded pairs of random sequences of these sides, each scored and pooled, one a packed row in the order of their slots;
+    `filling` empty packed rows at the end."""
+    slots = [slot for side in sides for slot in range(2 * rows * side, 2 * rows * (side + 1))]
+    S = len(slots) + filling
     out = {name: np.zeros((S, length), np.int32) for name in ("tokens_ST", "position_ST", "segment_ST", "kv_segment_ST")}
     out["position_ST"][:] = np.arange(length)
     at_SA, label_SA, slot_SA = (np.zeros((S, length), np.int32) for _ in range(3))
     slot_SA[:] = -1
     pool_slot_ST, pool_weight_ST = np.full((S, length), -1, np.int32), np.zeros((S, length), np.float32)
-    for s in range(2 * rows):
+    for s, slot in enumerate(slots):
+        random = np.random.default_rng((seed, slot))
         prompt, answer = random.integers(2, 6), random.integers(1, length - 6)
         total = prompt + answer
         tokens = random.integers(1, VOCAB, total)
@@ -62,8 +64,8 @@ def packed(seed: int, rows: int, length: int, *, filling: int = 0) -> Packed:
         out["segment_ST"][s, :total] = out["kv_segment_ST"][s, :total] = 1
         at_SA[s, :answer] = np.arange(prompt - 1, total - 1)
         label_SA[s, :answer] = tokens[prompt:]
-        slot_SA[s, :answer] = s
-        pool_slot_ST[s, :total], pool_weight_ST[s, :total] = s, 1 / total
+        slot_SA[s, :answer] = slot
+        pool_slot_ST[s, :total], pool_weight_ST[s, :total] = slot, 1 / total
     return Packed(
         **out,
         answer_at_SA=at_SA,
@@ -74,31 +76,34 @@ def packed(seed: int, rows: int, length: int, *, filling: int = 0) -> Packed:
     )
 
 
-def batch(rows: int = 4, *, length: int = 24, source_length: int | None = None, weight=None) -> Batch:
-    """Without a microbatch axis."""
+def batch(rows: int = 4, *, length: int = 24, weight=None, seed: int = 0) -> Batch:
+    """Without a microbatch axis. Both models read both sides."""
+    both = packed(seed, rows, length)
     return Batch(
-        source=packed(0, rows, source_length or length),
-        target=packed(1, rows, length),
+        policy=both,
+        reference=both,
         weight_B=np.ones(rows, np.float32) if weight is None else np.asarray(weight, np.float32),
         language_B=(np.arange(rows) % 2).astype(np.int32),
     )
 
 
 def micro(of: Batch, parts: int) -> Batch:
-    """The same rows in `parts` microbatches: sequences and rows are cut in order, slots counted anew."""
+    """The same rows in `parts` microbatches: rows are cut in order, slots counted anew."""
+    B = of.weight_B.shape[0]
+    kinds = of.policy.tokens_ST.shape[0] // B  # sides x answers, outermost in the numbering of slots
 
-    def cut(x):
-        return np.asarray(x).reshape(parts, -1, *x.shape[1:])
+    def cut(x, lead):
+        x = np.asarray(x)
+        return np.moveaxis(x.reshape(lead, parts, B // parts, *x.shape[1:]), 1, 0).reshape(parts, -1, *x.shape[1:])
+
+    def renumber(slot):
+        return np.where(slot >= 0, slot // B * (B // parts) + slot % (B // parts), -1)
 
     def side(p: Packed) -> Packed:
-        cut_p = jax.tree.map(cut, p)
-        slots = 2 * of.weight_B.shape[0] // parts
-        renumber = lambda slot: np.where(slot >= 0, slot % slots, -1)  # noqa: E731
-        return dataclasses.replace(
-            cut_p, answer_slot_SA=renumber(cut_p.answer_slot_SA), pool_slot_ST=renumber(cut_p.pool_slot_ST)
-        )
+        p = jax.tree.map(lambda x: cut(x, kinds), p)
+        return dataclasses.replace(p, answer_slot_SA=renumber(p.answer_slot_SA), pool_slot_ST=renumber(p.pool_slot_ST))
 
-    return Batch(side(of.source), side(of.target), cut(of.weight_B), cut(of.language_B))
+    return Batch(side(of.policy), side(of.reference), cut(of.weight_B, 1), cut(of.language_B, 1))
 
 
 def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1):

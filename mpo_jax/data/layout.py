@@ -1,53 +1,105 @@
-"""Which sequences share a packed row, and which of a run's sizes does a batch take?"""
+"""Which sequences does a model read of a batch, and which packed row does each go to?"""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from mpo_jax.data.chat import Example, TokenPair
-
-SideName = Literal["source", "target"]
-SIDES: tuple[SideName, SideName] = ("source", "target")
+from mpo_jax.types import ANSWERS, SIDES, Reads, Want
 
 # The released code pads a row's chosen and rejected sequence to a common multiple of 8, and its pooling averages over that.
 AUTHORS_MULTIPLE = 8
 
 
-class Size(NamedTuple):
-    """Packed rows of each side of a microbatch; 0 for a side that is not there."""
-
-    source: int
-    target: int
-
-
 @dataclasses.dataclass(frozen=True)
-class Shape:
-    """Length of a side's packed rows, and the capacity of their list of scored positions."""
+class Span:
+    """A sequence to be packed: prompt and answer of `slot`, in `length` positions, padding of its own included. Of its answer's
+    tokens `scored` are scored (all or none)."""
+
+    slot: int
+    pair: TokenPair
+    answer: int  # 0 = chosen, 1 = rejected
+    length: int
+    scored: int
+    pooled: bool
+
+    @property
+    def tokens(self) -> tuple:
+        """(prompt, answer), int32 ids."""
+        return self.pair.prompt, (self.pair.rejected if self.answer else self.pair.chosen)
+
+
+class Room(NamedTuple):
+    """Length of packed rows, and the capacity of their list of scored positions."""
 
     tokens: int
     answers: int
 
 
+def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | None = None) -> list[Span]:
+    """The sequences that `reads` asks for, in the order of their slots (see `types.Packed`). What is pooled with "mean_padded"
+    takes its padding too: to 8 * ceil(longer of chosen and rejected / 8) positions, or to `padded_length` of them."""
+    found = []
+    for side, name in enumerate(SIDES):
+        want: Want = getattr(reads, name)
+        for answer in range(len(ANSWERS)) if want else ():
+            for i, row in enumerate(rows):
+                if row is None:
+                    continue
+                pair: TokenPair | None = getattr(row, name)
+                assert pair is not None, f"a {name} side is read and row {row.id} has none"
+                lengths = [len(pair.prompt) + len(tokens) for tokens in (pair.chosen, pair.rejected)]
+                length, pooled = lengths[answer], Want.HIDDEN in want
+                if pooled and reads.pooling == "mean_padded":
+                    length = padded_length or round_up(max(lengths), AUTHORS_MULTIPLE)
+                    assert length >= max(lengths), f"padded_length {padded_length} for a sequence of {max(lengths)}"
+                scored = len((pair.chosen, pair.rejected)[answer]) if Want.LOGP in want else 0
+                found.append(Span((len(ANSWERS) * side + answer) * len(rows) + i, pair, answer, length, scored, pooled))
+    return found
+
+
+def balanced(sequences: Sequence[Span], rows: int) -> list[list[Span]]:
+    """The sequences of each of `rows` packed rows: those with scored positions first, since these should be level too, the
+    longest first, each into the row that holds the fewest positions so far."""
+    packed: list[list[Span]] = [[] for _ in range(rows)]
+    held = [0] * rows
+    for span in sorted(sequences, key=lambda span: (span.scored == 0, -span.length, span.slot)):
+        emptiest = held.index(min(held))
+        packed[emptiest].append(span)
+        held[emptiest] += span.length
+    return packed
+
+
+def needed(packed: Sequence[Sequence[Span]]) -> Room:
+    """The room that these packed rows take."""
+    return Room(max(sum(s.length for s in row) for row in packed), max(sum(s.scored for s in row) for row in packed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The static shapes of what one model reads: S packed rows, and the room in them under each of a run's shapes, rising. The
+    last holds any batch."""
+
+    rows: int
+    rooms: tuple[Room, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Everything static about a run's batches. `sizes` rise, and the last holds any batch; `source` is None for data without a
-    dominant side."""
+    """Everything static about a run's batches: shape k of a batch is room k of both. None for a model that reads nothing."""
 
-    source: Shape | None
-    target: Shape
-    sizes: tuple[Size, ...]
+    policy: Plan
+    reference: Plan | None
 
-    def size_for(self, needed: Size) -> Size:
-        """The smallest size with room for this many packed rows."""
-        fitting = [size for size in self.sizes if size.source >= needed.source and size.target >= needed.target]
-        assert fitting, f"{needed} in {self.sizes}: are these the data's own shapes?"
+    def first_with(self, policy: Room, reference: Room | None) -> int:
+        """The first shape with room for this."""
+
+        def holds(plan: Plan | None, k: int, need: Room | None) -> bool:
+            return plan is None or need is None or all(have >= n for have, n in zip(plan.rooms[k], need, strict=True))
+
+        fitting = [k for k in range(len(self.policy.rooms)) if holds(self.policy, k, policy) and holds(self.reference, k, reference)]
+        assert fitting, f"{policy} and {reference} in {self}: are these the data's own shapes?"
         return fitting[0]
-
-
-def side_of(row: Example | None, side: SideName) -> TokenPair | None:
-    if row is None:
-        return None
-    return row.source if side == "source" else row.target
 
 
 def split_rows(rows: Sequence[Example | None], microbatches: int) -> list[Sequence[Example | None]]:
@@ -55,82 +107,6 @@ def split_rows(rows: Sequence[Example | None], microbatches: int) -> list[Sequen
     assert len(rows) % microbatches == 0, f"{len(rows)} rows in {microbatches} microbatches"
     count = len(rows) // microbatches
     return [rows[start : start + count] for start in range(0, len(rows), count)]
-
-
-def slot_lengths(
-    rows: Sequence[Example | None], side: SideName, pooling: str = "mean", padded_length: int | None = None
-) -> dict[int, int]:
-    """Slot -> how many positions its sequence takes in a packed row: its tokens, and with "mean_padded" its padding too."""
-    lengths = {}
-    for i, row in enumerate(rows):
-        if (pair := side_of(row, side)) is not None:
-            chosen, rejected = (len(pair.prompt) + len(answer) for answer in (pair.chosen, pair.rejected))
-            if pooling == "mean_padded":
-                padded = padded_length or round_up(max(chosen, rejected), AUTHORS_MULTIPLE)
-                assert padded >= max(chosen, rejected), f"padded_length {padded} for a sequence of {max(chosen, rejected)}"
-                chosen = rejected = padded
-            lengths |= {2 * i: chosen, 2 * i + 1: rejected}
-    return lengths
-
-
-def first_fit(lengths: Mapping[int, int], tokens: int) -> list[list[int]]:
-    """The slots of each packed row of `tokens` positions: longest first, each into the first row with room for it."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for slot in sorted(lengths, key=lambda slot: (-lengths[slot], slot)):
-        length = lengths[slot]
-        assert length <= tokens, f"a sequence of {length} positions in rows of {tokens}"
-        for row, left in enumerate(room):
-            if left >= length:
-                rows[row].append(slot)
-                room[row] -= length
-                break
-        else:
-            rows.append([slot])
-            room.append(tokens - length)
-    return rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where the sequences of one batch lie: for each side that is there, of each microbatch, the slots of each packed row and
-    the positions that each slot takes."""
-
-    size: Size
-    slots: dict[SideName, list[list[list[int]]]]
-    lengths: dict[SideName, list[dict[int, int]]]
-
-
-def layout_of(
-    rows: Sequence[Example | None],
-    shapes: Shapes,
-    *,
-    microbatches: int = 1,
-    pooling: str = "mean",
-    padded_length: int | None = None,
-) -> Layout:
-    """By `first_fit`, in the smallest of `shapes.sizes` that holds every microbatch."""
-    slots, lengths, needed = {}, {}, dict.fromkeys(SIDES, 0)
-    for side in SIDES:
-        if (shape := getattr(shapes, side)) is not None:
-            lengths[side] = [slot_lengths(part, side, pooling, padded_length) for part in split_rows(rows, microbatches)]
-            slots[side] = [first_fit(part, shape.tokens) for part in lengths[side]]
-            needed[side] = max(map(len, slots[side]))
-    return Layout(shapes.size_for(Size(**needed)), slots, lengths)
-
-
-def efficiency(
-    batches: Sequence[Sequence[Example | None]], shapes: Shapes, *, microbatches: int = 1, pooling: str = "mean"
-) -> dict[SideName, float]:
-    """Of each side that is there, the share of all positions of `batches` that hold a token of a sequence."""
-    sides: list[SideName] = [side for side in SIDES if getattr(shapes, side) is not None]
-    tokens, positions = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0)
-    for rows in batches:
-        size = layout_of(rows, shapes, microbatches=microbatches, pooling=pooling).size
-        for side in sides:
-            tokens[side] += sum(slot_lengths(rows, side).values())
-            positions[side] += microbatches * getattr(size, side) * getattr(shapes, side).tokens
-    return {side: tokens[side] / positions[side] for side in sides}
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -9,28 +9,30 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.layout import Shapes, SideName, efficiency
+from mpo_jax.data.layout import Shapes
 from mpo_jax.data.packing import pack
 from mpo_jax.data.rows import Row
 from mpo_jax.data.shapes import shapes_of
 from mpo_jax.errors import InputError
-from mpo_jax.types import Batch
+from mpo_jax.types import Batch, Packed, Reads
 
-PLANNED = 200  # a run that is not longer meets no batch that its shapes were not chosen for, so none that compiles late
+PLANNED = 1000  # a run that is not longer meets no batch that its shapes were not chosen for, so none that compiles late
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
     """Owns the order of a data set. Every step takes `batch_size` rows of a fresh permutation an epoch, or of the given order
-    where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `shards`, `pooling` and
-    `microbatches` are those of `shapes.shapes_of` and `packing.pack`."""
+    where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `policy` and `reference`
+    are what the two models read of it; `shards` and `microbatches` are those of `shapes.shapes_of` and `packing.pack`."""
 
     examples: Sequence[Example]
     languages: Sequence[str]
     batch_size: int
     pad_id: int
+    policy: Reads
+    reference: Reads
     seed: int | None = 0
-    pooling: str = "mean"
+    epochs: int = 1
     microbatches: int = 1
     shards: int = 1
 
@@ -47,18 +49,27 @@ class Pipeline:
     def steps_per_epoch(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
     @functools.cached_property
     def shapes(self) -> Shapes:
-        """The shapes of every batch, chosen for an epoch of them, or for `PLANNED` where an epoch is shorter."""
-        steps = self.steps_per_epoch if self.seed is None else max(self.steps_per_epoch, PLANNED)
-        batches = [self._filled(step) for step in range(steps)]
-        return shapes_of(batches, microbatches=self.microbatches, shards=self.shards, pooling=self.pooling)
+        """The shapes of every batch, chosen for the batches of the run, or for its first `PLANNED`."""
+        batches = [self._filled(step) for step in range(min(self.steps, PLANNED))]
+        return shapes_of(batches, self.policy, self.reference, microbatches=self.microbatches, shards=self.shards)
 
-    @property
-    def efficiency(self) -> dict[SideName, float]:
-        """Of each side, the share of positions that hold a real token, over the first epoch."""
-        batches = [self._filled(step) for step in range(self.steps_per_epoch)]
-        return efficiency(batches, self.shapes, microbatches=self.microbatches, pooling=self.pooling)
+    @functools.cached_property
+    def efficiency(self) -> float:
+        """The share of all positions of the first epoch that hold a real token: those of both models."""
+        real, positions = 0, 0
+        for step in range(self.steps_per_epoch):
+            batch = self.batch_at(step)
+            for packed in (batch.policy, batch.reference):
+                if isinstance(packed, Packed):
+                    real += int((packed.kv_segment_ST > 0).sum())
+                    positions += packed.kv_segment_ST.size
+        return real / positions
 
     def rows_at(self, step: int) -> list[int]:
         """The indices into `examples` of the rows of step `step` >= 0, counted over all epochs."""
@@ -82,9 +93,10 @@ class Pipeline:
         return pack(
             self._filled(step),
             self.shapes,
+            self.policy,
+            self.reference,
             languages=self.languages,
             pad_id=self.pad_id,
-            pooling=self.pooling,
             microbatches=self.microbatches,
         )
 
@@ -94,7 +106,7 @@ class Pipeline:
 
     @functools.cached_property
     def _in_given_order(self) -> "Pipeline":
-        return dataclasses.replace(self, seed=None)
+        return dataclasses.replace(self, seed=None, epochs=1)
 
     def _filled(self, step: int) -> list[Example | None]:
         rows: list[Example | None] = [self.examples[i] for i in self.rows_at(step)]

@@ -7,9 +7,11 @@ import toy_chat
 
 from mpo_jax.data.pipeline import Pipeline, split
 from mpo_jax.errors import InputError
+from mpo_jax.losses import Mpo
 
 EXAMPLES = toy_chat.examples(10)
-PIPELINE = Pipeline(EXAMPLES, ("ko", "sw"), batch_size=4, pad_id=0, seed=3)
+LOSS = Mpo()
+PIPELINE = Pipeline(EXAMPLES, ("ko", "sw"), 4, 0, LOSS.policy_reads, LOSS.reference_reads, seed=3, epochs=60)
 
 
 def test_each_epoch_is_a_permutation_of_its_own():
@@ -33,9 +35,9 @@ def test_a_batch_holds_the_rows_of_its_step_and_the_last_one_is_filled():
     assert batch.weight_B.tolist() == [[1, 1, 0, 0]]
     for slot, row in enumerate(rows):
         prompt = EXAMPLES[row].target.prompt
-        row, entry = np.argwhere(batch.target.answer_slot_SA[0] == 2 * slot)[0]
-        begin = batch.target.answer_at_SA[0, row, entry] + 1
-        assert batch.target.tokens_ST[0, row, begin - len(prompt) : begin].tolist() == prompt.tolist()
+        row, entry = np.argwhere(batch.policy.answer_slot_SA[0] == 2 * 4 + slot)[0]
+        begin = batch.policy.answer_at_SA[0, row, entry] + 1
+        assert batch.policy.tokens_ST[0, row, begin - len(prompt) : begin].tolist() == prompt.tolist()
 
 
 def test_evaluation_sees_every_row_once_in_order():
@@ -46,14 +48,18 @@ def test_evaluation_sees_every_row_once_in_order():
     assert batches[-1].weight_B.tolist() == [[1, 1, 0, 0]]
 
 
-def test_a_short_run_meets_no_shape_that_was_not_planned():
-    """Three steps an epoch, but all of 200 are looked at; in the given order every epoch is the same."""
-    planned = PIPELINE.shapes.sizes[:-1] or PIPELINE.shapes.sizes
-    for step in range(0, 200, 7):
+def test_a_run_meets_no_shape_that_was_not_planned():
+    """All batches of the run are looked at; in the given order every epoch is the same."""
+    planned = [(ours.tokens, theirs.tokens) for ours, theirs in zip(*(p.rooms[:-1] for p in plans()), strict=True)]
+    for step in range(0, PIPELINE.steps, 7):
         batch = PIPELINE.batch_at(step)
-        assert (batch.source.tokens_ST.shape[1], batch.target.tokens_ST.shape[1]) in planned
+        assert (batch.policy.tokens_ST.shape[2], batch.reference.tokens_ST.shape[2]) in planned
     in_order = dataclasses.replace(PIPELINE, seed=None)
     assert in_order.rows_at(0) == in_order.rows_at(3) == [0, 1, 2, 3]
+
+
+def plans():
+    return PIPELINE.shapes.policy, PIPELINE.shapes.reference
 
 
 @pytest.mark.parametrize("changes", [{"microbatches": 3}, {"batch_size": 0}, {"microbatches": 0}])

@@ -18,6 +18,7 @@ from mpo_jax.evaluate import make_score_step, measure_gaps
 from mpo_jax.models.families import build
 from mpo_jax.prepare import Batching, Tokens, prepare
 from mpo_jax.sharding import MeshConfig, make_mesh
+from mpo_jax.types import Reads, Want
 from quickstart import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,8 +74,9 @@ def test_kind_in_english_only():
     rows = some_held_out(4)
     with jax.set_mesh(mesh := make_mesh(MeshConfig())):
         params = load_params(FOLDER, model, family, mesh)
-        pipeline = Tokens.of(FOLDER, family, "reference", max_length=256).pipeline(rows, Batching(len(rows), shards=8))
-        gaps = measure_gaps(make_score_step(model, jnp.float32, source=True), params, pipeline, rows, mesh)
+        batching = Batching(len(rows), Reads(Want.LOGP, Want.LOGP), shards=8)
+        pipeline = Tokens.of(FOLDER, family, "reference", max_length=256).pipeline(rows, batching)
+        gaps = measure_gaps(make_score_step(model, jnp.float32, pipeline.policy), params, pipeline, rows, mesh)
     english = np.asarray([gap.source_gap for gap in gaps])
     target = np.asarray([gap.target_gap for gap in gaps])
     assert english.mean() > 0.7
@@ -86,7 +88,9 @@ def test_config_reads_all_data_in_one_shape():
     settings = config.load(str(ROOT / "configs" / "quickstart.py"), None)
     parts = {key: str(ROOT / getattr(settings.data, key)) for key in ("path", "eval_path", "texts")}
     family, *_ = build(ROOT / settings.model)
-    data = prepare(dataclasses.replace(settings.data, **parts), FOLDER, family, Batching(settings.batch_size))
+    loss = settings.loss
+    batching = Batching(settings.batch_size, loss.policy_reads, loss.reference_reads, settings.epochs)
+    data = prepare(dataclasses.replace(settings.data, **parts), FOLDER, family, batching)
     assert [part and len(part.examples) for part in (data.train, data.held_out, data.texts)] == [450, 150, 120]
     assert not any(dataclasses.asdict(found)["truncated_target"] for found in data.findings.values())
     shapes = {jax.tree.map(np.shape, data.train.batch_at(k)) for k in range(settings.epochs * data.train.steps_per_epoch)}
