@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpo_jax.data.audit import Audit, audit
 from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, hf_format, load_tokenizer, tokenize
-from mpo_jax.data.pipeline import Pipeline, split
+from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.family import Family
@@ -96,6 +96,11 @@ class Data:
     measured: Sequence[Row]
     texts: Pipeline | None
     findings: dict[str, Audit]
+
+    def with_reference(self, reference: ReferenceScores) -> "Data":
+        """The same batches of training and held-out rows, with the reference's scores."""
+        held_out = self.held_out and dataclasses.replace(self.held_out, reference=reference)
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, reference=reference), held_out=held_out)
 
 
 def languages_of(rows: Iterable[Row]) -> list[str]:

@@ -113,4 +113,5 @@ def batch_to_mesh(batch: Batch, mesh: Mesh) -> Batch:
         target=host_to_global(batch.target, mesh, (None, "batch")),
         weight_B=host_to_global(batch.weight_B, mesh, ()),
         language_B=host_to_global(batch.language_B, mesh, ()),
+        reference=host_to_global(batch.reference, mesh, ()),
     )

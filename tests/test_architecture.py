@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mpo_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-METHODS = {f"losses.{name}" for name in ("sft", "dpo", "ipo", "rdpo", "cpo", "kto", "orpo", "r_dpo", "simpo", "mpo")}
+METHODS = {f"losses.{name}" for name in ("sft", "dpo", "ipo", "rdpo", "cpo", "kto", "orpo", "r_dpo", "simpo", "mpo", "sum")}
 
 # A module imports from lower layers only. docs/architecture.md shows the same table.
 LAYERS = [
