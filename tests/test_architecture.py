@@ -13,8 +13,11 @@ METHODS = {f"losses.{name}" for name in ("sft", "dpo", "ipo", "rdpo", "cpo", "kt
 # A module imports from lower layers only. docs/architecture.md shows the same table.
 LAYERS = [
     {"errors", "types", "gaps", "data.language"},
-    {"sharding", "optim", "metrics", "losses.base", "data.rows", "models.attention", "plots", "card", "hub"},
-    {*METHODS, "models.layers", "step", "data.chat", "logprob"},
+    {
+        *("sharding", "optim", "metrics", "losses.base", "data.rows", "plots", "card", "hub"),
+        *("models.attention_blocks", "models.attention_splash"),
+    },
+    {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob"},
     {"losses", "checkpoint", "scoring", "data.audit", "data.layout", "models.decoder"},
     {"models.weights", "data.shapes", "data.packing", "objective", "reference_store"},
     {"data.pipeline", "models.family"},

@@ -10,3 +10,4 @@ from mpo_jax.losses.r_dpo import RegularizedDpo as RegularizedDpo
 from mpo_jax.losses.rdpo import RobustDpo as RobustDpo
 from mpo_jax.losses.sft import Sft as Sft
 from mpo_jax.losses.simpo import Simpo as Simpo
+from mpo_jax.losses.sum import Sum as Sum

@@ -31,11 +31,12 @@ class OneSided:
     """A method on the log-probabilities of the pairs of one side: 'target', or 'source', the dominant language's."""
 
     anchored: ClassVar[bool]  # whether it reads the reference's too
+    mismatched: ClassVar[bool] = False  # whether it also reads the prompts with the answers of other rows
     side: str = dataclasses.field(default="target", kw_only=True)
 
     @property
     def policy_reads(self) -> Reads:
-        return Reads(**{self.side: Want.LOGP})
+        return Reads(**{self.side: Want.LOGP}, mismatch=Want.LOGP if self.mismatched else Want.NOTHING)
 
     @property
     def reference_reads(self) -> Reads:

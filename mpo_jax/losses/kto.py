@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses.base import OneSided, row_loss
-from mpo_jax.types import Array, Pair, Reads, RowLoss, Scores, Want
+from mpo_jax.types import Array, Pair, RowLoss, Scores
 
 
 @dataclasses.dataclass
@@ -24,6 +24,7 @@ class Kto(OneSided):
     """
 
     anchored: ClassVar[bool] = True
+    mismatched: ClassVar[bool] = True
     beta: float = 0.1
     chosen_weight: float = 1.0
     rejected_weight: float = 1.0
@@ -34,10 +35,6 @@ class Kto(OneSided):
             raise InputError(
                 f"loss.chosen_weight={self.chosen_weight} and loss.rejected_weight={self.rejected_weight} must not be negative."
             )
-
-    @property
-    def policy_reads(self) -> Reads:
-        return Reads(**{self.side: Want.LOGP, "mismatch": Want.LOGP})
 
     def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
         """All per row, f32 (B,)."""
