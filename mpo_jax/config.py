@@ -35,7 +35,9 @@ class ExportConfig:
 @dataclasses.dataclass
 class TrainConfig:
     """`model`: a folder or a Hugging Face hub name. `batch_size` rows an update in `microbatches` equal parts.
-    `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again."""
+    `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again.
+    `reference`: 'live' forwards the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores
+    in the folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters."""
 
     model: str
     data: DataConfig
@@ -49,6 +51,8 @@ class TrainConfig:
     seed: int = 0
     compute_dtype: str = "bfloat16"
     reference_dtype: str = "bfloat16"
+    reference: str = "live"
+    reference_store: str | None = None
     remat: str = "full"
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
@@ -58,6 +62,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("compute_dtype", self.compute_dtype, DTYPES)
         check_choice("reference_dtype", self.reference_dtype, DTYPES)
+        check_choice("reference", self.reference, ("live", "cached"))
+        if self.reference_store is not None and self.reference != "cached":
+            raise InputError(
+                f"reference_store='{self.reference_store}' has no use with reference='{self.reference}': add "
+                "--config.reference=cached, or leave the folder out."
+            )
         if self.epochs < 1 or self.batch_size < 1 or self.microbatches < 1 or self.eval_every < 0:
             raise InputError(
                 f"epochs={self.epochs}, batch_size={self.batch_size} and microbatches={self.microbatches} must be at least 1, "
@@ -125,12 +135,19 @@ def load(path: str, variant: str | None) -> TrainConfig:
 
 def _check_field(config: Any, path: str) -> None:
     for name in path.split("."):
-        known = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+        known = list(_parts(config))
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"known there: {', '.join(known) or 'nothing'}."
             raise InputError(f"--config.{path} names no setting: '{name}' is not known; {hint}")
-        config = getattr(config, name)
+        config = _parts(config)[name]
+
+
+def _parts(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass, the entries of a dict, nothing of anything else."""
+    if isinstance(config, dict):
+        return config
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else {}
 
 
 T = TypeVar("T")
@@ -138,15 +155,18 @@ T = TypeVar("T")
 
 def _rebuilt(config: T) -> T:
     """Overrides set fields one by one; building every part again runs its checks."""
-    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
-    return type(config)(**{name: _rebuilt(part) if dataclasses.is_dataclass(part) else part for name, part in parts.items()})
+    parts = {name: _rebuilt(part) for name, part in _parts(config).items()}
+    return type(config)(**parts) if parts else config
 
 
 def describe(config: Any) -> Any:
     """A config as JSON: every dataclass with its type's name, so that a stored config says which method it was."""
-    if not dataclasses.is_dataclass(config):
-        return list(config) if isinstance(config, tuple) else config
-    return {"type": type(config).__name__} | {f.name: describe(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    parts = {name: describe(part) for name, part in _parts(config).items()}
+    if dataclasses.is_dataclass(config):
+        return {"type": type(config).__name__} | parts
+    if isinstance(config, dict):
+        return parts
+    return list(config) if isinstance(config, tuple) else config
 
 
 def format_config(description: dict[str, Any], indent: str = "") -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpo_jax.data.audit import Audit, audit
 from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, hf_format, load_tokenizer, tokenize
-from mpo_jax.data.pipeline import Pipeline, split
+from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.family import Family
@@ -54,7 +54,7 @@ class Batching:
 
     batch_size: int
     policy: Reads
-    reference: Reads = Reads()
+    reference: Reads = dataclasses.field(default_factory=Reads)
     epochs: int = 1
     microbatches: int = 1
     shards: int = 1
@@ -104,6 +104,14 @@ class Data:
     measured: Sequence[Row]
     texts: Pipeline | None
     findings: dict[str, Audit]
+
+    def with_reference(self, scores: ReferenceScores) -> "Data":
+        """The same training and held-out rows in the same order, with the reference's scores in place of what it would read."""
+
+        def scored(pipeline: Pipeline) -> Pipeline:
+            return dataclasses.replace(pipeline, reference=Reads(), scores=scores)
+
+        return dataclasses.replace(self, train=scored(self.train), held_out=self.held_out and scored(self.held_out))
 
 
 def languages_of(rows: Iterable[Row]) -> list[str]:

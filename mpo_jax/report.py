@@ -1,6 +1,8 @@
 """What came out of a run? Reward gaps and perplexity before and after, plots, and the exported model with its card."""
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from mpo_jax.card import model_card
 from mpo_jax.config import TrainConfig, describe
 from mpo_jax.convert import check_export_dir, save_hf
 from mpo_jax.evaluate import make_score_step, measure_gaps, measure_perplexity
-from mpo_jax.gaps import GapTable, format_tables, gap_table
+from mpo_jax.gaps import GapLine, GapTable, format_tables, gap_table
 from mpo_jax.metrics import read_metrics, write_json
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.family import Family
@@ -20,24 +22,49 @@ from mpo_jax.prepare import Data
 from mpo_jax.types import Params
 
 
-def report(
-    config: TrainConfig, folder: Path, model: Model, params: Params, ref_params: Params, data: Data, mesh: Mesh
-) -> dict[str, GapTable]:
-    """Measures before (the reference is where training began) and after: a table on the terminal, reward_gap.json and plots."""
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured of one model: its gaps, and the perplexity of the texts by language (empty without texts)."""
+
+    gaps: GapTable
+    perplexity: dict[str, float]
+
+    def save(self, path: Path) -> None:
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Measured":
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return cls([GapLine(**line) for line in kept["gaps"]], kept["perplexity"])
+
+
+def make_measure(config: TrainConfig, model: Model, data: Data, mesh: Mesh) -> Callable[[Params], Measured]:
+    """Parameters -> what is measured of them. The same function before and after training is compiled once."""
     dtype = jnp.dtype(config.compute_dtype)
-    models = {"before": ref_params, "after": params}
     score_step = make_score_step(model, dtype, data.gaps.policy)
-    tables = {name: gap_table(measure_gaps(score_step, p, data.gaps, data.measured, mesh)) for name, p in models.items()}
+    text_step = make_score_step(model, dtype, data.texts.policy) if data.texts is not None else None
+
+    def measure(params: Params) -> Measured:
+        gaps = gap_table(measure_gaps(score_step, params, data.gaps, data.measured, mesh))
+        if data.texts is None or text_step is None:
+            return Measured(gaps, {})
+        return Measured(gaps, measure_perplexity(text_step, params, data.texts, mesh))
+
+    return measure
+
+
+def report(folder: Path, data: Data, measured: dict[str, Measured]) -> dict[str, GapTable]:
+    """`measured` "before" and "after": a table on the terminal, reward_gap.json and plots."""
+    tables = {name: model.gaps for name, model in measured.items()}
     which = "held-out" if data.held_out is not None else "training"
     print(f"\nreward gap, nats per token, on {len(data.measured)} {which} rows [95 % interval]\n{format_tables(tables)}\n")
-    measured: dict[str, Any] = {name: [dataclasses.asdict(line) for line in table] for name, table in tables.items()}
+    content: dict[str, Any] = {name: [dataclasses.asdict(line) for line in table] for name, table in tables.items()}
     if data.texts is not None:
-        text_step = make_score_step(model, dtype, data.texts.policy)
-        measured["perplexity"] = {name: measure_perplexity(text_step, p, data.texts, mesh) for name, p in models.items()}
-        for language, before in measured["perplexity"]["before"].items():
-            after = measured["perplexity"]["after"][language]
+        content["perplexity"] = {name: model.perplexity for name, model in measured.items()}
+        for language, before in measured["before"].perplexity.items():
+            after = measured["after"].perplexity[language]
             print(f"perplexity of the texts in {language}: {before:.3f} before, {after:.3f} after")
-    write_json(folder / "reward_gap.json", measured)
+    write_json(folder / "reward_gap.json", content)
     plot_gaps(tables, folder / "reward_gap.png")
     plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
     print(f"plots: {folder / 'loss.png'} and {folder / 'reward_gap.png'}")

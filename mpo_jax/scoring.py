@@ -32,9 +32,7 @@ def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -
         read = ((logp, Want.LOGP), (count, Want.LOGP), (pooled, Want.HIDDEN))
         return SequenceScores(*(x[start : start + rows] if x is not None and asked in want else None for x, asked in read))
 
-    return Scores(
-        **{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if getattr(reads, name)}
-    )
+    return Scores(**{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if getattr(reads, name)})
 
 
 def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None) -> Array:

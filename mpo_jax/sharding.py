@@ -114,4 +114,5 @@ def batch_to_mesh(batch: Batch, mesh: Mesh) -> Batch:
         reference=host_to_global(batch.reference, mesh, (None, "batch") if packed else ()),
         weight_B=host_to_global(batch.weight_B, mesh, ()),
         language_B=host_to_global(batch.language_B, mesh, ()),
+        mismatch=host_to_global(batch.mismatch, mesh, (None, "batch")),
     )

@@ -59,8 +59,10 @@ def loss_and_grads(objective: Objective, params: Params, ref_params: Params, bat
     Sums and weights add up and are divided once, so a short or uneven microbatch counts for the rows it has.
     """
 
+    whole = objective.whole(params, ref_params, batch)
+
     def total(params: Params, micro: Batch) -> tuple[Array, tuple[Mean, Metrics]]:
-        loss, metrics = objective(params, ref_params, micro)
+        loss, metrics = objective(params, ref_params, micro, whole)
         return loss.total, (loss, metrics)
 
     def one(micro: Batch) -> tuple[Mean, Metrics, Params]:

@@ -22,11 +22,14 @@ from mpo_jax.convert import load_params
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.evaluate import evaluate
 from mpo_jax.metrics import MetricWriter, write_json
+from mpo_jax.models.decoder import Model
 from mpo_jax.models.families import build
+from mpo_jax.models.family import Family
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import make_optimizer
 from mpo_jax.prepare import Batching, Data, prepare
-from mpo_jax.report import export, report
+from mpo_jax.reference import cached_reference, fingerprint
+from mpo_jax.report import Measured, export, make_measure, report
 from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
 from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
 from mpo_jax.types import Params
@@ -61,14 +64,17 @@ def train(config: TrainConfig) -> None:
         held_out = len(data.held_out.examples) if data.held_out else 0
         full = f"{data.train.efficiency:.0%} of their positions are real tokens"
         print(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
-        # ---- parameters; the frozen reference is the same checkpoint in its own dtype
+        # ---- the frozen reference is the same checkpoint in its own dtype
+        data, ref_params = _with_reference(config, folder, model_dir, model, family, data, mesh)
+        # ---- parameters
         optimizer = make_optimizer(config.optim, updates := data.train.steps)
         abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
-        ref_params = load_params(model_dir, model, family, mesh, jnp.dtype(config.reference_dtype))
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, _identity(description))
         state = checkpointer.restore_latest(abstract)
+        measure = make_measure(config, model, data, mesh)
         if state is None:
             state = init_state(load_params(model_dir, model, family, mesh, jnp.float32), optimizer, mesh)
+            measure(state.params).save(folder / "before.json")
         # ---- steps
         objective = make_objective(model, config.loss, tuple(data.train.languages))
         compute_dtype = jnp.dtype(config.compute_dtype)
@@ -87,7 +93,7 @@ def train(config: TrainConfig) -> None:
             writer.close()
             checkpointer.close()
         # ---- what came out
-        tables = report(config, folder, model, state.params, ref_params, data, mesh)
+        tables = report(folder, data, {"before": Measured.load(folder / "before.json"), "after": measure(state.params)})
         if config.export.enabled:
             export(config, folder, model_dir, model, family, state.params, data, tables)
 
@@ -174,9 +180,41 @@ def _open_folder(config: TrainConfig) -> Path:
     return folder
 
 
+def _with_reference(
+    config: TrainConfig, folder: Path, model_dir: Path, model: Model, family: Family, data: Data, mesh: Mesh
+) -> tuple[Data, Params]:
+    """The reference as scores that come with the data, or as parameters for the step; nothing for a method that reads none."""
+    reads = config.loss.reference_reads
+    if not (reads.source or reads.target):
+        return data, {}
+
+    def load() -> Params:
+        return load_params(model_dir, model, family, mesh, jnp.dtype(config.reference_dtype))
+
+    if config.reference == "live":
+        return data, load()
+    reference = cached_reference(
+        model,
+        load,
+        reads,
+        [data.train] if data.held_out is None else [data.train, data.held_out],
+        mesh,
+        folder=Path(config.reference_store) if config.reference_store else folder / "reference",
+        identity={
+            "weights": fingerprint(model_dir, ("config.json", *hub.WEIGHT_FILES)),
+            "tokenizer": fingerprint(model_dir, hub.TOKENIZER_FILES),
+            "template": config.data.template,
+            "truncation": config.data.truncation,
+            "max_length": config.data.max_length,
+        },
+        dtype=config.reference_dtype,
+    )
+    return data.with_reference(reference), {}
+
+
 def _identity(description: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same computation: not where they write, how often they look, or which devices they use."""
-    free = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches")
+    free = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
     return {name: value for name, value in description.items() if name not in free}
 
 

@@ -39,10 +39,11 @@ class Want(enum.Flag):
 
 @dataclasses.dataclass(frozen=True)
 class Reads:
-    """What a method needs from one model; what it does not read is neither packed nor computed. `pooling` is one of `POOLINGS`."""
+    """What a method needs from one model; what it does not read is never packed or computed. `pooling`: one of `POOLINGS`."""
 
     source: Want = Want.NOTHING
     target: Want = Want.NOTHING
+    mismatch: Want = Want.NOTHING  # of all rows of the whole batch, without gradient
     pooling: str = "mean"
 
     def __bool__(self) -> bool:
@@ -78,6 +79,13 @@ class SequenceScores:
     logp_B: Array | None = None  # f32, nats: sum over the answer's tokens, end token included
     count_B: Array | None = None  # f32: number of those tokens
     hidden_BD: Array | None = None  # f32: pooled final-norm state
+    batch_mean_count: Array | None = None  # f32 (): mean count of the whole batch's rows; given for the policy's chosen answers
+
+    @property
+    def sum_logp_B(self) -> Array:
+        """Log-probability, nats."""
+        assert self.logp_B is not None
+        return self.logp_B
 
     @property
     def mean_logp_B(self) -> Array:
@@ -97,8 +105,7 @@ class Pair:
     @property
     def gap_B(self) -> Array:
         """Reward gap of sums, nats: log p(chosen) - log p(rejected)."""
-        assert self.chosen.logp_B is not None and self.rejected.logp_B is not None
-        return self.chosen.logp_B - self.rejected.logp_B
+        return self.chosen.sum_logp_B - self.rejected.sum_logp_B
 
     @property
     def mean_gap_B(self) -> Array:
@@ -109,10 +116,12 @@ class Pair:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What one model says of both sides of B rows; a side that was not read is None."""
+    """What one model says of both sides of B rows; a side that was not read is None. `mismatch` has the rows of the whole
+    batch, those of the other microbatches too: prompts with the answers of another row."""
 
     source: Pair | None = None
     target: Pair | None = None
+    mismatch: Pair | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -124,6 +133,17 @@ class Batch:
     reference: Packed | Scores | None  # what the frozen reference reads, or its scores computed beforehand; None = nothing
     weight_B: Array  # f32: 1 for a row, 0 for the filling of a short last batch
     language_B: Array  # int32: index of the target's language in the run's list of languages
+    mismatch: Packed | None = None  # target prompts with the answers of another row as target pairs, where a method reads them
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """What a microbatch has to know of the whole batch: constants for the gradient. What no method reads is None."""
+
+    chosen_count: dict[str, Array]  # side -> mean number of tokens of a chosen answer, f32 ()
+    policy: Pair | None = None  # scores of the mismatched pairs, all rows
+    reference: Pair | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -159,9 +179,17 @@ class Mean:
 
 
 class Objective(Protocol):
-    """A pure function of (params, ref_params, batch without its microbatch axis) -> (loss over the rows, metrics)."""
+    """A pure function of (params, ref_params, batch without its microbatch axis) -> (loss over the rows, metrics).
 
-    def __call__(self, params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, dict[str, Mean]]: ...
+    `whole` gives, from the batch with its microbatch axis, what each microbatch has to know of all; None stands for a batch of
+    one microbatch.
+    """
+
+    def __call__(
+        self, params: Params, ref_params: Params, batch: Batch, whole: Whole | None = None
+    ) -> tuple[Mean, dict[str, Mean]]: ...
+
+    def whole(self, params: Params, ref_params: Params, batch: Batch) -> Whole: ...
 
 
 Schedule = Callable[[Any], Any]

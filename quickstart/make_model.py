@@ -171,9 +171,7 @@ def write_tokenizer(folder: Path, sides: list[PairText]) -> None:
     write_json(folder / "generation_config.json", ids | {"do_sample": False, "max_new_tokens": 64})
 
 
-def learn(
-    model: Model, params: Params, pipeline: Pipeline, loss: PreferenceLoss, mesh: Mesh, peak_lr: float
-) -> Params:
+def learn(model: Model, params: Params, pipeline: Pipeline, loss: PreferenceLoss, mesh: Mesh, peak_lr: float) -> Params:
     """All steps of `pipeline`, with AdamW and a cosine."""
     updates = pipeline.steps
     optimizer = make_optimizer(OptimConfig(peak_lr=peak_lr, weight_decay=0.1), updates)

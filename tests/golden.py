@@ -21,13 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mpo_jax.convert import load_params
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.layout import Plan, Room, Shapes
 from mpo_jax.data.packing import pack
 from mpo_jax.data.shapes import shapes_of
-from mpo_jax.losses import Mpo
+from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, Mpo, Orpo, RegularizedDpo, RobustDpo, Sft, Simpo
+from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.families import build
 from mpo_jax.models.weights import export_tree
 from mpo_jax.objective import make_objective
@@ -35,15 +37,35 @@ from mpo_jax.optim import OptimConfig, make_optimizer
 from mpo_jax.scoring import answer_logps, score
 from mpo_jax.sharding import MeshConfig, make_mesh
 from mpo_jax.step import init_state, loss_and_grads, make_train_step
-from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, Scores, Want
+from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 POOLINGS = {"last_seq": "last", "last_prompt": "last_prompt", "mean_nonpad": "mean", "mean_all": "mean_padded"}
 REDUCTIONS = {"sq_norm": "sum", "mse": "mean"}
 TOLERANCE = {"value": 1e-4, "gradient": 1e-3, "adamw": 1e-3}
-# What the stored numbers also hold and the library does not offer (yet): the baselines and ablations, states before the final
-# norm, and padding that sees padding.
-NOT_COMPARED = ("baseline_rows/", "l2_rows_prenorm/", "l2_rows/mean_all_causal")
+# What the stored numbers also hold and the library does not offer: states before the final norm, and padding that sees padding.
+NOT_COMPARED = ("l2_rows_prenorm/", "l2_rows/mean_all_causal")
 PAD = 2
+NOTHING = Reads()
+
+# The stored settings (golden.json, `hyperparameters`), all on the target side and without retention.
+METHODS: dict[str, PreferenceLoss] = {
+    "sft_token_mean": Sft(reduction="token_mean"),
+    "sft_seq_sum": Sft(reduction="sum"),
+    "sft_seq_mean": Sft(reduction="row_mean"),
+    "dpo": Dpo(beta=0.1),
+    "ipo": Ipo(tau=0.1, length_normalize=False),
+    "ipo_avg": Ipo(tau=0.1, length_normalize=True),
+    "rdpo": RobustDpo(beta=0.1, epsilon=0.1),
+    "cpo": Cpo(beta=0.1, lam=1.0, nll_reduction="sum"),
+    "kto_original_mismatch": Kto(beta=0.1),
+    "orpo": Orpo(lam=1.0),
+    "r_dpo": RegularizedDpo(beta=0.1, alpha=0.05),
+    "r_dpo_minus": RegularizedDpo(beta=0.1, alpha=-0.05),
+    "simpo": Simpo(beta=2.0, gamma=1.0),
+    "mpo_const": Mpo(retain=0.0, gap_target="1.58"),
+    "mpo_no_ln": Mpo(retain=0.0, rg_normalize=False),
+    "mpo_policy_gap": Mpo(retain=0.0, gap_target="policy"),
+}
 
 Quantity = tuple[str, str, Any, Any]  # name, kind of tolerance, ours, golden
 
@@ -58,7 +80,7 @@ def one(batch: Batch) -> Batch:
     return jax.tree.map(lambda x: x[0], batch)
 
 
-def batch_of(arrays: Any, policy: Reads, reference: Reads = Reads(), target: str = "target") -> Batch:
+def batch_of(arrays: Any, policy: Reads, reference: Reads = NOTHING, target: str = "target") -> Batch:
     """The stored padded rows [chosen; rejected] of both sides, by the library's own packing, with a microbatch axis.
 
     What is pooled with "mean_padded" takes the stored width of the dominant side.
@@ -76,12 +98,32 @@ def padded_rows(arrays: Any, side: str) -> Packed:
     B = len(arrays["source_input_ids"]) // 2
     rows = [Example(str(i), "xx", None, pair_of(arrays, side, i)) for i in range(B)]
     shapes = Shapes(Plan(2 * B, (Room(width, width),)), None)
-    return one(pack(rows, shapes, reads, Reads(), languages=("xx",), pad_id=PAD, padded_length=width)).policy
+    return one(pack(rows, shapes, reads, NOTHING, languages=("xx",), pad_id=PAD, padded_length=width)).policy
 
 
 def both(pair: Pair, read: Any) -> np.ndarray:
     """[chosen; rejected], as the golden arrays are."""
     return np.concatenate([np.asarray(read(pair.chosen)), np.asarray(read(pair.rejected))])
+
+
+@dataclasses.dataclass
+class StoredPoint:
+    """The library's KTO with a stored reference point in the place of its own, and, `as_printed`, with the sign that Table 7 of
+    the paper prints before its second term."""
+
+    z0: float
+    as_printed: bool
+    policy_reads = reference_reads = Reads(target=Want.LOGP)
+
+    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+        def answers(ratio: float) -> Pair:
+            answer = SequenceScores(jnp.full(2, ratio, jnp.float32), jnp.ones(2))
+            return Pair(answer, answer)
+
+        policy = dataclasses.replace(policy, mismatch=answers(self.z0 / 0.1))
+        reference = dataclasses.replace(reference, mismatch=answers(0.0))
+        rows, first_term = Kto(beta=0.1)(policy, reference), Kto(beta=0.1, rejected_weight=0.0)(policy, reference)
+        return dataclasses.replace(rows, loss_B=2 * first_term.loss_B - rows.loss_B) if self.as_printed else rows
 
 
 class Golden:
@@ -150,6 +192,40 @@ class Golden:
             rows = np.sum((states["policy"] - states["ref"]) ** 2, axis=-1)
             yield f"l2_rows/{golden_name}", "value", rows, self[f"l2_rows/{golden_name}"]
 
+    def methods(self) -> Iterator[Quantity]:
+        """Rows, loss and gradient norm of every baseline and ablation. A method is a function of scores, so one compiled
+        gradient of the scores serves all of them."""
+        reads, mismatch_reads = Reads(source=Want.LOGP, target=Want.LOGP), Reads(target=Want.LOGP)
+        batch, mismatch = one(batch_of(self.arrays, reads)), one(batch_of(self.arrays, mismatch_reads, target="mismatch"))
+        B = batch.weight_B.shape[0]
+
+        def scores(params: Any) -> Scores:
+            mismatched = score(self.model, params, mismatch.policy, mismatch_reads, B).target
+            return dataclasses.replace(score(self.model, params, batch.policy, reads, B), mismatch=mismatched)
+
+        reference, policy = (jax.jit(scores)(self.params[name]) for name in ("ref", "policy"))
+        pull = jax.jit(lambda params, toward: optax.tree.norm(jax.vjp(scores, params)[1](toward)[0]))
+        points = self.facts["kto_z"]["f64"]
+        stored = {
+            f"kto_{sign}_{point}": StoredPoint(z0, sign == "table7")
+            for sign in ("original", "table7")
+            for point, z0 in points.items()
+            if not point.endswith("before_clamp")
+        }
+        for name, method in (stored | METHODS).items():
+
+            def rows(policy: Scores, method: PreferenceLoss = method) -> Any:
+                rows = method(counted(policy), reference)
+                return jnp.mean(rows.loss_B), rows.loss_B
+
+            (loss, rows_B), toward = jax.value_and_grad(rows, has_aux=True)(policy)
+            facts = self.facts["baselines"]["f64"][name]
+            golden_rows = self.stored.get(f"f64/baseline_rows/{name}")
+            # A loss near 0 is judged by the size of its rows.
+            ours, golden = ([loss], [facts["loss"]]) if golden_rows is None else ([*rows_B, loss], [*golden_rows, facts["loss"]])
+            yield f"baseline {name}", "value", ours, golden
+            yield f"baseline grad_norm {name}", "gradient", pull(self.params["policy"], toward), facts["grad_norm"]
+
     def combo(self, index: int) -> Iterator[Quantity]:
         """Loss, gradients and five AdamW updates of one of the stored settings."""
         setting = self.facts["combos"][index]
@@ -193,8 +269,16 @@ class Golden:
         with jax.set_mesh(self.mesh):
             yield from self.values()
             yield from self.pooled()
+            yield from self.methods()
             for index in combos:
                 yield from self.combo(index)
+
+
+def counted(policy: Scores) -> Scores:
+    """The target side's chosen answers with the batch's mean number of tokens beside them."""
+    assert policy.target is not None
+    chosen = dataclasses.replace(policy.target.chosen, batch_mean_count=jnp.mean(policy.target.chosen.count_B))
+    return dataclasses.replace(policy, target=dataclasses.replace(policy.target, chosen=chosen))
 
 
 def value(mean: Mean) -> float:

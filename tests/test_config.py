@@ -123,3 +123,21 @@ def leaves_and_nodes(tree):
         yield name
         if isinstance(value, dict):
             yield from leaves_and_nodes(value)
+
+
+def test_a_sum_of_methods_is_built_overridden_and_described(tmp_path):
+    (tmp_path / "run.py").write_text(
+        "from mpo_jax import losses\n"
+        "from mpo_jax.config import DataConfig, TrainConfig\n"
+        "def get_config(variant):\n"
+        "    both = losses.Sum({'dpo': losses.Dpo(), 'nll': losses.Sft()}, weights={'nll': 0.2})\n"
+        "    return TrainConfig(model='m', data=DataConfig(path='d'), output='o', loss=both)\n"
+    )
+    file = f"--config={tmp_path / 'run.py'}"
+    config = parse([file, "--config.loss.terms.dpo.beta=0.3", "--config.loss.weights.nll=0.5"])
+    assert config.loss == losses.Sum({"dpo": losses.Dpo(beta=0.3), "nll": losses.Sft()}, weights={"nll": 0.5})
+    assert json.loads(json.dumps(describe(config)))["loss"]["terms"]["dpo"] == {"type": "Dpo", "side": "target", "beta": 0.3}
+    with pytest.raises(InputError, match="did you mean 'dpo'"):
+        parse([file, "--config.loss.terms.dp.beta=0.3"])
+    with pytest.raises(InputError, match=r"loss\.beta=-1\.0"):
+        parse([file, "--config.loss.terms.dpo.beta=-1.0"])

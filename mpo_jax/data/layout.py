@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpo_jax.data.chat import Example, TokenPair
+from mpo_jax.errors import InputError
 from mpo_jax.types import ANSWERS, SIDES, Reads, Want
 
 # The released code pads a row's chosen and rejected sequence to a common multiple of 8, and its pooling averages over that.
@@ -47,7 +48,11 @@ def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | Non
                 if row is None:
                     continue
                 pair: TokenPair | None = getattr(row, name)
-                assert pair is not None, f"a {name} side is read and row {row.id} has none"
+                if pair is None:
+                    raise InputError(
+                        f"The loss reads the {name} side of the rows, and row {row.id} has none: give rows with a '{name}', or a "
+                        "loss that does not read it."
+                    )
                 lengths = [len(pair.prompt) + len(tokens) for tokens in (pair.chosen, pair.rejected)]
                 length, pooled = lengths[answer], Want.HIDDEN in want
                 if pooled and reads.pooling == "mean_padded":
@@ -94,12 +99,11 @@ class Shapes:
     def first_with(self, policy: Room, reference: Room | None) -> int:
         """The first shape with room for this."""
 
-        def holds(plan: Plan | None, k: int, need: Room | None) -> bool:
-            return plan is None or need is None or all(have >= n for have, n in zip(plan.rooms[k], need, strict=True))
-
-        fitting = [k for k in range(len(self.policy.rooms)) if holds(self.policy, k, policy) and holds(self.reference, k, reference)]
-        assert fitting, f"{policy} and {reference} in {self}: are these the data's own shapes?"
-        return fitting[0]
+        pairs = [(self.policy, policy), (self.reference, reference)]
+        for k in range(len(self.policy.rooms)):
+            if all(have >= need for plan, room in pairs if plan and room for have, need in zip(plan.rooms[k], room, strict=True)):
+                return k
+        raise AssertionError(f"{policy} and {reference} in {self}: are these the data's own shapes?")
 
 
 def split_rows(rows: Sequence[Example | None], microbatches: int) -> list[Sequence[Example | None]]:

@@ -4,7 +4,7 @@ hosts, and nothing that was read before changes what comes next.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from mpo_jax.data.packing import pack
 from mpo_jax.data.rows import Row
 from mpo_jax.data.shapes import shapes_of
 from mpo_jax.errors import InputError
-from mpo_jax.types import Batch, Packed, Reads
+from mpo_jax.types import Batch, Packed, Reads, Scores
+
+# (B rows, None = filling; M microbatches) -> what the frozen reference says of them, (M, B / M, ...)
+ReferenceScores = Callable[[Sequence[Example | None], int], Scores]
 
 PLANNED = 1000  # a run that is not longer meets no batch that its shapes were not chosen for, so none that compiles late
 
@@ -23,7 +26,8 @@ PLANNED = 1000  # a run that is not longer meets no batch that its shapes were n
 class Pipeline:
     """Owns the order of a data set. Every step takes `batch_size` rows of a fresh permutation an epoch, or of the given order
     where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `policy` and `reference`
-    are what the two models read of it; `shards` and `microbatches` are those of `shapes.shapes_of` and `packing.pack`."""
+    are what the two models read of it; `shards` and `microbatches` are those of `shapes.shapes_of` and `packing.pack`. Where
+    `scores` is given, batches bring what it says in place of what the reference would read."""
 
     examples: Sequence[Example]
     languages: Sequence[str]
@@ -35,6 +39,7 @@ class Pipeline:
     epochs: int = 1
     microbatches: int = 1
     shards: int = 1
+    scores: ReferenceScores | None = None
 
     def __post_init__(self):
         if self.batch_size < 1 or self.microbatches < 1 or self.batch_size % self.microbatches:
@@ -90,8 +95,9 @@ class Pipeline:
 
     def batch_at(self, step: int) -> Batch:
         """The host batch of step `step`, the same on every process."""
-        return pack(
-            self._filled(step),
+        rows = self._filled(step)
+        batch = pack(
+            rows,
             self.shapes,
             self.policy,
             self.reference,
@@ -99,6 +105,7 @@ class Pipeline:
             pad_id=self.pad_id,
             microbatches=self.microbatches,
         )
+        return batch if self.scores is None else dataclasses.replace(batch, reference=self.scores(rows, self.microbatches))
 
     def eval_batches(self) -> Iterator[Batch]:
         """All examples once, in the given order."""

@@ -38,9 +38,7 @@ def shapes_of(
     S is a multiple of `shards`, the pieces that the mesh cuts packed rows into. Up to `MOST_SHAPES` shapes hold these batches,
     and a last one any batch of these examples, in case another comes.
     """
-    models = [
-        _Model.of(batches, reads, microbatches, shards, padded_length) for reads in (policy, reference) if reads
-    ]
+    models = [_Model.of(batches, reads, microbatches, shards, padded_length) for reads in (policy, reference) if reads]
     needs_KNR = np.stack([model.needs_NR for model in models])
     chosen = _choose(needs_KNR, np.asarray([model.rows for model in models]))
     plans = [Plan(model.rows, (*(shape[k] for shape in chosen), model.always)) for k, model in enumerate(models)]

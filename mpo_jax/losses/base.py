@@ -1,8 +1,16 @@
-"""What is a method?"""
+"""What is a method? The contract of all of them, and what methods on the pairs of one side have in common."""
 
-from typing import Protocol
+import dataclasses
+from typing import ClassVar, Protocol
 
-from mpo_jax.types import Reads, RowLoss, Scores
+import jax.numpy as jnp
+
+from mpo_jax.errors import InputError, check_choice
+from mpo_jax.types import Array, Pair, Reads, RowLoss, Scores, SequenceScores, Want
+
+# How negative log-likelihoods become the loss of a batch: the mean over rows of the mean over a row's tokens, the mean over
+# all tokens of the batch, the mean over rows of the sum over a row's tokens.
+NLL_REDUCTIONS = ("row_mean", "token_mean", "sum")
 
 
 class PreferenceLoss(Protocol):
@@ -16,3 +24,67 @@ class PreferenceLoss(Protocol):
     def reference_reads(self) -> Reads: ...
 
     def __call__(self, policy: Scores, reference: Scores) -> RowLoss: ...
+
+
+@dataclasses.dataclass
+class OneSided:
+    """A method on the log-probabilities of the pairs of one side: 'target', or 'source', the dominant language's."""
+
+    anchored: ClassVar[bool]  # whether it reads the reference's too
+    mismatched: ClassVar[bool] = False  # whether it also reads the prompts with the answers of other rows
+    side: str = dataclasses.field(default="target", kw_only=True)
+
+    @property
+    def policy_reads(self) -> Reads:
+        return Reads(**{self.side: Want.LOGP}, mismatch=Want.LOGP if self.mismatched else Want.NOTHING)
+
+    @property
+    def reference_reads(self) -> Reads:
+        return self.policy_reads if self.anchored else Reads()
+
+    def pair(self, scores: Scores) -> Pair:
+        pair = scores.target if self.side == "target" else scores.source
+        assert pair is not None
+        return pair
+
+    def log_ratios(self, policy: Scores, reference: Scores) -> tuple[Array, Array]:
+        """log p_policy - log p_reference of the chosen and of the rejected answers, nats, sums over tokens, (B,) each."""
+        ours, theirs = self.pair(policy), self.pair(reference)
+        return (
+            ours.chosen.sum_logp_B - theirs.chosen.sum_logp_B,
+            ours.rejected.sum_logp_B - theirs.rejected.sum_logp_B,
+        )
+
+    def check(self, **positive: float) -> None:
+        """Refuses an unknown side, and settings that are not above 0."""
+        check_choice("loss.side", self.side, ("target", "source"))
+        for name, value in positive.items():
+            if not value > 0:
+                raise InputError(f"loss.{name}={value} must be above 0.")
+
+
+def nll(answer: SequenceScores, reduction: str) -> Array:
+    """Negative log-likelihood of B answers whose mean over the rows is the loss of `reduction` (`NLL_REDUCTIONS`), f32 (B,)."""
+    if reduction == "row_mean":
+        return -answer.mean_logp_B
+    if reduction == "sum":
+        return -answer.sum_logp_B
+    assert answer.batch_mean_count is not None
+    return -answer.sum_logp_B / answer.batch_mean_count
+
+
+def row_loss(loss_B: Array, pair: Pair, rewards: tuple[Array, Array], parts: dict[str, Array] | None = None) -> RowLoss:
+    """Rows under TRL's metric names: the method's own implicit rewards of the chosen and rejected answers, and its `parts`."""
+    chosen_B, rejected_B = rewards
+    gap_B = pair.mean_gap_B
+    return RowLoss(
+        loss_B=loss_B,
+        metrics_B={
+            "rewards/chosen": chosen_B,
+            "rewards/rejected": rejected_B,
+            "rewards/accuracies": (chosen_B > rejected_B).astype(jnp.float32),
+            "rewards/margins": chosen_B - rejected_B,
+            **(parts or {}),
+        },
+        by_language_B={"gap": gap_B, "accuracy": (gap_B > 0).astype(jnp.float32)},
+    )

@@ -1,11 +1,14 @@
 """Multilingual reward-gap MPO."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.types import POOLINGS, Array, Pair, Reads, RowLoss, Scores, SequenceScores, Want
+
+GAP_TARGETS = ("reference", "policy")
 
 
 @dataclasses.dataclass
@@ -19,18 +22,37 @@ class Mpo:
     the chosen and the rejected sequence's distance being taken. The paper sums the squared distance over the model width and
     pools the prompt's last token; the authors' code means over the width and over every position (`retain_reduction`,
     `retain_pooling`; see `types.POOLINGS`). Their learning rates were tuned with the mean.
+
+    The paper's ablations: `retain=0` leaves the dominant side free. `rg_normalize=False` takes sums over tokens for
+    both gaps ("w/o LN"). `gap_target` is what the target gap follows: 'reference', the reference's dominant gap;
+    'policy', the policy's own, with gradient through both gaps ("MPO-Policy"); or a constant, such as '1.58'.
     """
 
     beta: float = 1.0
     retain: float = 1.0
     retain_pooling: str = "mean"
     retain_reduction: str = "mean"
+    rg_normalize: bool = True
+    gap_target: str = "reference"
 
     def __post_init__(self) -> None:
         check_choice("loss.retain_pooling", self.retain_pooling, POOLINGS)
         check_choice("loss.retain_reduction", self.retain_reduction, ("mean", "sum"))
         if self.beta <= 0 or self.retain < 0:
             raise InputError(f"loss.beta={self.beta} must be above 0 and loss.retain={self.retain} must not be negative.")
+        if self.gap_target not in GAP_TARGETS and self.constant is None:
+            raise InputError(
+                f"loss.gap_target='{self.gap_target}' is not known: write 'reference', 'policy', or a number such as '1.58'."
+            )
+
+    @property
+    def constant(self) -> float | None:
+        """The number that `gap_target` is, if it is one."""
+        try:
+            number = float(self.gap_target)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
 
     @property
     def _retention(self) -> Want:
@@ -38,17 +60,20 @@ class Mpo:
 
     @property
     def policy_reads(self) -> Reads:
-        return Reads(source=self._retention, target=Want.LOGP, pooling=self.retain_pooling)
+        dominant_gap = Want.LOGP if self.gap_target == "policy" else Want.NOTHING
+        return Reads(source=dominant_gap | self._retention, target=Want.LOGP, pooling=self.retain_pooling)
 
     @property
     def reference_reads(self) -> Reads:
-        return Reads(source=Want.LOGP | self._retention, pooling=self.retain_pooling)
+        dominant_gap = Want.LOGP if self.gap_target == "reference" else Want.NOTHING
+        return Reads(source=dominant_gap | self._retention, pooling=self.retain_pooling)
 
     def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
         """All per row, f32 (B,)."""
-        assert policy.target is not None and reference.source is not None
-        gap_B = policy.target.mean_gap_B
-        goal_B = reference.source.mean_gap_B
+        assert policy.target is not None
+        chosen_B, rejected_B = self.reward(policy.target.chosen), self.reward(policy.target.rejected)
+        gap_B = chosen_B - rejected_B
+        goal_B = self.goal(policy.source, reference.source, gap_B)
         error_B = self.beta * gap_B - goal_B
         gap_loss_B = error_B**2
         retain_loss_B = self.retention(policy.source, reference.source) if self.retain else jnp.zeros_like(gap_loss_B)
@@ -58,8 +83,8 @@ class Mpo:
             metrics_B={
                 "loss/gap": gap_loss_B,
                 "loss/retain": retain_loss_B,
-                "rewards/chosen": self.beta * policy.target.chosen.mean_logp_B,
-                "rewards/rejected": self.beta * policy.target.rejected.mean_logp_B,
+                "rewards/chosen": self.beta * chosen_B,
+                "rewards/rejected": self.beta * rejected_B,
                 "rewards/accuracies": correct_B,
                 "rewards/margins": self.beta * gap_B,
                 "gap/goal": goal_B,
@@ -67,9 +92,21 @@ class Mpo:
             by_language_B={"gap": gap_B, "gap_error": jnp.abs(error_B), "weight": error_B, "accuracy": correct_B},
         )
 
-    def retention(self, policy: Pair | None, reference: Pair) -> Array:
+    def reward(self, answer: SequenceScores) -> Array:
+        """f32 (B,), nats per token, or nats without length normalisation."""
+        return answer.mean_logp_B if self.rg_normalize else answer.sum_logp_B
+
+    def goal(self, policy: Pair | None, reference: Pair | None, like_B: Array) -> Array:
+        """What the target gap is to reach, f32 (B,), from the scores of the dominant side."""
+        if self.constant is not None:
+            return jnp.full_like(like_B, self.constant)
+        pair = policy if self.gap_target == "policy" else reference
+        assert pair is not None
+        return self.reward(pair.chosen) - self.reward(pair.rejected)
+
+    def retention(self, policy: Pair | None, reference: Pair | None) -> Array:
         """Distance of the dominant side's hidden states from the reference's (eq. 8), mean over the two answers, f32 (B,)."""
-        assert policy is not None
+        assert policy is not None and reference is not None
         reduce = {"mean": jnp.mean, "sum": jnp.sum}[self.retain_reduction]
 
         def distance_B(h: SequenceScores, h_ref: SequenceScores) -> Array:

@@ -13,6 +13,7 @@ from mpo_jax.data.chat import Example
 from mpo_jax.data.layout import Plan, Room, Shapes
 from mpo_jax.data.packing import pack
 from mpo_jax.data.shapes import shapes_of
+from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.objective import make_objective
 from mpo_jax.step import loss_and_grads
@@ -155,7 +156,7 @@ def test_packing_is_deterministic():
 def test_a_side_that_rows_do_not_have_cannot_be_read():
     rows = toy_chat.examples(2, source=False)
     _pack(rows, policy=Reads(target=BOTH))
-    with pytest.raises(AssertionError, match="source side is read"):
+    with pytest.raises(InputError, match="reads the source side of the rows, and row 0 has none"):
         _pack(rows)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
-from mpo_jax.types import Pair, Scores, SequenceScores, Want
+from mpo_jax.types import Pair, Reads, Scores, SequenceScores, Want
 
 B, D = 3, 5
 
@@ -88,6 +88,34 @@ def test_reads_what_it_needs_and_no_more():
     assert Mpo(retain_pooling="last").policy_reads.pooling == Mpo(retain_pooling="last").reference_reads.pooling == "last"
 
 
+def test_ablations_are_their_equations():
+    policy, reference = scores(0), scores(10)
+    gap = lambda pair, per: np.asarray(pair.chosen.logp_B / per(pair.chosen) - pair.rejected.logp_B / per(pair.rejected))  # noqa: E731
+    mean, whole = (lambda x: x.count_B), (lambda x: 1.0)
+    sums = (2 * gap(policy.target, whole) - gap(reference.source, whole)) ** 2
+    np.testing.assert_allclose(Mpo(beta=2.0, retain=0.0, rg_normalize=False)(policy, reference).loss_B, sums, rtol=1e-5)
+    constant = (gap(policy.target, mean) - 1.58) ** 2
+    np.testing.assert_allclose(Mpo(retain=0.0, gap_target="1.58")(policy, Scores()).loss_B, constant, rtol=1e-4)
+    own = (gap(policy.target, mean) - gap(policy.source, mean)) ** 2
+    np.testing.assert_allclose(Mpo(retain=0.0, gap_target="policy")(policy, Scores()).loss_B, own, rtol=1e-4)
+
+
+def test_the_policys_own_gap_has_a_gradient_on_both_sides_and_the_references_on_one():
+    for gap_target, moves in (("policy", True), ("reference", False)):
+        loss = Mpo(retain=0.0, gap_target=gap_target)
+        grads = jax.grad(lambda policy, loss=loss: loss(policy, scores(10)).loss_B.sum())(scores(0))
+        assert grads.target.chosen.logp_B.all()
+        assert bool(grads.source.chosen.logp_B.any()) == moves
+
+
+def test_ablations_read_less():
+    constant = Mpo(gap_target="0.5")
+    assert constant.reference_reads.source == Want.HIDDEN
+    assert Mpo(gap_target="0.5", retain=0.0).reference_reads == Reads()
+    assert Mpo(gap_target="policy").policy_reads.source == Want.LOGP | Want.HIDDEN
+    assert Mpo(gap_target="policy").reference_reads.source == Want.HIDDEN
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
@@ -95,6 +123,8 @@ def test_reads_what_it_needs_and_no_more():
         ({"retain": -1.0}, "loss.retain=-1.0"),
         ({"retain_pooling": "max"}, "'mean_padded'"),
         ({"retain_reduction": "max"}, "'sum'"),
+        ({"gap_target": "dominant"}, "loss.gap_target='dominant'"),
+        ({"gap_target": "nan"}, "a number such as"),
     ],
 )
 def test_bad_settings_are_named(settings, word):

@@ -1,0 +1,37 @@
+"""Length-regularised DPO (R-DPO). Not rDPO, which is in `rdpo`."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from mpo_jax.losses.base import OneSided, row_loss
+from mpo_jax.types import RowLoss, Scores
+
+
+@dataclasses.dataclass
+class RegularizedDpo(OneSided):
+    """Length-regularised DPO: a longer chosen answer has the less to gain.
+
+        L = -log sigmoid(beta z + alpha (|w| - |l|)),   z as in DPO
+
+    R. Park et al., "Disentangling Length from Quality in Direct Preference Optimization", Findings of ACL 2024,
+    arXiv:2403.19159, eq. 9. Lengths are in tokens, the end token included. SimPO's code subtracts the length term: a negative
+    `alpha` is that sign, and the opposite preference.
+    """
+
+    anchored: ClassVar[bool] = True
+    beta: float = 0.1
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        self.check(beta=self.beta)
+
+    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+        """All per row, f32 (B,)."""
+        pair = self.pair(policy)
+        assert pair.chosen.count_B is not None and pair.rejected.count_B is not None
+        chosen_B, rejected_B = self.log_ratios(policy, reference)
+        longer_B = pair.chosen.count_B - pair.rejected.count_B
+        loss_B = -jax.nn.log_sigmoid(self.beta * (chosen_B - rejected_B) + self.alpha * longer_B)
+        return row_loss(loss_B, pair, (self.beta * chosen_B, self.beta * rejected_B), {"longer": longer_B})

@@ -1,0 +1,33 @@
+"""Simple preference optimisation."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from mpo_jax.losses.base import OneSided, row_loss
+from mpo_jax.types import RowLoss, Scores
+
+
+@dataclasses.dataclass
+class Simpo(OneSided):
+    """Simple preference optimisation: length-normalised rewards without a reference, and a margin to reach.
+
+        L = -log sigmoid(beta (a_w - a_l) - gamma),   a = log p(y | x) / |y|
+
+    Y. Meng, M. Xia, D. Chen, "SimPO: Simple Preference Optimization with a Reference-Free Reward", NeurIPS 2024,
+    arXiv:2405.14734, eq. 6. `gamma` stands outside of beta as it is printed; the authors' code is given gamma / beta.
+    """
+
+    anchored: ClassVar[bool] = False
+    beta: float = 2.0
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.check(beta=self.beta)
+
+    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+        """All per row, f32 (B,)."""
+        pair = self.pair(policy)
+        loss_B = -jax.nn.log_sigmoid(self.beta * pair.mean_gap_B - self.gamma)
+        return row_loss(loss_B, pair, (self.beta * pair.chosen.mean_logp_B, self.beta * pair.rejected.mean_logp_B))

@@ -1,0 +1,72 @@
+"""A linear combination of methods."""
+
+import dataclasses
+
+from mpo_jax.errors import InputError
+from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.types import Array, Reads, RowLoss, Scores, Want
+
+
+@dataclasses.dataclass
+class Sum:
+    """A weighted sum of methods, each under a name of its own: DPO and the likelihood of the chosen answer, as in
+
+        Sum({"dpo": Dpo(), "nll": Sft()}, weights={"nll": 0.2})
+
+        L = sum over names of weight * L_name,   weight 1 where none is given
+
+    It reads what any of them reads. Each one's metrics have its name before them, and `loss/<name>` is its unweighted loss.
+    """
+
+    terms: dict[str, PreferenceLoss]
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise InputError("losses.Sum has no terms: give at least one, as in losses.Sum({'dpo': losses.Dpo()}).")
+        for name, weight in self.weights.items():
+            if name not in self.terms:
+                raise InputError(f"loss.weights has '{name}', which is no term: the terms are {', '.join(self.terms)}.")
+            if not weight >= 0:
+                raise InputError(f"loss.weights['{name}']={weight} must not be negative.")
+        pooled = {term.policy_reads.pooling for term in self.terms.values() if _pools(term.policy_reads)}
+        if len(pooled) > 1:
+            ways = " and ".join(sorted(pooled))
+            raise InputError(f"The terms of losses.Sum pool hidden states in different ways, {ways}: choose one.")
+
+    @property
+    def policy_reads(self) -> Reads:
+        return _union([term.policy_reads for term in self.terms.values()])
+
+    @property
+    def reference_reads(self) -> Reads:
+        return _union([term.reference_reads for term in self.terms.values()])
+
+    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+        """All per row, f32 (B,)."""
+        total_B: Array | float = 0.0
+        metrics, by_language = {}, {}
+        for name, term in self.terms.items():
+            rows = term(policy, reference)
+            total_B = total_B + self.weights.get(name, 1.0) * rows.loss_B
+            metrics[f"loss/{name}"] = rows.loss_B
+            metrics |= {f"{name}/{metric}": x_B for metric, x_B in rows.metrics_B.items()}
+            by_language |= {f"{name}/{metric}": x_B for metric, x_B in rows.by_language_B.items()}
+        assert not isinstance(total_B, float)
+        return RowLoss(total_B, metrics, by_language)
+
+
+def _pools(reads: Reads) -> bool:
+    return Want.HIDDEN in reads.source | reads.target
+
+
+def _union(all_reads: list[Reads]) -> Reads:
+    union = Reads()
+    for reads in all_reads:
+        union = Reads(
+            source=union.source | reads.source,
+            target=union.target | reads.target,
+            mismatch=union.mismatch | reads.mismatch,
+            pooling=reads.pooling if _pools(reads) else union.pooling,
+        )
+    return union
