@@ -85,6 +85,8 @@ def cached_reference(
     first = pipelines[0]
     examples = [example for pipeline in pipelines for example in pipeline.examples]
     wanted: dict[str, Want] = {side: want for side in SIDES if (want := getattr(reads, side))}
+    if not wanted:
+        return CachedReference({}, {})
     identity = identity | {"dtype": dtype, "pooling": reads.pooling, "pad_id": first.pad_id}
     sides = {side: _side(folder / side, distinct(examples, side), want, identity, model) for side, want in wanted.items()}
     missing = sum(side.store.entries - side.store.done for side in sides.values())

@@ -126,6 +126,35 @@ def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole
     assert all((first[name] == second[name]).all() for name in first)
 
 
+def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, tmp_path, monkeypatch, capsys):
+    """The scores are kept outside of the run's folder; the resumed run reads them and loads no model at all."""
+    cached = ["--config.reference=cached", f"--config.reference_store={tmp_path / 'scores'}"]
+    batch_at, loaded = Pipeline.batch_at, []
+
+    def interrupted(self, step):
+        if step == 3 and self.reference is not None and self.seed is not None:
+            raise KeyboardInterrupt
+        return batch_at(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "batch_at", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            command(world, tmp_path, *cached)
+    assert "cached, 10 source pairs for 10 rows" in (printed := capsys.readouterr().out)
+    assert "(10 to score)" in printed
+    monkeypatch.setattr(train, "load_params", lambda *args: loaded.append(args))
+    resumed = command(world, tmp_path, *cached, "--config.checkpoint.resume=auto")
+    assert "(0 to score)" in capsys.readouterr().out
+    assert not loaded
+    for line, like in zip(metrics(resumed), metrics(whole), strict=True):
+        assert line == pytest.approx(like, rel=1e-4, abs=1e-5)
+    before = [json.loads((run / "reward_gap.json").read_text())["before"] for run in (resumed, whole)]
+    assert before[0] == before[1]
+    assert str(tmp_path) not in (resumed / "export" / "README.md").read_text()
+    with pytest.raises(InputError, match=r"max_length was 1024 and is now 900.*reference_store"):
+        command(world, tmp_path / "other", *cached, "--config.data.max_length=900")
+
+
 def test_a_finished_run_resumes_to_nothing_more_to_do(world, whole):
     lines = metrics(whole)
     command(world, whole.parent, "--config.checkpoint.resume=auto")
@@ -146,6 +175,8 @@ def test_a_finished_run_resumes_to_nothing_more_to_do(world, whole):
         (["--config.metrics.wandb=project"], ["wandb", "pip install"]),
         (["--config.data.eval_fraction=0.99"], ["eval_fraction=0.99"]),
         (["--config.loss.beta=-1.0"], ["loss.beta=-1.0"]),
+        (["--config.reference=both"], ["reference='both'", "'cached'"]),
+        (["--config.reference_store=somewhere"], ["reference_store='somewhere'", "--config.reference=cached"]),
         (["--config.los.beta=1.0"], ["los", "did you mean 'loss'"]),
     ],
 )

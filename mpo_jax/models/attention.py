@@ -1,16 +1,18 @@
 """Who sees whom, and what do they see? Grouped-query attention within the segments of packed rows.
 
-Memory is bounded: queries go block by block, each block's scores are recomputed in the backward pass, and no array over
-queries x keys of the whole row exists beyond one block.
+No array over queries x keys of a whole row exists on any platform: a kernel goes block by block and saves, for its backward
+pass, the result and one log-sum-exp a query.
 """
 
 import jax
 import jax.numpy as jnp
 
+from mpo_jax.models import attention_blocks, attention_splash
+from mpo_jax.sharding import spec
 from mpo_jax.types import Array
 
-QUERY_BLOCK = 512
-_HIDDEN = -1e30  # finite: a query that sees no key must give 0, not NaN
+SAVED_AS = "attention"  # checkpoint name of the result and of what else the backward pass reads: remat policies keep it
+QUERIES, KEYS, TOKENS = ("batch", None, "heads", None), ("batch", None, "kv_heads", None), ("batch", None)
 
 
 def attention(
@@ -24,42 +26,47 @@ def attention(
     scale: float,
     softcap: float | None,
     window: int | None,
-    block: int = QUERY_BLOCK,
 ) -> Array:
-    """What each query sees, [S, T, N, H] in the dtype of v; scores and softmax in float32.
+    """What each query sees, [S, T, N, H] in the dtype of v; softmax in float32.
 
     A query sees a key that is not after it in its row, has the query's segment as its kv_segment, and lies fewer than `window`
-    positions back (None = any number; Hugging Face's convention, where a window of 1 is the query itself). Scores are
-    multiplied by `scale`, then capped to softcap * tanh(score / softcap). A query that sees no key gives 0.
-    Query head n reads key/value head n // (N / K).
+    positions back (None = any number; Hugging Face's convention, where a window of 1 is the query itself). Segment 0 is no
+    sequence: it sees nothing and is not seen. Scores are multiplied by `scale`, then capped to softcap * tanh(score / softcap).
+    A query that sees no key gives 0. Query head n reads key/value head n // (N / K).
+
+    The segments of a row are contiguous, and positions count up by one within them; the TPU kernel relies on it. Inside of a
+    mesh each device computes its own rows and heads. The platform that the mesh (or else JAX) computes on chooses the kernel:
+
+    * TPU: JAX's splash kernel.
+    * GPU: blocks in plain XLA, rows together. JAX's Triton kernel has one segment id for queries and keys, so a sequence's own
+      padding could not look without being looked at, and it has neither soft-cap nor window; cuDNN's public interface takes
+      segments as an array of queries x keys only.
+    * CPU: blocks in plain XLA, row by row, in float32.
     """
-    S, T, N, H = q_STNH.shape
-    K = k_STKH.shape[2]
-    blocks = -(-T // block)
-    length = -(-T // blocks)  # of one block: evenly cut, so that padding the last one costs at most `blocks - 1` queries
-    index_T = jnp.arange(T)
+    mesh = jax.sharding.get_abstract_mesh()
+    platform = mesh.abstract_device.platform if not mesh.empty and mesh.abstract_device else jax.default_backend()
 
-    def cut(x: Array) -> Array:
-        """[S, T, ...] -> [blocks, S, length, ...]"""
-        x = jnp.pad(x, [(0, 0), (0, blocks * length - T)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(S, blocks, length, *x.shape[2:]), 1, 0)
-
-    def one_block(queries: tuple[Array, Array, Array, Array]) -> Array:
-        q_StKGH, q_index_t, q_position_St, q_segment_St = queries
-        score_SKGtT = jnp.einsum("StKGH,SuKH->SKGtu", q_StKGH, k_STKH, preferred_element_type=jnp.float32) * scale
-        if softcap is not None:
-            score_SKGtT = softcap * jnp.tanh(score_SKGtT / softcap)
-        sees_StT = (index_T[None, :] <= q_index_t[:, None])[None] & (q_segment_St[:, :, None] == kv_segment_ST[:, None, :])
-        if window is not None:
-            sees_StT &= q_position_St[:, :, None] - position_ST[:, None, :] < window
-        sees_SKGtT = sees_StT[:, None, None]
-        weight_SKGtT = jax.nn.softmax(jnp.where(sees_SKGtT, score_SKGtT, _HIDDEN), axis=-1)
-        weight_SKGtT = jnp.where(sees_SKGtT, weight_SKGtT, 0.0).astype(v_STKH.dtype)
-        return jnp.einsum("SKGtu,SuKH->StKGH", weight_SKGtT, v_STKH)
+    def on_device(q_STNH: Array, k_STKH: Array, v_STKH: Array, position_ST: Array, *segments: Array) -> Array:
+        if platform == "tpu":
+            splash = attention_splash.attend
+            return splash(q_STNH, k_STKH, v_STKH, *segments, scale=scale, softcap=softcap, window=window, saved_as=SAVED_AS)
+        rows_at_once = q_STNH.shape[0]
+        if platform == "cpu":
+            # A CPU multiplies bfloat16 many times slower than float32.
+            q_STNH, k_STKH, v_STKH = (x.astype(jnp.float32) for x in (q_STNH, k_STKH, v_STKH))
+            rows_at_once = None
+        return attention_blocks.attend(
+            *(q_STNH, k_STKH, v_STKH, position_ST, *segments),
+            scale=scale,
+            softcap=softcap,
+            window=window,
+            saved_as=SAVED_AS,
+            rows_at_once=rows_at_once,
+        )
 
     with jax.named_scope("attention"):
-        q_index_bt = jnp.arange(blocks * length).reshape(blocks, length)
-        queries = (cut(q_STNH.reshape(S, T, K, N // K, H)), q_index_bt, cut(position_ST), cut(segment_ST))
-        # In a loop forward and backward are separate programs: common-subexpression elimination cannot undo the checkpoint.
-        seen_bStKGH = jax.lax.map(jax.checkpoint(one_block, prevent_cse=False), queries)
-        return jnp.moveaxis(seen_bStKGH, 0, 1).reshape(S, blocks * length, N, H)[:, :T]
+        if not mesh.empty:
+            # Rows take as many steps as their segments ask for, so devices differ. Nothing is reduced over them.
+            inputs = tuple(map(spec, (QUERIES, KEYS, KEYS, TOKENS, TOKENS, TOKENS)))
+            on_device = jax.shard_map(on_device, in_specs=inputs, out_specs=spec(QUERIES), check_vma=False)
+        return on_device(q_STNH, k_STKH, v_STKH, position_ST, segment_ST, kv_segment_ST).astype(v_STKH.dtype)

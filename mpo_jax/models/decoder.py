@@ -13,13 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from mpo_jax import sharding
 from mpo_jax.errors import InputError
 from mpo_jax.models import layers
-from mpo_jax.models.attention import attention
+from mpo_jax.models.attention import SAVED_AS, attention
 from mpo_jax.models.layers import Activation, Llama3Scaling
 from mpo_jax.types import Array, Packed, Params
 
@@ -30,9 +29,9 @@ _policies = jax.checkpoint_policies
 REMAT: dict[str, Callable[..., Any]] = {
     "none": _policies.everything_saveable,
     "dots": _policies.dots_with_no_batch_dims_saveable,
-    "attention": _policies.save_only_these_names("attention"),
+    "attention": _policies.save_only_these_names(SAVED_AS),
     "offload": _policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], names_which_can_be_offloaded=["attention"], offload_src="device", offload_dst="pinned_host"
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[SAVED_AS], offload_src="device", offload_dst="pinned_host"
     ),
     "full": _policies.nothing_saveable,
 }
@@ -83,8 +82,7 @@ class Layer(nnx.Module):
     def __call__(self, x_STD: Array, angle_STR: Array, attend: Attend) -> Array:
         norm = functools.partial(layers.rms_norm, eps=self.config.norm_eps, offset=self.config.norm_offset)
         q_STNH, k_STKH, v_STKH = self.attention.project(norm(x_STD, self.attention_norm[...]), angle_STR)
-        seen_STNH = checkpoint_name(attend(q_STNH, k_STKH, v_STKH), "attention")
-        branch_STD = self.attention.output(seen_STNH)
+        branch_STD = self.attention.output(attend(q_STNH, k_STKH, v_STKH))
         if self.config.post_norms:
             branch_STD = norm(branch_STD, self.attention_post_norm[...])
         x_STD += branch_STD

@@ -1,84 +1,247 @@
-"""Attention against its dense formula, and what no query may see."""
+"""Attention and its gradients against a dense formula, on every path: who is seen, what is never in memory, what is saved."""
+
+import functools
 
 import jax
+import jax.export
 import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
+from mpo_jax.models import attention_blocks, attention_splash
 from mpo_jax.models.attention import attention
 
 S, T, N, K, H = 2, 13, 4, 2, 3
 SEGMENT_ST = np.array([[1] * 6 + [2] * 5 + [0] * 2, [1] * 13], np.int32)
 KV_SEGMENT_ST = np.array([[1] * 6 + [2] * 4 + [0] * 3, [1] * 10 + [0] * 3], np.int32)
 POSITION_ST = np.array([[*range(6), *range(5), 0, 1], [*range(13)]], np.int32)
+WHERE = (POSITION_ST, SEGMENT_ST, KV_SEGMENT_ST)
 SCALE = 0.4
 
 
-def qkv(seed: int = 0) -> list[np.ndarray]:
+def qkv(shape: tuple[int, ...] = (S, T, N, K, H), seed: int = 0) -> list[np.ndarray]:
+    S, T, N, K, H = shape
     rng = np.random.default_rng(seed)
     return [3 * rng.normal(size=(S, T, heads, H)).astype(np.float32) for heads in (N, K, K)]
 
 
-def dense(q_STNH, k_STKH, v_STKH, softcap, window):
-    """One query, one head at a time, in float64."""
-    out_STNH = np.zeros((S, T, N, H))
-    for s, t, n in np.ndindex(S, T, N):
-        keys = [
-            u
-            for u in range(t + 1)
-            if KV_SEGMENT_ST[s, u] == SEGMENT_ST[s, t] and (window is None or POSITION_ST[s, t] - POSITION_ST[s, u] < window)
-        ]
-        if keys:
-            score = k_STKH[s, keys, n // (N // K)].astype(np.float64) @ q_STNH[s, t, n] * SCALE
-            score = score if softcap is None else softcap * np.tanh(score / softcap)
-            weight = np.exp(score - score.max())
-            out_STNH[s, t, n] = weight @ v_STKH[s, keys, n // (N // K)] / weight.sum()
-    return out_STNH
+def packed(S: int, T: int, longest: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Rows as packing makes them: some sequences, each with a little padding of its own, then nothing."""
+    rng = np.random.default_rng(seed)
+    position_ST, segment_ST, kv_segment_ST = (np.zeros((S, T), np.int32) for _ in range(3))
+    for s in range(S):
+        at, segment = 0, 1
+        while at + (length := int(rng.integers(longest // 2, longest))) <= T:
+            position_ST[s, at : at + length] = np.arange(length)
+            segment_ST[s, at : at + length] = segment
+            kv_segment_ST[s, at : at + length - 2] = segment
+            at, segment = at + length, segment + 1
+    return position_ST, segment_ST, kv_segment_ST
 
 
-def run(q, k, v, softcap=None, window=None, block=512):
-    return attention(q, k, v, POSITION_ST, SEGMENT_ST, KV_SEGMENT_ST, scale=SCALE, softcap=softcap, window=window, block=block)
+def sees(where, window) -> np.ndarray:
+    """[S, T, T]: the contract, word by word."""
+    position_ST, segment_ST, kv_segment_ST = where
+    index = np.arange(position_ST.shape[1])
+    sees = (index[None, :] <= index[:, None])[None] & (segment_ST[:, :, None] == kv_segment_ST[:, None, :])
+    sees &= segment_ST[:, :, None] != 0
+    if window is not None:
+        sees &= position_ST[:, :, None] - position_ST[:, None, :] < window
+    return sees
+
+
+def dense(q_STNH, k_STKH, v_STKH, where, softcap, window, scale=SCALE):
+    group = q_STNH.shape[2] // k_STKH.shape[2]
+    k_STNH, v_STNH = (jnp.repeat(x, group, axis=2) for x in (k_STKH, v_STKH))
+    score = jnp.einsum("stnh,sunh->sntu", q_STNH, k_STNH, precision="highest") * scale
+    score = score if softcap is None else softcap * jnp.tanh(score / softcap)
+    sees_S1TT = sees(where, window)[:, None]
+    weight = jnp.where(sees_S1TT, jax.nn.softmax(jnp.where(sees_S1TT, score, -1e9), axis=3), 0.0)
+    return jnp.einsum("sntu,sunh->stnh", weight, v_STNH, precision="highest")
+
+
+def result_and_gradients(f, q, k, v) -> list[np.ndarray]:
+    """The gradients of a sum with random weights."""
+    weight = np.random.default_rng(9).normal(size=q.shape).astype(np.float32)
+
+    def total(q, k, v):
+        out = f(q, k, v)
+        return jnp.sum(out * weight), out
+
+    (_, out), grads = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    return [np.asarray(x) for x in (out, *grads)]
+
+
+def assert_same(got, want, tolerance):
+    for name, a, b in zip(("result", "q", "k", "v"), got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+def by_blocks(where, softcap, window, block=attention_blocks.BLOCK, rows_at_once=None):
+    return lambda q, k, v: attention_blocks.attend(
+        *(q, k, v, *where),
+        scale=SCALE,
+        softcap=softcap,
+        window=window,
+        saved_as="attention",
+        rows_at_once=rows_at_once,
+        block=block,
+    )
+
+
+@functools.cache
+def wanted(softcap, window):
+    return result_and_gradients(lambda *x: dense(*x, WHERE, softcap, window), *qkv())
 
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("block", [512, 5, 1])
-def test_blocks_equal_the_dense_formula(block, softcap, window):
-    got = jax.jit(run, static_argnums=(3, 4, 5))(*qkv(), softcap, window, block)
-    np.testing.assert_allclose(got, dense(*qkv(), softcap, window), atol=2e-6)
+def test_blocks_equal_the_dense_formula(softcap, window):
+    got = result_and_gradients(by_blocks(WHERE, softcap, window, block=5), *qkv())
+    assert_same(got, wanted(softcap, window), 2e-5)
+
+
+@pytest.mark.parametrize(("block", "rows_at_once"), [(512, None), (1, None), (5, 2)])
+def test_how_rows_are_cut_does_not_matter(block, rows_at_once):
+    got = result_and_gradients(by_blocks(WHERE, 2.0, 3, block, rows_at_once), *qkv())
+    assert_same(got, wanted(2.0, 3), 2e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_segments_may_come_in_any_order(seed):
+    """Blocks that are skipped are empty whatever the row looks like."""
+    rng = np.random.default_rng(seed)
+    where = (POSITION_ST, *rng.integers(0, 4, (2, S, T)).astype(np.int32))
+    got = result_and_gradients(by_blocks(where, None, 4, block=2), *qkv())
+    assert_same(got, result_and_gradients(lambda *x: dense(*x, where, None, 4), *qkv()), 2e-5)
+
+
+def test_blocks_that_nobody_sees_are_not_visited():
+    """Non-finite numbers in another sequence's blocks do no harm, because nothing there is computed."""
+    where = tuple(x[:1] for x in packed(1, 64, longest=17))
+    first, last = np.flatnonzero(where[1][0] == 2)[[0, -1]]
+    blocks = slice(first // 4 * 4, last // 4 * 4 + 4)  # the blocks that the second sequence touches
+    whole = slice(-(-first // 4) * 4, (last + 1) // 4 * 4)  # the blocks that it has to itself
+    assert whole.start < whole.stop
+    attend = jax.jit(by_blocks(where, None, None, block=4))
+    q, k, v = qkv((1, 64, N, K, H))
+    out = np.asarray(attend(q, k, v))
+    for x in (k, v):
+        x[:, : blocks.start] = x[:, blocks.stop :] = np.nan
+    np.testing.assert_array_equal(np.asarray(attend(q, k, v))[:, whole], out[:, whole])
+
+
+FAMILIES = {  # heads, key/value heads, soft-cap, window
+    "llama": (4, 2, None, None),
+    "gemma2_global": (2, 1, 50.0, None),
+    "gemma2_sliding": (2, 1, 50.0, 40),
+    "qwen": (7, 1, None, None),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_splash_equals_the_dense_formula(family):
+    """The TPU kernel, interpreted: rows that are no multiple of its block, padding that looks, segment 0."""
+    N, K, softcap, window = FAMILIES[family]
+    shape, where = (2, 200, N, K, 8), packed(2, 200, longest=100)
+    splash = functools.partial(
+        attention_splash.attend, scale=SCALE, softcap=softcap, window=window, saved_as="attention", interpret=True
+    )
+    got = result_and_gradients(lambda q, k, v: splash(q, k, v, *where[1:]), *qkv(shape))
+    assert_same(got, result_and_gradients(lambda *x: dense(*x, where, softcap, window), *qkv(shape)), 2e-4)
 
 
 def test_a_query_that_sees_no_key_gives_zero_and_no_nan_gradient():
-    q, k, v = qkv()
-    nothing = lambda q, k, v: attention(  # noqa: E731
-        q, k, v, POSITION_ST, SEGMENT_ST, np.full_like(SEGMENT_ST, 9), scale=SCALE, softcap=2.0, window=None
-    )
-    assert not np.any(nothing(q, k, v))
-    grads = jax.grad(lambda *x: jnp.sum(nothing(*x)), argnums=(0, 1, 2))(q, k, v)
-    assert all(np.all(g == 0) for g in grads)
+    splash = functools.partial(attention_splash.attend, scale=1.0, softcap=2.0, window=None, saved_as="x", interpret=True)
+    for attend in (
+        by_blocks((POSITION_ST, SEGMENT_ST, 9 + SEGMENT_ST), 2.0, None),
+        lambda *x: splash(*x, SEGMENT_ST, 9 + SEGMENT_ST),
+    ):
+        assert all(np.all(x == 0) for x in result_and_gradients(attend, *qkv()))
 
 
 def test_gradient_shows_who_is_seen():
     q, k, v = qkv()
-    seen = jax.jacobian(lambda v: jnp.sum(run(q, k, v, window=3, block=4), axis=(2, 3)))(v)  # [S, T, S, T, K, H]
-    sees = np.abs(seen).sum(axis=(4, 5)) > 0
-    for s, t, s2, u in np.ndindex(S, T, S, T):
-        allowed = s == s2 and u <= t and SEGMENT_ST[s, t] == KV_SEGMENT_ST[s, u] and POSITION_ST[s, t] - POSITION_ST[s, u] < 3
-        assert sees[s, t, s2, u] == allowed, (s, t, s2, u)
+    seen = jax.jacobian(lambda v: jnp.sum(by_blocks(WHERE, None, 3, block=4)(q, k, v), axis=(2, 3)))(v)  # [S, T, S, T, K, H]
+    got = np.abs(seen).sum(axis=(4, 5)) > 0
+    np.testing.assert_array_equal(got, np.eye(S, dtype=bool)[:, None, :, None] & sees(WHERE, 3)[:, :, None, :])
 
 
-def test_no_array_over_queries_times_keys():
-    long, block = 256, 16
-    x = jnp.zeros((1, long, 1, 1))
-    row = jnp.zeros((1, long), jnp.int32)
-    f = lambda x: jnp.sum(attention(x, x, x, row, row, row, scale=1.0, softcap=2.0, window=7, block=block))  # noqa: E731
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+def test_devices_do_not_matter(shape):
+    """Each device has other rows, and takes another number of steps."""
+    sizes, where = (8, 40, 4, 2, H), packed(8, 40, longest=25)
+    attend = lambda q, k, v: attention(q, k, v, *where, scale=SCALE, softcap=2.0, window=9)  # noqa: E731
+    want = result_and_gradients(attend, *qkv(sizes))
+    with jax.set_mesh(tiny.mesh(*shape)):
+        got = result_and_gradients(attend, *qkv(sizes))
+    assert_same(got, want, 1e-6)
 
-    def sizes(jaxpr):
-        for equation in jaxpr.eqns:
-            yield from (v.aval.size for v in equation.outvars)
-            for inner in jex.core.jaxprs_in_params(equation.params):
-                yield from sizes(inner)
 
-    biggest = max(sizes(jax.make_jaxpr(jax.grad(f))(x).jaxpr))
-    assert biggest <= block * long < long * long
+def test_bfloat16_is_computed_wider_and_returned_as_it_came():
+    q, k, v = (x.astype(jnp.bfloat16) for x in qkv())
+    got = attention(q, k, v, *WHERE, scale=SCALE, softcap=None, window=None)
+    assert got.dtype == jnp.bfloat16
+    want = dense(*(x.astype(np.float32) for x in (q, k, v)), WHERE, None, None)
+    np.testing.assert_allclose(got.astype(np.float32), want, rtol=2**-8, atol=1e-6)
+
+
+def equations(jaxpr):
+    """All whose results are used, nested ones too."""
+    used = {id(v) for v in jaxpr.outvars}.union(id(v) for equation in jaxpr.eqns for v in equation.invars)
+    for equation in jaxpr.eqns:
+        if any(id(v) in used for v in equation.outvars):
+            yield equation
+        for inner in jex.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def saving_attention(f):
+    return jax.checkpoint(f, policy=jax.checkpoint_policies.save_only_these_names("attention"), prevent_cse=False)
+
+
+def loss_of(attend):
+    return lambda *x: jnp.sum(jnp.square(attend(*x)))
+
+
+def splash_2048(window):
+    where = packed(1, 2048, longest=500)
+    return lambda q, k, v: attention_splash.attend(
+        q, k, v, *where[1:], scale=1.0, softcap=2.0, window=window, saved_as="attention", interpret=True
+    )
+
+
+@pytest.mark.parametrize("path", ["blocks", "splash"])
+@pytest.mark.parametrize("window", [None, 300])
+def test_no_array_over_queries_times_keys(path, window):
+    T = 2048
+    attend = by_blocks(packed(1, T, longest=500), 2.0, window) if path == "blocks" else splash_2048(window)
+    jaxpr = jax.make_jaxpr(jax.grad(loss_of(attend), argnums=(0, 1, 2)))(*qkv((1, T, 1, 1, 8)))
+    biggest = max(v.aval.size for equation in equations(jaxpr.jaxpr) for v in equation.outvars)
+    assert biggest <= T * T // 8
+
+
+@pytest.mark.parametrize("path", ["blocks", "splash", "mesh"])
+def test_saved_attention_is_not_computed_again(path):
+    """Under the policy that keeps the name, the backward pass has the loops, or the kernels, of one forward and one backward."""
+    count = lambda f, *x: sum(  # noqa: E731
+        equation.primitive.name in ("while", "pallas_call") for equation in equations(jax.make_jaxpr(f)(*x).jaxpr)
+    )
+    x = qkv((1, 2048, 1, 1, 8))
+    attend = splash_2048(None) if path == "splash" else by_blocks(packed(1, 2048, longest=500), 2.0, None)
+    if path == "mesh":
+        attend = lambda q, k, v: attention(q, k, v, *packed(1, 2048, longest=500), scale=1.0, softcap=2.0, window=None)  # noqa: E731
+    with jax.set_mesh(tiny.mesh(1, 1, 1)):
+        once = count(jax.grad(loss_of(attend)), *x)
+        assert once == 2
+        # Another layer in front, so that what attention reads has to be computed again.
+        layer = saving_attention(lambda q, k, v: attend(jnp.sin(q), k, v))
+        assert count(jax.grad(loss_of(layer)), *x) == once
+        assert count(jax.grad(loss_of(jax.checkpoint(lambda q, k, v: attend(jnp.sin(q), k, v)))), *x) == once + 1
+
+
+def test_lowers_for_a_gpu():
+    f = jax.jit(jax.grad(loss_of(by_blocks(WHERE, 2.0, 3, block=5, rows_at_once=S)), argnums=(0, 1, 2)))
+    jax.export.export(f, platforms=["cuda"])(*qkv())
