@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.losses.base import PreferenceLoss
-from mpo_jax.scoring import score
-from mpo_jax.types import Array, Batch, Mean, Objective, Pair, Params, Reads, Scores, Want, Whole
+from mpo_jax.scoring import score, score_view
+from mpo_jax.types import Array, Batch, Mean, Objective, Pair, Params, Scores, Want, Whole
 
 
 def make_objective(model: Any, loss: PreferenceLoss, languages: tuple[str, ...]) -> Objective:
@@ -33,12 +33,11 @@ class _Objective:
         if whole is None:
             whole = self.whole(params, ref_params, jax.tree.map(lambda x: x[None], batch))
         with jax.named_scope("policy"):
-            policy = score(self.model, params, batch, dataclasses.replace(self.loss.policy_reads, mismatch=Want.NOTHING))
+            policy = score(self.model, params, batch, self.loss.policy_reads)
         reference = batch.reference
         if reference is None:
             with jax.named_scope("reference"):
-                reads = dataclasses.replace(self.loss.reference_reads, mismatch=Want.NOTHING)
-                reference = jax.lax.stop_gradient(score(self.model, ref_params, batch, reads))
+                reference = jax.lax.stop_gradient(self._reference(ref_params, batch))
         rows = self.loss(
             dataclasses.replace(_counted(policy, whole), mismatch=whole.policy),
             dataclasses.replace(reference, mismatch=whole.reference),
@@ -57,6 +56,13 @@ class _Objective:
             metrics |= {f"{name}/{language}": Mean.of(x_B, weight_B) for name, x_B in rows.by_language_B.items()}
         return mean(rows.loss_B), metrics
 
+    def _reference(self, ref_params: Params, batch: Batch) -> Scores:
+        reads = self.loss.reference_reads
+        scores = score(self.model, ref_params, batch, reads)
+        if not reads.parallel:
+            return scores
+        return dataclasses.replace(scores, parallel=score_view(self.model, ref_params, batch, batch.parallel))
+
     def whole(self, params: Params, ref_params: Params, batch: Batch) -> Whole:
         """`batch` with its microbatch axis. Nothing here has a gradient, so the mismatched pairs have no backward pass."""
         reads = self.loss.policy_reads
@@ -71,8 +77,7 @@ class _Objective:
             return Whole(count)
 
         def all_rows(params: Params) -> Pair:
-            each = jax.lax.map(lambda micro: score(self.model, params, micro, Reads(mismatch=reads.mismatch)).mismatch, batch)
-            return _flat(each)
+            return _flat(jax.lax.map(lambda micro: score_view(self.model, params, micro, micro.mismatch), batch))
 
         stored = batch.reference.mismatch if batch.reference is not None else None
         with jax.named_scope("mismatch"):

@@ -1,7 +1,7 @@
 """How does a data file become the batches of a run? Rows, tokens, the held-out part, the pipelines over each."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +9,15 @@ from mpo_jax.data.audit import Audit, audit
 from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, hf_format, load_tokenizer, tokenize
 from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
+from mpo_jax.data.views import PAIRS, in_language, mismatched, monolingual
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.family import Family
+from mpo_jax.types import Reads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+ROWS_ALONE = Reads()
 GAP_SAMPLE = 64  # training rows whose gaps are measured before and after where nothing was held out
 
 
@@ -26,7 +29,8 @@ class DataConfig:
     `eval_fraction` of the dominant prompts is held out with all their rows. `texts`: a JSONL of `language`, `prompt`, `answer`
     whose perplexity is reported before and after. `template`: 'reference' is the authors' own prompt text, 'hf' the
     tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
-    (see `data.chat.tokenize`).
+    (see `data.chat.tokenize`). `pairs`: what is trained on, 'parallel' rows, or pairs of one language each: 'source' the
+    distinct dominant ones, 'both' these and the target ones.
     """
 
     path: str
@@ -37,10 +41,12 @@ class DataConfig:
     max_length: int = 1024
     truncation: str = "keep_header"
     allow_empty_prompt: bool = False
+    pairs: str = "parallel"
 
     def __post_init__(self) -> None:
         check_choice("data.template", self.template, ("reference", "hf"))
         check_choice("data.truncation", self.truncation, TRUNCATIONS)
+        check_choice("data.pairs", self.pairs, PAIRS)
         if self.eval_fraction and self.eval_path:
             raise InputError(
                 f"data.eval_fraction={self.eval_fraction} and data.eval_path={self.eval_path!r} both hold out rows: give one."
@@ -85,6 +91,17 @@ class Tokens:
         examples = tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
         return Pipeline(examples, languages or languages_of(rows), pad_id=self.pad_id, **dataclasses.asdict(batching))
 
+    def with_views(self, pipeline: Pipeline, rows: Sequence[Row], reads: Reads) -> Pipeline:
+        """The pipeline of `rows` with the views that a method reads of them."""
+        views = {}
+        if reads.mismatch:
+            views["mismatch"] = mismatched(pipeline.examples, reads.mismatch, self.max_length)
+        if reads.parallel:
+            views["parallel"] = in_language(rows, pipeline.examples, reads.parallel)
+        # "mean_padded" would give each sequence the place of its padding, and a view is not pooled.
+        view = {name: dataclasses.replace(pipeline, examples=examples, pooling="mean") for name, examples in views.items()}
+        return dataclasses.replace(pipeline, views=view)
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -97,10 +114,14 @@ class Data:
     texts: Pipeline | None
     findings: dict[str, Audit]
 
-    def with_reference(self, reference: ReferenceScores) -> "Data":
-        """The same batches of training and held-out rows, with the reference's scores."""
-        held_out = self.held_out and dataclasses.replace(self.held_out, reference=reference)
-        return dataclasses.replace(self, train=dataclasses.replace(self.train, reference=reference), held_out=held_out)
+    def with_reference(self, reference: ReferenceScores, views: Mapping[str, ReferenceScores]) -> "Data":
+        """The same batches of training and held-out rows, with the reference's scores of them and of their views."""
+
+        def scored(pipeline: Pipeline) -> Pipeline:
+            parts = {name: dataclasses.replace(view, reference=views[name]) for name, view in pipeline.views.items()}
+            return dataclasses.replace(pipeline, reference=reference, views=parts)
+
+        return dataclasses.replace(self, train=scored(self.train), held_out=self.held_out and scored(self.held_out))
 
 
 def languages_of(rows: Iterable[Row]) -> list[str]:
@@ -112,8 +133,9 @@ def chat_format(template: str, family: Family, tokenizer: "PreTrainedTokenizerFa
     return family.chat if template == "reference" else hf_format(tokenizer)
 
 
-def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batching) -> Data:
-    """Everything that a run reads. Errors: those of `read_rows`, `tokenize` and `split`."""
+def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batching, reads: Reads = ROWS_ALONE) -> Data:
+    """Everything that a run reads; `reads` is what its method asks of a reference, for the views in it. Errors: those of
+    `read_rows`, `tokenize`, `split` and `data.views`."""
     rows = read_rows(config.path, allow_empty_prompt=config.allow_empty_prompt)
     if config.eval_path is not None:
         train_rows, held_out = rows, read_rows(config.eval_path, allow_empty_prompt=config.allow_empty_prompt)
@@ -121,11 +143,12 @@ def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batch
         train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
     tokens = Tokens.of(model_dir, family, config.template, config.max_length, config.truncation)
     whole = dataclasses.replace(batching, microbatches=1)  # what is only looked at needs no gradient's memory
-    languages = languages_of([*train_rows, *held_out])  # one list for both: the objective names its metrics by it
-    train = tokens.pipeline(train_rows, batching, languages)
-    evaluated = tokens.pipeline(held_out, whole, languages) if held_out else None
     stride = max(1, len(train_rows) // GAP_SAMPLE)
     measured = held_out or train_rows[::stride][:GAP_SAMPLE]
+    train_rows = monolingual(train_rows, config.pairs)
+    languages = languages_of([*train_rows, *held_out])  # one list for both: the objective names its metrics by it
+    train = tokens.with_views(tokens.pipeline(train_rows, batching, languages), train_rows, reads)
+    evaluated = tokens.with_views(tokens.pipeline(held_out, whole, languages), held_out, reads) if held_out else None
     return Data(
         train,
         evaluated,

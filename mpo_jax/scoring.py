@@ -14,20 +14,14 @@ from mpo_jax.errors import InputError
 from mpo_jax.logprob import token_logps
 from mpo_jax.types import Array, Batch, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
 
-MISSING = {
-    "source": "The loss reads the dominant side, and the data has none: give rows with a 'source', or a loss that needs none.",
-    "target": "The loss reads the target side, and the batch has none.",
-    "mismatch": "The loss reads mismatched pairs, and the batch has none.",
-}
-
 
 def score(model: Any, params: Params, batch: Batch, reads: Reads) -> Scores:
     """Scores of B rows, as `reads` asks for them; the dtype of `params` is the compute dtype, scores are float32."""
-    wanted = {side: want for side in ("source", "target", "mismatch") if (want := getattr(reads, side))}
+    wanted = {side: want for side in ("source", "target") if (want := getattr(reads, side))}
     packed = {side: getattr(batch, side) for side in wanted}
     for side in wanted:
         if packed[side] is None:
-            raise InputError(MISSING[side])
+            raise InputError(f"The loss reads the {side} side, and the data has none: give rows that have it, or another loss.")
     hidden_STD = _hidden_states(model, params, packed)
     slots = 2 * batch.weight_B.shape[0]
     pairs = {}
@@ -46,6 +40,14 @@ def score(model: Any, params: Params, batch: Batch, reads: Reads) -> Scores:
         )
         pairs[side] = Pair(chosen, rejected)
     return Scores(**pairs)
+
+
+def score_view(model: Any, params: Params, batch: Batch, view: Packed | None) -> Pair:
+    """Log-probabilities of the pairs of a view of the rows, `Batch.mismatch` or `Batch.parallel`."""
+    assert view is not None, "the data brings the views that a method reads"
+    pair = score(model, params, dataclasses.replace(batch, target=view), Reads(target=Want.LOGP)).target
+    assert pair is not None
+    return pair
 
 
 def _hidden_states(model: Any, params: Params, packed: dict[str, Packed]) -> dict[str, Array]:

@@ -111,6 +111,8 @@ def batch_to_mesh(batch: Batch, mesh: Mesh) -> Batch:
         batch,
         source=host_to_global(batch.source, mesh, (None, "batch")),
         target=host_to_global(batch.target, mesh, (None, "batch")),
+        mismatch=host_to_global(batch.mismatch, mesh, (None, "batch")),
+        parallel=host_to_global(batch.parallel, mesh, (None, "batch")),
         weight_B=host_to_global(batch.weight_B, mesh, ()),
         language_B=host_to_global(batch.language_B, mesh, ()),
         reference=host_to_global(batch.reference, mesh, ()),

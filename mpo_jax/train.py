@@ -19,6 +19,7 @@ from mpo_jax import hub
 from mpo_jax.checkpoint import Checkpointer
 from mpo_jax.config import TrainConfig, describe, format_config, parse
 from mpo_jax.convert import load_params
+from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.evaluate import evaluate
 from mpo_jax.metrics import MetricWriter, write_json
@@ -28,11 +29,11 @@ from mpo_jax.models.family import Family
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import make_optimizer
 from mpo_jax.prepare import Batching, Data, prepare
-from mpo_jax.reference import cached_reference, fingerprint
+from mpo_jax.reference import CachedReference, cached_reference, fingerprint
 from mpo_jax.report import Measured, export, make_measure, report
 from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
 from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
-from mpo_jax.types import Params
+from mpo_jax.types import Params, Reads, Want
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,7 +54,7 @@ def train(config: TrainConfig) -> None:
         family, model, _ = build(model_dir, remat=config.remat)
         pooling = config.loss.policy_reads.pooling
         batching = Batching(config.batch_size, pooling, config.microbatches, shards(mesh, "batch"), config.seed)
-        data = prepare(config.data, model_dir, family, batching)
+        data = prepare(config.data, model_dir, family, batching, config.loss.reference_reads)
         held_out = len(data.held_out.examples) if data.held_out else 0
         full = ", ".join(f"{share:.0%} of {side} positions" for side, share in data.train.efficiency.items())
         print(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full} are real tokens")
@@ -178,7 +179,7 @@ def _with_reference(
 ) -> tuple[Data, Params]:
     """The reference as scores that come with the data, or as parameters for the step; nothing for a method that reads none."""
     reads = config.loss.reference_reads
-    if not (reads.source or reads.target):
+    if reads == Reads(pooling=reads.pooling):
         return data, {}
 
     def load() -> Params:
@@ -186,23 +187,24 @@ def _with_reference(
 
     if config.reference == "live":
         return data, load()
-    reference = cached_reference(
-        model,
-        load,
-        reads,
-        [data.train] if data.held_out is None else [data.train, data.held_out],
-        mesh,
-        folder=Path(config.reference_store) if config.reference_store else folder / "reference",
-        identity={
-            "weights": fingerprint(model_dir, ("config.json", *hub.WEIGHT_FILES)),
-            "tokenizer": fingerprint(model_dir, hub.TOKENIZER_FILES),
-            "template": config.data.template,
-            "truncation": config.data.truncation,
-            "max_length": config.data.max_length,
-        },
-        dtype=config.reference_dtype,
-    )
-    return data.with_reference(reference), {}
+    folder = Path(config.reference_store) if config.reference_store else folder / "reference"
+    identity = {
+        "weights": fingerprint(model_dir, ("config.json", *hub.WEIGHT_FILES)),
+        "tokenizer": fingerprint(model_dir, hub.TOKENIZER_FILES),
+        "template": config.data.template,
+        "truncation": config.data.truncation,
+        "max_length": config.data.max_length,
+    }
+
+    def cached(reads: Reads, pipelines: list[Pipeline], folder: Path) -> CachedReference:
+        dtype = config.reference_dtype
+        return cached_reference(model, load, reads, pipelines, mesh, folder=folder, identity=identity, dtype=dtype)
+
+    parts = [data.train] if data.held_out is None else [data.train, data.held_out]
+    views = {
+        name: cached(Reads(target=Want.LOGP), [part.views[name] for part in parts], folder / name) for name in data.train.views
+    }
+    return data.with_reference(cached(reads, parts, folder), views), {}
 
 
 def _identity(description: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Reads:
 
     source: Want = Want.NOTHING
     target: Want = Want.NOTHING
-    mismatch: Want = Want.NOTHING  # of all rows of the whole batch, without gradient
+    mismatch: str = ""  # log-probabilities of this side's prompts with the answers to other prompts
+    parallel: str = ""  # log-probabilities of the pair in this language that has the same dominant prompt
     pooling: str = "mean"
 
 
@@ -109,11 +110,12 @@ class Pair:
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """What one model says of both sides of B rows; a side that was not read is None. `mismatch` has the rows of the whole
-    batch, those of the other microbatches too: prompts with the answers of another row."""
+    batch, those of the other microbatches too."""
 
     source: Pair | None = None
     target: Pair | None = None
     mismatch: Pair | None = None
+    parallel: Pair | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -126,7 +128,8 @@ class Batch:
     weight_B: Array  # f32: 1 for a row, 0 for the filling of a short last batch
     language_B: Array  # int32: index of the target's language in the run's list of languages
     reference: Scores | None = None  # the frozen reference's scores when they were computed beforehand
-    mismatch: Packed | None = None  # the target prompts with the answers of another row, for methods that read it
+    mismatch: Packed | None = None  # the pairs of `Reads.mismatch` and `Reads.parallel`, where a method reads them
+    parallel: Packed | None = None
 
 
 @jax.tree_util.register_dataclass

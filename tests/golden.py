@@ -33,7 +33,7 @@ from mpo_jax.models.families import build
 from mpo_jax.models.weights import export_tree
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, make_optimizer
-from mpo_jax.scoring import answer_logps, score
+from mpo_jax.scoring import answer_logps, score, score_view
 from mpo_jax.sharding import MeshConfig, make_mesh
 from mpo_jax.step import init_state, loss_and_grads, make_train_step
 from mpo_jax.types import Batch, Mean, Pair, Reads, RowLoss, Scores, SequenceScores, Want
@@ -187,10 +187,10 @@ class Golden:
         gradient of the scores serves all of them."""
         batch = dataclasses.replace(batch_of(self.arrays), mismatch=packed_side(self.arrays, "mismatch", "mean").target)
         micro = jax.tree.map(lambda x: x[0], batch)
-        reads = Reads(Want.LOGP, Want.LOGP, Want.LOGP)
 
         def scores(params: Any) -> Scores:
-            return score(self.model, params, micro, reads)
+            both = score(self.model, params, micro, Reads(Want.LOGP, Want.LOGP))
+            return dataclasses.replace(both, mismatch=score_view(self.model, params, micro, micro.mismatch))
 
         reference, policy = (jax.jit(scores)(self.params[name]) for name in ("ref", "policy"))
         pull = jax.jit(lambda params, toward: optax.tree.norm(jax.vjp(scores, params)[1](toward)[0]))

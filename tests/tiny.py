@@ -74,13 +74,15 @@ def packed(seed: int, rows: int, length: int, *, filling: int = 0) -> Packed:
     )
 
 
-def batch(rows: int = 4, *, length: int = 24, source_length: int | None = None, weight=None) -> Batch:
-    """Without a microbatch axis."""
+def batch(rows: int = 4, *, length: int = 24, source_length: int | None = None, weight=None, views: bool = False) -> Batch:
+    """Without a microbatch axis; with the views that some methods read."""
     return Batch(
         source=packed(0, rows, source_length or length),
         target=packed(1, rows, length),
         weight_B=np.ones(rows, np.float32) if weight is None else np.asarray(weight, np.float32),
         language_B=(np.arange(rows) % 2).astype(np.int32),
+        mismatch=packed(2, rows, length) if views else None,
+        parallel=packed(3, rows, length) if views else None,
     )
 
 
@@ -98,7 +100,8 @@ def micro(of: Batch, parts: int) -> Batch:
             cut_p, answer_slot_SA=renumber(cut_p.answer_slot_SA), pool_slot_ST=renumber(cut_p.pool_slot_ST)
         )
 
-    return Batch(side(of.source), side(of.target), cut(of.weight_B), cut(of.language_B))
+    sides = {name: side(part) for name in ("source", "target", "mismatch", "parallel") if (part := getattr(of, name))}
+    return Batch(**{"source": None, "target": None} | sides, weight_B=cut(of.weight_B), language_B=cut(of.language_B))
 
 
 def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1):

@@ -4,7 +4,7 @@ hosts, and nothing that was read before changes what comes next.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -26,7 +26,8 @@ PLANNED = 200  # a run that is not longer meets no batch that its shapes were no
 class Pipeline:
     """Owns the order of a data set. Every step takes `batch_size` rows of a fresh permutation an epoch, or of the given order
     where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `shards`, `pooling` and
-    `microbatches` are those of `shapes.shapes_of` and `packing.pack`. Batches bring the scores of `reference` where it is given."""
+    `microbatches` are those of `shapes.shapes_of` and `packing.pack`. Batches bring the scores of `reference` where it is given,
+    and under their names in `Batch` the target sides of `views`, which have an example for each of these, in the same order."""
 
     examples: Sequence[Example]
     languages: Sequence[str]
@@ -37,6 +38,7 @@ class Pipeline:
     microbatches: int = 1
     shards: int = 1
     reference: ReferenceScores | None = None
+    views: Mapping[str, "Pipeline"] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.batch_size < 1 or self.microbatches < 1 or self.batch_size % self.microbatches:
@@ -92,7 +94,12 @@ class Pipeline:
             pooling=self.pooling,
             microbatches=self.microbatches,
         )
-        return batch if self.reference is None else dataclasses.replace(batch, reference=self.reference(rows, self.microbatches))
+        views = {name: view.batch_at(step) for name, view in self.views.items()}
+        reference = self.reference and self.reference(rows, self.microbatches)
+        if reference is not None:
+            stored = {name: view.reference.target for name, view in views.items() if view.reference is not None}
+            reference = dataclasses.replace(reference, **stored)
+        return dataclasses.replace(batch, reference=reference, **{name: view.target for name, view in views.items()})
 
     def eval_batches(self) -> Iterator[Batch]:
         """All examples once, in the given order."""
@@ -100,7 +107,8 @@ class Pipeline:
 
     @functools.cached_property
     def _in_given_order(self) -> "Pipeline":
-        return dataclasses.replace(self, seed=None)
+        views = {name: dataclasses.replace(view, seed=None) for name, view in self.views.items()}
+        return dataclasses.replace(self, seed=None, views=views)
 
     def _filled(self, step: int) -> list[Example | None]:
         rows: list[Example | None] = [self.examples[i] for i in self.rows_at(step)]
