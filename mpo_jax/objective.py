@@ -34,11 +34,11 @@ class _Objective:
             whole = self.whole(params, ref_params, jax.tree.map(lambda x: x[None], batch))
         B = batch.weight_B.shape[0]
         with jax.named_scope("policy"):
-            policy = score(self.model, params, batch.policy, self.loss.policy_reads, B)
+            policy = score(self.model, params, batch.policy, self.loss.policy_reads.of_rows, B)
         reference = batch.reference
         if isinstance(reference, Packed):
             with jax.named_scope("reference"):
-                reference = jax.lax.stop_gradient(score(self.model, ref_params, reference, self.loss.reference_reads, B))
+                reference = jax.lax.stop_gradient(score(self.model, ref_params, reference, self.loss.reference_reads.of_rows, B))
         if reference is None:
             reference = Scores()
         rows = self.loss(
@@ -66,14 +66,14 @@ class _Objective:
         count = {
             name: jnp.sum((slot >= 0) & (slot // (len(ANSWERS) * B) == side) & (slot // B % len(ANSWERS) == 0)) / rows
             for side, name in enumerate(SIDES)
-            if Want.LOGP in getattr(reads, name)
+            if Want.LOGP in reads.of_rows.want(name)
         }
         if not reads.mismatch:
             return Whole(count)
 
         def all_rows(params: Params) -> Pair:
-            each = jax.lax.map(lambda packed: score(self.model, params, packed, Reads(target=reads.mismatch), B), batch.mismatch)
-            return _flat(each.target)
+            mismatched = Reads(mismatch=reads.mismatch)
+            return _flat(jax.lax.map(lambda packed: score(self.model, params, packed, mismatched, B).mismatch, batch.mismatch))
 
         stored = batch.reference.mismatch if isinstance(batch.reference, Scores) else None
         with jax.named_scope("mismatch"):

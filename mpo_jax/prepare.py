@@ -9,6 +9,7 @@ from mpo_jax.data.audit import Audit, audit
 from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, hf_format, load_tokenizer, tokenize
 from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
+from mpo_jax.data.views import PAIRS, in_language, mismatched, monolingual
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.family import Family
 from mpo_jax.types import Reads, Want
@@ -27,7 +28,8 @@ class DataConfig:
     `eval_fraction` of the dominant prompts is held out with all their rows. `texts`: a JSONL of `language`, `prompt`, `answer`
     whose perplexity is reported before and after. `template`: 'reference' is the authors' own prompt text, 'hf' the
     tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
-    (see `data.chat.tokenize`).
+    (see `data.chat.tokenize`). `pairs`: what is trained on, 'parallel' rows, or pairs of one language each: 'source' the
+    distinct dominant ones, 'both' these and the target ones.
     """
 
     path: str
@@ -38,10 +40,12 @@ class DataConfig:
     max_length: int = 1024
     truncation: str = "keep_header"
     allow_empty_prompt: bool = False
+    pairs: str = "parallel"
 
     def __post_init__(self) -> None:
         check_choice("data.template", self.template, ("reference", "hf"))
         check_choice("data.truncation", self.truncation, TRUNCATIONS)
+        check_choice("data.pairs", self.pairs, PAIRS)
         if self.eval_fraction and self.eval_path:
             raise InputError(
                 f"data.eval_fraction={self.eval_fraction} and data.eval_path={self.eval_path!r} both hold out rows: give one."
@@ -91,7 +95,16 @@ class Tokens:
     def pipeline(self, rows: Sequence[Row], batching: Batching, languages: Sequence[str] | None = None) -> Pipeline:
         """`languages`: those that the batches' indices mean, by default the ones of these rows."""
         examples = tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
-        return Pipeline(examples, languages or languages_of(rows), pad_id=self.pad_id, **dataclasses.asdict(batching))
+        if side := batching.policy.mismatch:
+            examples = mismatched(examples, side, self.max_length)
+        if language := batching.reference.parallel:
+            examples = in_language(rows, examples, language)
+        return Pipeline(
+            examples,
+            languages or languages_of(rows),
+            pad_id=self.pad_id,
+            **{field.name: getattr(batching, field.name) for field in dataclasses.fields(batching)},
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +137,7 @@ def chat_format(template: str, family: Family, tokenizer: "PreTrainedTokenizerFa
 
 
 def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batching) -> Data:
-    """Everything that a run reads. Errors: those of `read_rows`, `tokenize` and `split`."""
+    """Everything that a run reads. Errors: those of `read_rows`, `tokenize`, `split` and `data.views`."""
     rows = read_rows(config.path, allow_empty_prompt=config.allow_empty_prompt)
     if config.eval_path is not None:
         train_rows, held_out = rows, read_rows(config.eval_path, allow_empty_prompt=config.allow_empty_prompt)
@@ -132,11 +145,12 @@ def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batch
         train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
     tokens = Tokens.of(model_dir, family, config.template, config.max_length, config.truncation)
     whole = dataclasses.replace(batching, epochs=1, microbatches=1)  # what is only looked at needs no gradient's memory
+    stride = max(1, len(train_rows) // GAP_SAMPLE)
+    measured = held_out or train_rows[::stride][:GAP_SAMPLE]
+    train_rows = monolingual(train_rows, config.pairs)
     languages = languages_of([*train_rows, *held_out])  # one list for both: the objective names its metrics by it
     train = tokens.pipeline(train_rows, batching, languages)
     evaluated = tokens.pipeline(held_out, whole, languages) if held_out else None
-    stride = max(1, len(train_rows) // GAP_SAMPLE)
-    measured = held_out or train_rows[::stride][:GAP_SAMPLE]
     return Data(
         train,
         evaluated,

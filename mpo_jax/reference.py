@@ -84,7 +84,7 @@ def cached_reference(
     """
     first = pipelines[0]
     examples = [example for pipeline in pipelines for example in pipeline.examples]
-    wanted: dict[str, Want] = {side: want for side in SIDES if (want := getattr(reads, side))}
+    wanted: dict[str, Want] = {side: want for side in SIDES if (want := reads.want(side))}
     if not wanted:
         return CachedReference({}, {})
     identity = identity | {"dtype": dtype, "pooling": reads.pooling, "pad_id": first.pad_id}

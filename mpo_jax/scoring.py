@@ -19,20 +19,20 @@ def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -
     slots = len(SIDES) * len(ANSWERS) * rows
     hidden_STD = model.hidden(params, packed)
     logp, count, pooled = None, None, None
-    if Want.LOGP in reads.source | reads.target:
+    if Want.LOGP in reads.anything:
         with jax.named_scope("logp"):
             logp_SA = answer_logps(hidden_STD, model.unembedding(params), packed, model.config.final_softcap)
             logp, count = per_slot(logp_SA, packed, slots), per_slot(jnp.ones_like(logp_SA), packed, slots)
-    if Want.HIDDEN in reads.source | reads.target:
+    if Want.HIDDEN in reads.anything:
         with jax.named_scope("pool"):
             pooled = pool(hidden_STD, packed, slots)
 
     def sequence(side: int, answer: int) -> SequenceScores:
-        want, start = getattr(reads, SIDES[side]), (len(ANSWERS) * side + answer) * rows
+        want, start = reads.want(SIDES[side]), (len(ANSWERS) * side + answer) * rows
         read = ((logp, Want.LOGP), (count, Want.LOGP), (pooled, Want.HIDDEN))
         return SequenceScores(*(x[start : start + rows] if x is not None and asked in want else None for x, asked in read))
 
-    return Scores(**{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if getattr(reads, name)})
+    return Scores(**{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if reads.want(name)})
 
 
 def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None) -> Array:

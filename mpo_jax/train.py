@@ -185,7 +185,7 @@ def _with_reference(
 ) -> tuple[Data, Params]:
     """The reference as scores that come with the data, or as parameters for the step; nothing for a method that reads none."""
     reads = config.loss.reference_reads
-    if not (reads.source or reads.target):
+    if not reads.anything:
         return data, {}
 
     def load() -> Params:

@@ -10,6 +10,8 @@ One legend of shape letters for the whole package. An array of rank two or more 
 
 import dataclasses
 import enum
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,7 +27,8 @@ Array = jax.Array
 POOLINGS = ("mean", "mean_padded", "last_prompt", "last")
 
 
-SIDES = ("source", "target")
+# What a row has pairs of: its dominant side, its target side, and what some methods read beside them (see `Reads`).
+SIDES = ("source", "target", "mismatch", "parallel")
 ANSWERS = ("chosen", "rejected")
 
 
@@ -43,11 +46,24 @@ class Reads:
 
     source: Want = Want.NOTHING
     target: Want = Want.NOTHING
-    mismatch: Want = Want.NOTHING  # of all rows of the whole batch, without gradient
+    mismatch: str = ""  # log-probabilities of this side's prompts with the answers to other prompts, without gradient
+    parallel: str = ""  # log-probabilities of the pair in this language that has the same dominant prompt
     pooling: str = "mean"
 
-    def __bool__(self) -> bool:
-        return bool(self.source | self.target)
+    def want(self, side: str) -> Want:
+        """What is needed of one of `SIDES`."""
+        asked = getattr(self, side)
+        return asked if isinstance(asked, Want) else Want.LOGP if asked else Want.NOTHING
+
+    @property
+    def anything(self) -> Want:
+        """What is needed of any side; `Want.NOTHING` is false."""
+        return functools.reduce(operator.or_, map(self.want, SIDES))
+
+    @property
+    def of_rows(self) -> "Reads":
+        """All but the mismatched pairs, which are scored for the whole batch at once."""
+        return dataclasses.replace(self, mismatch="")
 
 
 @jax.tree_util.register_dataclass
@@ -116,12 +132,13 @@ class Pair:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What one model says of both sides of B rows; a side that was not read is None. `mismatch` has the rows of the whole
-    batch, those of the other microbatches too: prompts with the answers of another row."""
+    """What one model says of the `SIDES` of B rows; a side that was not read is None. A method finds in `mismatch` the rows of
+    the whole batch, those of the other microbatches too."""
 
     source: Pair | None = None
     target: Pair | None = None
     mismatch: Pair | None = None
+    parallel: Pair | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -133,7 +150,7 @@ class Batch:
     reference: Packed | Scores | None  # what the frozen reference reads, or its scores computed beforehand; None = nothing
     weight_B: Array  # f32: 1 for a row, 0 for the filling of a short last batch
     language_B: Array  # int32: index of the target's language in the run's list of languages
-    mismatch: Packed | None = None  # target prompts with the answers of another row as target pairs, where a method reads them
+    mismatch: Packed | None = None  # the mismatched pairs, for both models, where a method reads them
 
 
 @jax.tree_util.register_dataclass

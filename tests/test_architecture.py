@@ -18,7 +18,7 @@ LAYERS = [
         *("models.attention_blocks", "models.attention_splash"),
     },
     {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob"},
-    {"losses", "checkpoint", "scoring", "data.audit", "data.layout", "models.decoder"},
+    {"losses", "checkpoint", "scoring", "data.audit", "data.layout", "data.views", "models.decoder"},
     {"models.weights", "data.shapes", "data.packing", "objective", "reference_store"},
     {"data.pipeline", "models.family"},
     {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "reference"},

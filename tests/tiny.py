@@ -45,7 +45,7 @@ def two_params(of: Model, dtype=jnp.float32) -> tuple[Params, Params]:
     return tuple(jax.tree.map(lambda x: jnp.asarray(x, dtype), tree) for tree in (second, first))
 
 
-def packed(seed: int, rows: int, length: int, sides: tuple[int, ...] = (0, 1), *, filling: int = 0) -> Packed:
+def packed(seed: int, rows: int, length: int, sides: tuple[int, ...] = (0, 1, 3), *, filling: int = 0) -> Packed:
     """Padded pairs of random sequences of these sides, each scored and pooled, one a packed row in the order of their slots;
     `filling` empty packed rows at the end."""
     slots = [slot for side in sides for slot in range(2 * rows * side, 2 * rows * (side + 1))]
@@ -77,11 +77,12 @@ def packed(seed: int, rows: int, length: int, sides: tuple[int, ...] = (0, 1), *
 
 
 def batch(rows: int = 4, *, length: int = 24, weight=None, seed: int = 0) -> Batch:
-    """Without a microbatch axis. Both models read both sides."""
+    """Without a microbatch axis. Both models read all there is."""
     both = packed(seed, rows, length)
     return Batch(
         policy=both,
         reference=both,
+        mismatch=packed(seed, rows, length, (2,)),
         weight_B=np.ones(rows, np.float32) if weight is None else np.asarray(weight, np.float32),
         language_B=(np.arange(rows) % 2).astype(np.int32),
     )
@@ -90,7 +91,6 @@ def batch(rows: int = 4, *, length: int = 24, weight=None, seed: int = 0) -> Bat
 def micro(of: Batch, parts: int) -> Batch:
     """The same rows in `parts` microbatches: rows are cut in order, slots counted anew."""
     B = of.weight_B.shape[0]
-    kinds = of.policy.tokens_ST.shape[0] // B  # sides x answers, outermost in the numbering of slots
 
     def cut(x, lead):
         x = np.asarray(x)
@@ -100,10 +100,11 @@ def micro(of: Batch, parts: int) -> Batch:
         return np.where(slot >= 0, slot // B * (B // parts) + slot % (B // parts), -1)
 
     def side(p: Packed) -> Packed:
+        kinds = p.tokens_ST.shape[0] // B  # sides x answers, outermost in the numbering of slots
         p = jax.tree.map(lambda x: cut(x, kinds), p)
         return dataclasses.replace(p, answer_slot_SA=renumber(p.answer_slot_SA), pool_slot_ST=renumber(p.pool_slot_ST))
 
-    return Batch(side(of.policy), side(of.reference), cut(of.weight_B, 1), cut(of.language_B, 1))
+    return Batch(side(of.policy), side(of.reference), cut(of.weight_B, 1), cut(of.language_B, 1), side(of.mismatch))
 
 
 def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1):

@@ -57,12 +57,15 @@ class TokenPair:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A tokenised row; `language` is the target's."""
+    """A tokenised row; `language` is the target's. `mismatch` and `parallel` are there where a method reads them
+    (see `types.Reads` and `data.views`)."""
 
     id: str
     language: str
     source: TokenPair | None
     target: TokenPair
+    mismatch: TokenPair | None = None
+    parallel: TokenPair | None = None
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":

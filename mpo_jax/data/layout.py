@@ -37,12 +37,17 @@ class Room(NamedTuple):
     answers: int
 
 
+def read_by(policy: Reads, reference: Reads) -> dict[str, Reads]:
+    """Field of `Batch` -> what is packed there for methods that read this of the two models."""
+    return {"policy": policy.of_rows, "reference": reference.of_rows, "mismatch": Reads(mismatch=policy.mismatch)}
+
+
 def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | None = None) -> list[Span]:
     """The sequences that `reads` asks for, in the order of their slots (see `types.Packed`). What is pooled with "mean_padded"
     takes its padding too: to 8 * ceil(longer of chosen and rejected / 8) positions, or to `padded_length` of them."""
     found = []
     for side, name in enumerate(SIDES):
-        want: Want = getattr(reads, name)
+        want = reads.want(name)
         for answer in range(len(ANSWERS)) if want else ():
             for i, row in enumerate(rows):
                 if row is None:
@@ -91,19 +96,19 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Everything static about a run's batches: shape k of a batch is room k of both. None for a model that reads nothing."""
+    """Everything static about a run's batches, by the fields of `Batch`; shape k of a batch is room k of each. None = not read."""
 
     policy: Plan
-    reference: Plan | None
+    reference: Plan | None = None
+    mismatch: Plan | None = None
 
-    def first_with(self, policy: Room, reference: Room | None) -> int:
+    def first_with(self, policy: Room, reference: Room | None = None, mismatch: Room | None = None) -> int:
         """The first shape with room for this."""
-
-        pairs = [(self.policy, policy), (self.reference, reference)]
+        pairs = [(self.policy, policy), (self.reference, reference), (self.mismatch, mismatch)]
         for k in range(len(self.policy.rooms)):
             if all(have >= need for plan, room in pairs if plan and room for have, need in zip(plan.rooms[k], room, strict=True)):
                 return k
-        raise AssertionError(f"{policy} and {reference} in {self}: are these the data's own shapes?")
+        raise AssertionError(f"{policy}, {reference}, {mismatch} in {self}: are these the data's own shapes?")
 
 
 def split_rows(rows: Sequence[Example | None], microbatches: int) -> list[Sequence[Example | None]]:

@@ -1,12 +1,12 @@
 """From examples to a host batch of fixed shapes, several sequences a packed row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.layout import Plan, Room, Shapes, Span, balanced, needed, spans, split_rows
+from mpo_jax.data.layout import Room, Shapes, Span, balanced, needed, read_by, spans, split_rows
 from mpo_jax.types import Batch, Packed, Reads
 
 
@@ -28,32 +28,31 @@ def pack(
     Sequences are segments 1, 2, ... of packed rows, by `layout.balanced`; all microbatches take the first of `shapes` with room
     for each of them. Free positions have segment 0, slot -1 and weight 0.
     """
-    parts = split_rows(rows, microbatches)
+    parts, reads = split_rows(rows, microbatches), read_by(policy, reference)
+    plans = {name: plan for name in reads if (plan := getattr(shapes, name)) is not None}
+    laid = {
+        name: [balanced(spans(part, reads[name], padded_length), plan.rows) for part in parts] for name, plan in plans.items()
+    }
+    k = shapes.first_with(**{name: _most(map(needed, micro)) for name, micro in laid.items()})
 
-    def laid(plan: Plan | None, reads: Reads) -> list[list[list[Span]]]:
-        return [] if plan is None else [balanced(spans(part, reads, padded_length), plan.rows) for part in parts]
-
-    def most(parts: list[list[list[Span]]]) -> Room | None:
-        return Room(*map(max, zip(*map(needed, parts), strict=True))) if parts else None
-
-    theirs, ours = laid(shapes.reference, reference), laid(shapes.policy, policy)
-    need = most(ours)
-    assert need is not None
-    k = shapes.first_with(need, most(theirs))
-
-    def packed(plan: Plan, parts: list[list[list[Span]]], pooling: str) -> Packed:
-        made = [_arrays(part, plan.rows, plan.rooms[k], pad_id, pooling) for part in parts]
+    def packed(name: str) -> Packed:
+        made = [_arrays(micro, plans[name].rows, plans[name].rooms[k], pad_id, reads[name].pooling) for micro in laid[name]]
         return Packed(**{field: np.stack([arrays[field] for arrays in made]) for field in made[0]})  # pyright: ignore[reportArgumentType]
 
     def per_row(values: Sequence[float], dtype: Any) -> Any:
         return np.asarray(values, dtype).reshape(microbatches, -1)
 
     return Batch(
-        policy=packed(shapes.policy, ours, policy.pooling),
-        reference=packed(shapes.reference, theirs, reference.pooling) if shapes.reference else None,
+        policy=packed("policy"),
+        reference=packed("reference") if "reference" in plans else None,
+        mismatch=packed("mismatch") if "mismatch" in plans else None,
         weight_B=per_row([row is not None for row in rows], np.float32),
         language_B=per_row([0 if row is None else languages.index(row.language) for row in rows], np.int32),
     )
+
+
+def _most(rooms: Iterable[Room]) -> Room:
+    return Room(*map(max, zip(*rooms, strict=True)))
 
 
 def _arrays(packed: Sequence[Sequence[Span]], S: int, room: Room, pad_id: int, pooling: str) -> dict[str, np.ndarray]:

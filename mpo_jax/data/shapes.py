@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.layout import Plan, Room, Shapes, balanced, needed, round_up, spans, split_rows
+from mpo_jax.data.layout import Plan, Room, Shapes, balanced, needed, read_by, round_up, spans, split_rows
 from mpo_jax.types import Reads
 
 MULTIPLE = 8  # T and A are multiples of it
@@ -38,11 +38,12 @@ def shapes_of(
     S is a multiple of `shards`, the pieces that the mesh cuts packed rows into. Up to `MOST_SHAPES` shapes hold these batches,
     and a last one any batch of these examples, in case another comes.
     """
-    models = [_Model.of(batches, reads, microbatches, shards, padded_length) for reads in (policy, reference) if reads]
+    parts = {name: reads for name, reads in read_by(policy, reference).items() if reads.anything}
+    models = [_Model.of(batches, reads, microbatches, shards, padded_length) for reads in parts.values()]
     needs_KNR = np.stack([model.needs_NR for model in models])
     chosen = _choose(needs_KNR, np.asarray([model.rows for model in models]))
     plans = [Plan(model.rows, (*(shape[k] for shape in chosen), model.always)) for k, model in enumerate(models)]
-    return Shapes(plans[0], plans[1] if reference else None)
+    return Shapes(**dict(zip(parts, plans, strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)

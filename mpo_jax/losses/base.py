@@ -36,7 +36,8 @@ class OneSided:
 
     @property
     def policy_reads(self) -> Reads:
-        return Reads(**{self.side: Want.LOGP}, mismatch=Want.LOGP if self.mismatched else Want.NOTHING)
+        source, target = (Want.LOGP if self.side == side else Want.NOTHING for side in ("source", "target"))
+        return Reads(source, target, mismatch=self.side if self.mismatched else "")
 
     @property
     def reference_reads(self) -> Reads:

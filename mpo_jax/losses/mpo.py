@@ -25,7 +25,8 @@ class Mpo:
 
     The paper's ablations: `retain=0` leaves the dominant side free. `rg_normalize=False` takes sums over tokens for
     both gaps ("w/o LN"). `gap_target` is what the target gap follows: 'reference', the reference's dominant gap;
-    'policy', the policy's own, with gradient through both gaps ("MPO-Policy"); or a constant, such as '1.58'.
+    'policy', the policy's own, with gradient through both gaps ("MPO-Policy"); a constant, such as '1.58'; or the reference's
+    gap in another language of the data, such as 'ar', for the same dominant prompt.
     """
 
     beta: float = 1.0
@@ -40,9 +41,10 @@ class Mpo:
         check_choice("loss.retain_reduction", self.retain_reduction, ("mean", "sum"))
         if self.beta <= 0 or self.retain < 0:
             raise InputError(f"loss.beta={self.beta} must be above 0 and loss.retain={self.retain} must not be negative.")
-        if self.gap_target not in GAP_TARGETS and self.constant is None:
+        if self.gap_target not in GAP_TARGETS and self.constant is None and not self.gap_target.isalpha():
             raise InputError(
-                f"loss.gap_target='{self.gap_target}' is not known: write 'reference', 'policy', or a number such as '1.58'."
+                f"loss.gap_target='{self.gap_target}' is not known: write 'reference', 'policy', a number such as '1.58', or the "
+                "code of a language of the data."
             )
 
     @property
@@ -53,6 +55,11 @@ class Mpo:
         except ValueError:
             return None
         return number if math.isfinite(number) else None
+
+    @property
+    def language(self) -> str:
+        """The language that `gap_target` is, if it is one: the data knows which there are."""
+        return "" if self.gap_target in GAP_TARGETS or self.constant is not None else self.gap_target
 
     @property
     def _retention(self) -> Want:
@@ -66,14 +73,14 @@ class Mpo:
     @property
     def reference_reads(self) -> Reads:
         dominant_gap = Want.LOGP if self.gap_target == "reference" else Want.NOTHING
-        return Reads(source=dominant_gap | self._retention, pooling=self.retain_pooling)
+        return Reads(source=dominant_gap | self._retention, parallel=self.language, pooling=self.retain_pooling)
 
     def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
         """All per row, f32 (B,)."""
         assert policy.target is not None
         chosen_B, rejected_B = self.reward(policy.target.chosen), self.reward(policy.target.rejected)
         gap_B = chosen_B - rejected_B
-        goal_B = self.goal(policy.source, reference.source, gap_B)
+        goal_B = self.goal(policy, reference, gap_B)
         error_B = self.beta * gap_B - goal_B
         gap_loss_B = error_B**2
         retain_loss_B = self.retention(policy.source, reference.source) if self.retain else jnp.zeros_like(gap_loss_B)
@@ -96,11 +103,12 @@ class Mpo:
         """f32 (B,), nats per token, or nats without length normalisation."""
         return answer.mean_logp_B if self.rg_normalize else answer.sum_logp_B
 
-    def goal(self, policy: Pair | None, reference: Pair | None, like_B: Array) -> Array:
-        """What the target gap is to reach, f32 (B,), from the scores of the dominant side."""
+    def goal(self, policy: Scores, reference: Scores, like_B: Array) -> Array:
+        """What the target gap is to reach, f32 (B,)."""
         if self.constant is not None:
             return jnp.full_like(like_B, self.constant)
-        pair = policy if self.gap_target == "policy" else reference
+        dominant = (policy if self.gap_target == "policy" else reference).source
+        pair = reference.parallel if self.language else dominant
         assert pair is not None
         return self.reward(pair.chosen) - self.reward(pair.rejected)
 

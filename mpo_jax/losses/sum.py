@@ -1,6 +1,9 @@
 """A linear combination of methods."""
 
 import dataclasses
+import functools
+
+import jax.numpy as jnp
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses.base import PreferenceLoss
@@ -33,6 +36,12 @@ class Sum:
         if len(pooled) > 1:
             ways = " and ".join(sorted(pooled))
             raise InputError(f"The terms of losses.Sum pool hidden states in different ways, {ways}: choose one.")
+        for view in ("mismatch", "parallel"):
+            views = {name for term in self.terms.values() if (name := getattr(term.reference_reads, view))}
+            if len(views) > 1:
+                raise InputError(
+                    f"The terms of losses.Sum read two kinds of {view} pairs, {' and '.join(sorted(views))}: choose one."
+                )
 
     @property
     def policy_reads(self) -> Reads:
@@ -44,16 +53,15 @@ class Sum:
 
     def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
         """All per row, f32 (B,)."""
-        total_B: Array | float = 0.0
+        losses_B: list[Array] = []
         metrics, by_language = {}, {}
         for name, term in self.terms.items():
             rows = term(policy, reference)
-            total_B = total_B + self.weights.get(name, 1.0) * rows.loss_B
+            losses_B.append(self.weights.get(name, 1.0) * rows.loss_B)
             metrics[f"loss/{name}"] = rows.loss_B
             metrics |= {f"{name}/{metric}": x_B for metric, x_B in rows.metrics_B.items()}
             by_language |= {f"{name}/{metric}": x_B for metric, x_B in rows.by_language_B.items()}
-        assert not isinstance(total_B, float)
-        return RowLoss(total_B, metrics, by_language)
+        return RowLoss(functools.reduce(jnp.add, losses_B), metrics, by_language)
 
 
 def _pools(reads: Reads) -> bool:
@@ -66,7 +74,8 @@ def _union(all_reads: list[Reads]) -> Reads:
         union = Reads(
             source=union.source | reads.source,
             target=union.target | reads.target,
-            mismatch=union.mismatch | reads.mismatch,
+            mismatch=union.mismatch or reads.mismatch,
+            parallel=union.parallel or reads.parallel,
             pooling=reads.pooling if _pools(reads) else union.pooling,
         )
     return union

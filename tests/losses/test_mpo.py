@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,24 @@ def test_ablations_are_their_equations():
     np.testing.assert_allclose(Mpo(retain=0.0, gap_target="policy")(policy, Scores()).loss_B, own, rtol=1e-4)
 
 
+def test_another_languages_gap_is_the_references_and_retention_stays_on_the_dominant_side():
+    loss, policy, reference = Mpo(gap_target="ar"), scores(0), dataclasses.replace(scores(10), parallel=scores(20).source)
+    other = Scores(
+        source=Pair(
+            *(
+                dataclasses.replace(x, hidden_BD=y.hidden_BD)
+                for x, y in (
+                    (scores(20).source.chosen, reference.source.chosen),
+                    (scores(20).source.rejected, reference.source.rejected),
+                )
+            )
+        )
+    )
+    np.testing.assert_array_equal(loss(policy, reference).loss_B, Mpo()(policy, other).loss_B)
+    assert loss.reference_reads == Reads(source=Want.HIDDEN, parallel="ar")
+    assert loss.policy_reads == Mpo().policy_reads
+
+
 def test_the_policys_own_gap_has_a_gradient_on_both_sides_and_the_references_on_one():
     for gap_target, moves in (("policy", True), ("reference", False)):
         loss = Mpo(retain=0.0, gap_target=gap_target)
@@ -123,8 +143,7 @@ def test_ablations_read_less():
         ({"retain": -1.0}, "loss.retain=-1.0"),
         ({"retain_pooling": "max"}, "'mean_padded'"),
         ({"retain_reduction": "max"}, "'sum'"),
-        ({"gap_target": "dominant"}, "loss.gap_target='dominant'"),
-        ({"gap_target": "nan"}, "a number such as"),
+        ({"gap_target": "1,58"}, "loss.gap_target='1,58'"),
     ],
 )
 def test_bad_settings_are_named(settings, word):

@@ -26,8 +26,8 @@ def test_cpo_is_a_sum():
 def test_reads_what_any_of_them_reads():
     assert Sum({"a": Simpo(), "b": Sft()}).reference_reads == Reads()
     both = Sum({"a": Mpo(retain_pooling="last"), "b": Kto(), "c": Dpo(side="source")})
-    assert both.policy_reads == Reads(Want.HIDDEN | Want.LOGP, Want.LOGP, Want.LOGP, "last")
-    assert both.reference_reads == Reads(Want.HIDDEN | Want.LOGP, Want.LOGP, Want.LOGP, "last")
+    assert both.policy_reads == Reads(Want.HIDDEN | Want.LOGP, Want.LOGP, "target", "", "last")
+    assert both.reference_reads == Reads(Want.HIDDEN | Want.LOGP, Want.LOGP, "target", "", "last")
 
 
 def test_metrics_are_kept_apart():
@@ -44,6 +44,8 @@ def test_metrics_are_kept_apart():
         (lambda: Sum({"a": Dpo()}, weights={"b": 1.0}), "the terms are a"),
         (lambda: Sum({"a": Dpo()}, weights={"a": -1.0}), "must not be negative"),
         (lambda: Sum({"a": Mpo(), "b": Mpo(retain_pooling="last")}), "last and mean"),
+        (lambda: Sum({"a": Kto(), "b": Kto(side="source")}), "two kinds of mismatch pairs, source and target"),
+        (lambda: Sum({"a": Mpo(gap_target="ar"), "b": Mpo(gap_target="sw")}), "ar and sw"),
     ],
 )
 def test_bad_sums_are_refused_with_a_sentence(build, words):
