@@ -89,7 +89,9 @@ def cached_reference(
     if not wanted:
         return CachedReference({}, {})
     identity = identity | {"dtype": dtype, "pooling": first.pooling, "pad_id": first.pad_id}
-    sides = {side: _side(folder / side, distinct(examples, side), want, identity, model) for side, want in wanted.items()}
+    sides: dict[SideName, _Side] = {
+        side: _side(folder / side, distinct(examples, side), want, identity, model) for side, want in wanted.items()
+    }
     missing = sum(side.store.entries - side.store.done for side in sides.values())
     found = " and ".join(f"{len(side.pairs)} {name} pairs" for name, side in sides.items())
     gigabytes = sum(math.prod(p.shape) for p in jax.tree.leaves(model.abstract())) * jnp.dtype(dtype).itemsize / 1e9
@@ -105,7 +107,7 @@ def cached_reference(
             _fill(side, model, params, first, mesh)
         jax.tree.map(lambda x: x.delete(), params)
     multihost_utils.sync_global_devices("reference: nothing is missing")
-    arrays = {name: _with_filling(side.store.read()) for name, side in sides.items()}
+    arrays: dict[SideName, dict[str, np.ndarray]] = {name: _with_filling(side.store.read()) for name, side in sides.items()}
     return CachedReference(arrays, {name: {key: i for i, key in enumerate(side.pairs)} for name, side in sides.items()})
 
 

@@ -44,7 +44,7 @@ class ScoreStore:
         self.done = stop
 
     def read(self) -> dict[str, np.ndarray]:
-        """All arrays. Errors also: entries that are missing, as where another process writes a folder that this one cannot see."""
+        """All arrays. Errors also: missing entries, as where another process writes to a folder that this one cannot see."""
         if (done := self._kept()) != self.entries:
             raise self._unusable("is not complete", f"{done} of {self.entries} entries")
         arrays = {}
