@@ -26,7 +26,8 @@ def _save(figure: Any, path: Path) -> None:
 def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
     """The loss and its parts over the updates, on a logarithmic axis, with the held-out loss where there is one."""
     figure, axes = _figure(8, 4.5)
-    for name, style in (("loss", "-"), ("loss/gap", "--"), ("loss/retain", ":"), ("eval_loss", "o-")):
+    parts = sorted({name for line in lines for name in line if name.startswith("loss/")})
+    for name, style in {"loss": "-", **dict.fromkeys(parts, "--"), "eval_loss": "o-"}.items():
         points = [(line["step"], line[name]) for line in lines if line.get(name, 0) > 0]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=name, markersize=4)

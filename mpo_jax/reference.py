@@ -104,7 +104,7 @@ def cached_reference(
             _fill(side, model, params, first, reads.pooling, mesh)
         jax.tree.map(lambda x: x.delete(), params)
     multihost_utils.sync_global_devices("reference: nothing is missing")
-    arrays = {name: _with_filling(side.store.read()) for name, side in sides.items()}
+    arrays: dict[str, dict[str, np.ndarray]] = {name: _with_filling(side.store.read()) for name, side in sides.items()}
     return CachedReference(arrays, {name: {key: i for i, key in enumerate(side.pairs)} for name, side in sides.items()})
 
 

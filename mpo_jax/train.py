@@ -136,9 +136,8 @@ class _Loop:
             self._log()
             values = evaluate(eval_step, state.params, ref_params, self.data.held_out, self.mesh)
             self.writer.write(k, values)
-            self.writer.say(
-                f"update {k}: " + ", ".join(f"{n} {values[f'eval_{n}']:.4g}" for n in ("loss", "loss/gap", "loss/retain"))
-            )
+            said = {name.removeprefix("eval_"): x for name, x in values.items() if name.startswith("eval_loss")}
+            self.writer.say(f"update {k}: " + ", ".join(f"{name} {said[name]:.4g}" for name in sorted(said)))
 
     def _log(self) -> None:
         """Writes the metrics of the step before, which by now is done: the device never waits for the log."""

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import toy_chat
 
+from mpo_jax.data.chat import TokenPair
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
@@ -32,6 +33,12 @@ def rows(count: int = 10):
     """Two rows share each dominant pair."""
     examples = toy_chat.examples(count)
     return [dataclasses.replace(e, source=examples[i - i % 2].source) for i, e in enumerate(examples)]
+
+
+def first_source() -> TokenPair:
+    pair = rows()[0].source
+    assert pair is not None
+    return pair
 
 
 def pipeline(on, loss=None, **changes) -> Pipeline:
@@ -205,10 +212,8 @@ def test_whatever_determines_the_scores_is_in_the_key(kept, part):
     elif part == "pairs":
         of = dataclasses.replace(of, examples=rows()[2:])
     elif part == "tokens":
-        one = rows()[0]
-        prompt = one.source.prompt.copy()
-        prompt[3] ^= 1
-        changed = dataclasses.replace(one.source, prompt=prompt)
+        changed = first_source()
+        changed.prompt[3] ^= 1
         of = dataclasses.replace(of, examples=[dataclasses.replace(e, source=changed) for e in rows()[:2]] + rows()[2:])
     elif part == "pooling":
         reads = dataclasses.replace(reads, pooling="last")
@@ -220,10 +225,8 @@ def test_whatever_determines_the_scores_is_in_the_key(kept, part):
 
 def test_a_boundary_that_moves_makes_another_pair(kept):
     """The same ids in a row, cut elsewhere between prompt and answer."""
-    on, one = tiny.mesh(), rows()[0]
-    pair = dataclasses.replace(
-        one.source, prompt=one.source.prompt[:-1], chosen=np.concatenate([one.source.prompt[-1:], one.source.chosen])
-    )
+    on, pair = tiny.mesh(), first_source()
+    pair = dataclasses.replace(pair, prompt=pair.prompt[:-1], chosen=np.concatenate([pair.prompt[-1:], pair.chosen]))
     of = dataclasses.replace(pipeline(on), examples=[dataclasses.replace(e, source=pair) for e in rows()[:2]] + rows()[2:])
     with pytest.raises(InputError, match="tokens was"):
         cached(kept, on, [of], Reads(source=Want.LOGP), load=never)
@@ -231,8 +234,8 @@ def test_a_boundary_that_moves_makes_another_pair(kept):
 
 def test_scores_that_are_not_finite_are_refused_with_the_row(tmp_path):
     on = tiny.mesh()
+    broken = tiny.place(MODEL, jax.tree.map(lambda x: x * jnp.nan, REFERENCE), on)
     with jax.set_mesh(on), pytest.raises(InputError, match=r"logp_B of row \d is not finite"):
-        broken = tiny.place(MODEL, jax.tree.map(lambda x: x * jnp.nan, REFERENCE), on)
         cached(tmp_path, on, [pipeline(on)], Reads(source=Want.LOGP), load=lambda: broken)
     assert not any(tmp_path.iterdir())
 

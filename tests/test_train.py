@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -225,3 +226,17 @@ def test_the_command_prints_the_sentence_alone(world, tmp_path, capsys):
         train.main([f"--config={config_file(world, tmp_path)}", "--config.epochs=0"])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: epochs=0")
+
+
+def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_path):
+    """KTO's mismatched pairs and another language's gap, in microbatches, from the data to the export."""
+    values = {}
+    for reference in ("live", "cached"):
+        path = config_file(world, tmp_path / reference)
+        loss = 'losses.Sum({"kto": losses.Kto(), "other": losses.Mpo(gap_target="sw")})'
+        path.write_text("from mpo_jax import losses\n" + path.read_text().replace("optim=", f"loss={loss}, optim="))
+        train.train(configs.parse([f"--config={path}", f"--config.reference={reference}", "--config.microbatches=2"]))
+        lines = metrics(tmp_path / reference / "run")
+        assert {"kto/z0", "eval_kto/z0", "other/gap/goal", "loss/kto"} <= set().union(*lines)
+        values[reference] = [line[name] for line in lines for name in sorted(line)]
+    np.testing.assert_allclose(values["cached"], values["live"], rtol=1e-4, atol=1e-5)
