@@ -78,9 +78,11 @@ def test_the_loss_is_the_weighted_sum_of_the_methods(plain):
 
 @pytest.mark.parametrize("loss", [losses.Sft(), losses.Cpo(), losses.Orpo(), losses.Simpo()], ids=lambda x: type(x).__name__)
 def test_no_reference_is_traced_where_none_is_read(loss):
-    """There is nothing to trace: no parameters come."""
+    """There is nothing to trace: no parameters come, and no sequences."""
+    assert not loss.reference_reads.anything
     policy, _ = tiny.two_params(MODEL)
-    value, _ = jax.eval_shape(make_objective(MODEL, loss, ()), policy, {}, tiny.batch(ROWS))
+    batch = dataclasses.replace(tiny.batch(ROWS), reference=None)
+    value, _ = jax.eval_shape(make_objective(MODEL, loss, ()), policy, {}, batch)
     assert value.total.shape == ()
 
 

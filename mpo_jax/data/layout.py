@@ -96,7 +96,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Everything static about a run's batches, by the fields of `Batch`; shape k of a batch is room k of each. None = not read."""
+    """What is static about a run's batches, by the fields of `Batch`; shape k of a batch is room k of each. None = not read."""
 
     policy: Plan
     reference: Plan | None = None
