@@ -72,13 +72,13 @@ class _Axes:
     def gather_embed(self, block_bD: Array) -> Array:
         return jax.lax.all_gather(block_bD, RULES["embed"], axis=1, tiled=True) if self.inside else block_bD
 
-    def scatter_embed(self, grad_bD: Array) -> Array:
+    def scatter_embed(self, grad_Db: Array) -> Array:
         """The sum over the batch axes of a block's gradient, of which each device keeps its part of the width."""
         if not self.inside:
-            return grad_bD
+            return grad_Db
         batch = RULES["batch"] or ()
         others = tuple(axis for axis in batch if axis != RULES["embed"])
-        return jax.lax.psum_scatter(jax.lax.psum(grad_bD, others), RULES["embed"], scatter_dimension=1, tiled=True)
+        return jax.lax.psum_scatter(jax.lax.psum(grad_Db, others), RULES["embed"], scatter_dimension=0, tiled=True)
 
 
 def _operand(x: Array, axes: _Axes) -> Array:
@@ -150,7 +150,7 @@ def _backward(
     size, blocks = _blocks(S * A, V)
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
-        dh_ND, dw_VD = carry
+        dh_ND, dw_DV = carry
         start, w_bD, logits_Nb, tanh_Nb, entry_b, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
         is_label_Nb = entry_b[None, :] == label_N[:, None]
         d_Nb = (is_label_Nb - jnp.exp(logits_Nb - lse_N[:, None])) * grad_N[:, None]
@@ -158,11 +158,12 @@ def _backward(
             d_Nb *= 1 - tanh_Nb**2
         d_Nb = jnp.where(own_b[None, :], d_Nb, 0.0).astype(h_ND.dtype)
         dh_ND += jnp.einsum("nb,bd->nd", d_Nb, w_bD, preferred_element_type=jnp.float32)
-        dw_bD = axes.scatter_embed(jnp.einsum("nb,nd->bd", d_Nb, h_ND, preferred_element_type=jnp.float32))
+        dw_Db = axes.scatter_embed(jnp.einsum("nb,nd->db", d_Nb, h_ND, preferred_element_type=jnp.float32))
         # An entry has one block, whose gradient is complete; where the last block overlaps it adds 0.
-        old_bD = jax.lax.dynamic_slice_in_dim(dw_VD, start, size)
-        return (dh_ND, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
+        old_Db = jax.lax.dynamic_slice_in_dim(dw_DV, start, size, axis=1)
+        return (dh_ND, jax.lax.dynamic_update_slice_in_dim(dw_DV, old_Db + dw_Db.astype(dw_DV.dtype), start, 1)), None
 
-    zeros = (jnp.zeros((S * A, D), jnp.float32), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
-    (dh_ND, dw_VD), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
-    return axes.sum_vocab(dh_ND).astype(h_SAD.dtype).reshape(S, A, D), dw_VD
+    # Width first: a CPU would transpose each block of logits for the other order, which takes as long as the product.
+    zeros = (jnp.zeros((S * A, D), jnp.float32), jnp.zeros(unembed_VD.shape[::-1], unembed_VD.dtype))
+    (dh_ND, dw_DV), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
+    return axes.sum_vocab(dh_ND).astype(h_SAD.dtype).reshape(S, A, D), dw_DV.T
