@@ -33,7 +33,7 @@ class _Objective:
         if whole is None:
             whole = self.whole(params, ref_params, jax.tree.map(lambda x: x[None], batch))
         with jax.named_scope("policy"):
-            policy = score(self.model, params, batch, self.loss.policy_reads)
+            policy = score(self.model, params, batch, self.loss.policy_reads, ref_params)
         reference = batch.reference
         if reference is None:
             with jax.named_scope("reference"):

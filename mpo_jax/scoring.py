@@ -10,13 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mpo_jax.divergence import token_divergences
 from mpo_jax.errors import InputError
 from mpo_jax.logprob import token_logps
-from mpo_jax.types import Array, Batch, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
+from mpo_jax.types import KL, Array, Batch, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
 
 
-def score(model: Any, params: Params, batch: Batch, reads: Reads) -> Scores:
-    """Scores of B rows, as `reads` asks for them; the dtype of `params` is the compute dtype, scores are float32."""
+def score(model: Any, params: Params, batch: Batch, reads: Reads, ref_params: Params | None = None) -> Scores:
+    """Scores of B rows, as `reads` asks for them; the dtype of `params` is the compute dtype, scores are float32. Divergences
+    are those from `ref_params`, and are left out without them."""
     wanted = {side: want for side in ("source", "target") if (want := getattr(reads, side))}
     packed = {side: getattr(batch, side) for side in wanted}
     for side in wanted:
@@ -26,20 +28,36 @@ def score(model: Any, params: Params, batch: Batch, reads: Reads) -> Scores:
     slots = 2 * batch.weight_B.shape[0]
     pairs = {}
     for side, want in wanted.items():
-        logp, count = None, None
+        logp, count, kl = None, None, None
         if Want.LOGP in want:
             with jax.named_scope(f"logp_{side}"):
                 logp_SA = answer_logps(hidden_STD[side], model.unembedding(params), packed[side], model.config.final_softcap)
-                logp, count = per_slot(logp_SA, packed[side], slots), per_slot(jnp.ones_like(logp_SA), packed[side], slots)
+                logp = per_slot(logp_SA, packed[side], slots)
+        if want & KL and ref_params is not None:
+            with jax.named_scope(f"kl_{side}"):
+                kl_SA = _divergences(model, params, hidden_STD[side], ref_params, packed[side], want)
+                kl = per_slot(kl_SA, packed[side], slots)
+        if want & (Want.LOGP | KL):
+            count = per_slot(jnp.ones(packed[side].answer_slot_SA.shape), packed[side], slots)
         pooled = None
         if Want.HIDDEN in want:
             with jax.named_scope(f"pool_{side}"):
                 pooled = pool(hidden_STD[side], packed[side], slots)
         chosen, rejected = (
-            SequenceScores(*(None if x is None else x[which::2] for x in (logp, count, pooled))) for which in (0, 1)
+            SequenceScores(*(None if x is None else x[which::2] for x in (logp, count, pooled, kl))) for which in (0, 1)
         )
         pairs[side] = Pair(chosen, rejected)
     return Scores(**pairs)
+
+
+def _divergences(model: Any, params: Params, hidden_STD: Array, ref_params: Params, packed: Packed, want: Want) -> Array:
+    """At every scored position, f32 nats (S, A); the reference has no gradient."""
+    ref_params = jax.lax.stop_gradient(ref_params)
+    states = (hidden_STD, model.hidden(ref_params, packed))
+    h_SAD, ref_h_SAD = (jnp.take_along_axis(x_STD, packed.answer_at_SA[..., None], axis=1) for x_STD in states)
+    unembed_VD, ref_unembed_VD = (model.unembedding(p) for p in (params, ref_params))
+    of_policy = Want.KL_OF_POLICY in want
+    return token_divergences(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD, model.config.final_softcap, of_policy)
 
 
 def score_view(model: Any, params: Params, batch: Batch, view: Packed | None) -> Pair:

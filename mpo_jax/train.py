@@ -33,7 +33,7 @@ from mpo_jax.reference import CachedReference, cached_reference, fingerprint
 from mpo_jax.report import Measured, export, make_measure, report
 from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
 from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
-from mpo_jax.types import Params, Reads, Want
+from mpo_jax.types import KL, Params, Reads, Want
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -186,6 +186,8 @@ def _with_reference(
 
     if config.reference == "live":
         return data, load()
+    if reads.source & KL:
+        raise InputError("KL retention compares whole distributions, which are not stored: write --config.reference=live.")
     folder = Path(config.reference_store) if config.reference_store else folder / "reference"
     identity = {
         "weights": fingerprint(model_dir, ("config.json", *hub.WEIGHT_FILES)),

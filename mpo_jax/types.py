@@ -31,6 +31,11 @@ class Want(enum.Flag):
     NOTHING = 0
     LOGP = enum.auto()
     HIDDEN = enum.auto()
+    KL_OF_POLICY = enum.auto()  # KL(policy || reference) and KL(reference || policy): asked of both models, given by the policy
+    KL_OF_REFERENCE = enum.auto()
+
+
+KL = Want.KL_OF_POLICY | Want.KL_OF_REFERENCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,7 @@ class SequenceScores:
     logp_B: Array | None = None  # f32, nats: sum over the answer's tokens, end token included
     count_B: Array | None = None  # f32: number of those tokens
     hidden_BD: Array | None = None  # f32: pooled final-norm state
+    kl_B: Array | None = None  # f32, nats: divergence of the next-token distributions, sum over the answer's tokens
     batch_mean_count: Array | None = None  # f32 (): mean count of the whole batch's rows; given for the policy's chosen answers
 
     @property
@@ -85,6 +91,12 @@ class SequenceScores:
         """Length-normalised log-probability, nats per token. An unused row (no tokens) gives 0."""
         assert self.logp_B is not None and self.count_B is not None
         return self.logp_B / jnp.maximum(self.count_B, 1.0)
+
+    @property
+    def mean_kl_B(self) -> Array:
+        """Divergence, nats per token."""
+        assert self.kl_B is not None and self.count_B is not None
+        return self.kl_B / jnp.maximum(self.count_B, 1.0)
 
 
 @jax.tree_util.register_dataclass

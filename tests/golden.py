@@ -215,6 +215,21 @@ class Golden:
             yield f"baseline {name}", "value", ours, golden
             yield f"baseline grad_norm {name}", "gradient", pull(self.params["policy"], toward), facts["grad_norm"]
 
+    def divergences(self) -> Iterator[Quantity]:
+        """KL retention in both directions: a row's mean over its tokens, and the gradient of the mean over rows."""
+        micro = jax.tree.map(lambda x: x[0], batch_of(self.arrays))
+        for name, want in (("kl_fwd", Want.KL_OF_POLICY), ("kl_rev", Want.KL_OF_REFERENCE)):
+
+            def rows(params: Any, want: Want = want) -> Any:
+                pair = score(self.model, params, micro, Reads(source=want), self.params["ref"]).source
+                rows_B = jnp.concatenate([pair.chosen.mean_kl_B, pair.rejected.mean_kl_B])
+                return jnp.mean(rows_B), rows_B
+
+            (loss, rows_B), grads = jax.jit(jax.value_and_grad(rows, has_aux=True))(self.params["policy"])
+            facts = self.facts["baselines"]["f64"][name]
+            yield f"baseline {name}", "value", [*rows_B, loss], [*self[f"baseline_rows/{name}"], facts["loss"]]
+            yield f"baseline grad_norm {name}", "gradient", optax.tree.norm(grads), facts["grad_norm"]
+
     def combo(self, index: int) -> Iterator[Quantity]:
         """Loss, gradients and five AdamW updates of one of the stored settings."""
         setting = self.facts["combos"][index]
@@ -259,6 +274,7 @@ class Golden:
             yield from self.values()
             yield from self.pooled()
             yield from self.methods()
+            yield from self.divergences()
             for index in combos:
                 yield from self.combo(index)
 

@@ -32,6 +32,7 @@ EVERY = losses.Sum(
         "simpo": losses.Simpo(),
         "mpo": losses.Mpo(),
         "other": losses.Mpo(gap_target="ar"),
+        "kl": losses.Mpo(retain_by="kl_of_policy"),
         "own": losses.Mpo(gap_target="policy", rg_normalize=False),
     },
     weights={"own": 0.01},
@@ -75,6 +76,7 @@ def test_the_loss_is_the_weighted_sum_of_the_methods(plain):
     total = sum(EVERY.weights.get(name, 1.0) * values[f"loss/{name}"] for name in EVERY.terms)
     np.testing.assert_allclose(values["loss"], total, rtol=1e-5)
     assert values["kto/z0"] >= 0
+    assert values["kl/loss/retain"] > 0
 
 
 @pytest.mark.parametrize("loss", [losses.Sft(), losses.Cpo(), losses.Orpo(), losses.Simpo()], ids=lambda x: type(x).__name__)
