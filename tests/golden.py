@@ -269,12 +269,13 @@ class Golden:
         yield f"param_grad_sum {tag}", "gradient", [g.sum() for g in flat], self["param_grad_sum"][index]
         yield f"param_grad_probe {tag}", "gradient", probes, self["param_grad_probe"][index]
 
-    def quantities(self, combos: range) -> Iterator[Quantity]:
+    def quantities(self, combos: range, methods: bool) -> Iterator[Quantity]:
         with jax.set_mesh(self.mesh):
             yield from self.values()
             yield from self.pooled()
-            yield from self.methods()
-            yield from self.divergences()
+            if methods:
+                yield from self.methods()
+                yield from self.divergences()
             for index in combos:
                 yield from self.combo(index)
 
@@ -297,10 +298,10 @@ def error(ours: Any, golden: Any) -> float:
     return float(np.abs(ours - golden).max() / np.abs(golden).max())
 
 
-def compare(folder: Path, combos: range = range(16)) -> dict[str, tuple[float, float]]:
+def compare(folder: Path, combos: range = range(16), methods: bool = True) -> dict[str, tuple[float, float]]:
     """Quantity -> (worst error over its settings, tolerance)."""
     worst: dict[str, tuple[float, float]] = {}
-    for name, kind, ours, golden in Golden(folder).quantities(combos):
+    for name, kind, ours, golden in Golden(folder).quantities(combos, methods):
         quantity = name.partition(" [")[0]
         worst[quantity] = (max(worst.get(quantity, (0.0, 0.0))[0], error(ours, golden)), TOLERANCE[kind])
     return worst
