@@ -174,7 +174,9 @@ def main() -> None:
     options = [part for name, value in shape.items() for part in (f"--{name}", str(value))] + ["--steps", str(args.steps)]
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder), shape)
-        commands = {f"mpo_jax, {v}": [__file__, *options, "--remat", args.remat, "--worker", folder, "--ours", v] for v in args.ours}
+        commands = {
+            f"mpo_jax, {v}": [__file__, *options, "--remat", args.remat, "--worker", folder, "--ours", v] for v in args.ours
+        }
         if args.peer:
             commands |= {f"peer, {v}": [str(args.peer), *options, "--variant", v, "--json", "-"] for v in args.variants}
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
@@ -185,7 +187,11 @@ def main() -> None:
     print(f"{'':<20}{'s a step':>10}{'CPU s':>8}{'peak MiB':>10}{'first loss':>14}")
     for name, measured in results.items():
         median = {key: statistics.median(m[key] for m in measured) for key in ("step_s_median", "cpu_s_median", "peak_rss_mib")}
-        loss = measured[0]["loss"] if "loss" in measured[0] else sum(measured[0]["records"][0][k] for k in ("loss_gap", "loss_hidden"))
+        loss = (
+            measured[0]["loss"]
+            if "loss" in measured[0]
+            else sum(measured[0]["records"][0][k] for k in ("loss_gap", "loss_hidden"))
+        )
         assert measured[0]["ids_sha256"] == first["ids_sha256"], f"{name} ran on other ids"
         print(f"{name:<20}" + "{:>10.2f}{:>8.1f}{:>10.0f}".format(*median.values()) + f"{loss:>14.8f}")
 

@@ -7,8 +7,23 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.losses.base import PreferenceLoss
-from mpo_jax.scoring import score
-from mpo_jax.types import ANSWERS, SIDES, Array, Batch, Mean, Objective, Packed, Pair, Params, Reads, Scores, Want, Whole
+from mpo_jax.scoring import divergences, score
+from mpo_jax.types import (
+    ANSWERS,
+    SIDES,
+    Array,
+    Batch,
+    Mean,
+    Objective,
+    Packed,
+    Pair,
+    Params,
+    Reads,
+    Scores,
+    SequenceScores,
+    Want,
+    Whole,
+)
 
 
 def make_objective(model: Any, loss: PreferenceLoss, languages: tuple[str, ...]) -> Objective:
@@ -35,6 +50,10 @@ class _Objective:
         B = batch.weight_B.shape[0]
         with jax.named_scope("policy"):
             policy = score(self.model, params, batch.policy, self.loss.policy_reads.of_rows, B)
+        if batch.divergence is not None:
+            with jax.named_scope("divergence"):
+                reads = self.loss.policy_reads
+                policy = _compared(policy, divergences(self.model, params, ref_params, batch.divergence, reads, B))
         reference = batch.reference
         if isinstance(reference, Packed):
             with jax.named_scope("reference"):
@@ -87,6 +106,16 @@ def _counted(policy: Scores, whole: Whole) -> Scores:
     for side, count in whole.chosen_count.items():
         pair = getattr(policy, side)
         pairs[side] = dataclasses.replace(pair, chosen=dataclasses.replace(pair.chosen, batch_mean_count=count))
+    return dataclasses.replace(policy, **pairs)
+
+
+def _compared(policy: Scores, found: dict[str, tuple[SequenceScores, SequenceScores]]) -> Scores:
+    """The scores with the divergences of their sides."""
+    pairs = {}
+    for side, answers in found.items():
+        pair = getattr(policy, side) or Pair(SequenceScores(), SequenceScores())
+        both = zip((pair.chosen, pair.rejected), answers, strict=True)
+        pairs[side] = Pair(*(dataclasses.replace(old, kl_B=new.kl_B, count_B=new.count_B) for old, new in both))
     return dataclasses.replace(policy, **pairs)
 
 

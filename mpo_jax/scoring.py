@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mpo_jax.divergence import token_divergences
 from mpo_jax.logprob import token_logps
-from mpo_jax.types import ANSWERS, SIDES, Array, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
+from mpo_jax.types import ANSWERS, KL, SIDES, Array, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
 
 
 def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
@@ -33,6 +34,27 @@ def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -
         return SequenceScores(*(x[start : start + rows] if x is not None and asked in want else None for x, asked in read))
 
     return Scores(**{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if reads.want(name)})
+
+
+def divergences(
+    model: Any, params: Params, ref_params: Params, packed: Packed, reads: Reads, rows: int
+) -> dict[str, tuple[SequenceScores, SequenceScores]]:
+    """Side -> (chosen, rejected): the divergence of the two models' next-token distributions at the answers of B = `rows` rows,
+    and their number of tokens. `packed` was packed for `reads.divergence`; the reference has no gradient."""
+    ref_params = jax.lax.stop_gradient(ref_params)
+    states = (model.hidden(params, packed), model.hidden(ref_params, packed))
+    h_SAD, ref_h_SAD = (jnp.take_along_axis(x_STD, packed.answer_at_SA[..., None], axis=1) for x_STD in states)
+    unembed_VD, ref_unembed_VD = (model.unembedding(p) for p in (params, ref_params))
+    of_policy = Want.KL_OF_POLICY in reads.anything
+    kl_SA: Array = token_divergences(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD, model.config.final_softcap, of_policy)
+    slots = len(SIDES) * len(ANSWERS) * rows
+    kl, count = per_slot(kl_SA, packed, slots), per_slot(jnp.ones_like(kl_SA), packed, slots)
+
+    def sequence(start: int) -> SequenceScores:
+        return SequenceScores(kl_B=kl[start : start + rows], count_B=count[start : start + rows])
+
+    starts = {name: len(ANSWERS) * side * rows for side, name in enumerate(SIDES) if reads.want(name) & KL}
+    return {name: (sequence(start), sequence(start + rows)) for name, start in starts.items()}
 
 
 def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None) -> Array:

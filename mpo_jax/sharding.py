@@ -115,4 +115,5 @@ def batch_to_mesh(batch: Batch, mesh: Mesh) -> Batch:
         weight_B=host_to_global(batch.weight_B, mesh, ()),
         language_B=host_to_global(batch.language_B, mesh, ()),
         mismatch=host_to_global(batch.mismatch, mesh, (None, "batch")),
+        divergence=host_to_global(batch.divergence, mesh, (None, "batch")),
     )

@@ -192,6 +192,8 @@ def _with_reference(
 
     if config.reference == "live":
         return data, load()
+    if reads.divergence.anything:
+        raise InputError("KL retention compares whole distributions, which are not stored: write --config.reference=live.")
     reference = cached_reference(
         model,
         load,

@@ -38,6 +38,11 @@ class Want(enum.Flag):
     NOTHING = 0
     LOGP = enum.auto()
     HIDDEN = enum.auto()
+    KL_OF_POLICY = enum.auto()  # KL(policy || reference) and KL(reference || policy): asked of both models, given by the policy
+    KL_OF_REFERENCE = enum.auto()
+
+
+KL = Want.KL_OF_POLICY | Want.KL_OF_REFERENCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +67,13 @@ class Reads:
 
     @property
     def of_rows(self) -> "Reads":
-        """All but the mismatched pairs, which are scored for the whole batch at once."""
-        return dataclasses.replace(self, mismatch="")
+        """What one forward of one model gives: all but mismatched pairs, which are scored for the whole batch at once, and
+        divergences, which take a forward of each."""
+        return dataclasses.replace(self, source=self.source & ~KL, target=self.target & ~KL, mismatch="")
+
+    @property
+    def divergence(self) -> "Reads":
+        return Reads(source=self.source & KL, target=self.target & KL)
 
 
 @jax.tree_util.register_dataclass
@@ -95,6 +105,7 @@ class SequenceScores:
     logp_B: Array | None = None  # f32, nats: sum over the answer's tokens, end token included
     count_B: Array | None = None  # f32: number of those tokens
     hidden_BD: Array | None = None  # f32: pooled final-norm state
+    kl_B: Array | None = None  # f32, nats: divergence of the next-token distributions, sum over the answer's tokens
     batch_mean_count: Array | None = None  # f32 (): mean count of the whole batch's rows; given for the policy's chosen answers
 
     @property
@@ -108,6 +119,12 @@ class SequenceScores:
         """Length-normalised log-probability, nats per token. An unused row (no tokens) gives 0."""
         assert self.logp_B is not None and self.count_B is not None
         return self.logp_B / jnp.maximum(self.count_B, 1.0)
+
+    @property
+    def mean_kl_B(self) -> Array:
+        """Divergence, nats per token."""
+        assert self.kl_B is not None and self.count_B is not None
+        return self.kl_B / jnp.maximum(self.count_B, 1.0)
 
 
 @jax.tree_util.register_dataclass
@@ -151,6 +168,7 @@ class Batch:
     weight_B: Array  # f32: 1 for a row, 0 for the filling of a short last batch
     language_B: Array  # int32: index of the target's language in the run's list of languages
     mismatch: Packed | None = None  # the mismatched pairs, for both models, where a method reads them
+    divergence: Packed | None = None  # the answers at which both models' distributions are compared, where a method does
 
 
 @jax.tree_util.register_dataclass

@@ -34,7 +34,7 @@ from mpo_jax.models.families import build
 from mpo_jax.models.weights import export_tree
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, make_optimizer
-from mpo_jax.scoring import answer_logps, score
+from mpo_jax.scoring import answer_logps, divergences, score
 from mpo_jax.sharding import MeshConfig, make_mesh
 from mpo_jax.step import init_state, loss_and_grads, make_train_step
 from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
@@ -226,6 +226,23 @@ class Golden:
             yield f"baseline {name}", "value", ours, golden
             yield f"baseline grad_norm {name}", "gradient", pull(self.params["policy"], toward), facts["grad_norm"]
 
+    def divergences(self) -> Iterator[Quantity]:
+        """KL retention in both directions: a row's mean over its tokens, and the gradient of the mean over rows."""
+        for name, want in (("kl_fwd", Want.KL_OF_POLICY), ("kl_rev", Want.KL_OF_REFERENCE)):
+
+            def rows(params: Any, want: Want = want) -> Any:
+                reads = Reads(source=want)
+                batch = one(batch_of(self.arrays, reads))
+                B = batch.weight_B.shape[0]
+                answers = divergences(self.model, params, self.params["ref"], batch.divergence, reads, B)["source"]
+                rows_B = jnp.concatenate([answer.mean_kl_B for answer in answers])
+                return jnp.mean(rows_B), rows_B
+
+            (loss, rows_B), grads = jax.jit(jax.value_and_grad(rows, has_aux=True))(self.params["policy"])
+            facts = self.facts["baselines"]["f64"][name]
+            yield f"baseline {name}", "value", [*rows_B, loss], [*self[f"baseline_rows/{name}"], facts["loss"]]
+            yield f"baseline grad_norm {name}", "gradient", optax.tree.norm(grads), facts["grad_norm"]
+
     def combo(self, index: int) -> Iterator[Quantity]:
         """Loss, gradients and five AdamW updates of one of the stored settings."""
         setting = self.facts["combos"][index]
@@ -265,11 +282,13 @@ class Golden:
         yield f"param_grad_sum {tag}", "gradient", [g.sum() for g in flat], self["param_grad_sum"][index]
         yield f"param_grad_probe {tag}", "gradient", probes, self["param_grad_probe"][index]
 
-    def quantities(self, combos: range) -> Iterator[Quantity]:
+    def quantities(self, combos: range, methods: bool) -> Iterator[Quantity]:
         with jax.set_mesh(self.mesh):
             yield from self.values()
             yield from self.pooled()
-            yield from self.methods()
+            if methods:
+                yield from self.methods()
+                yield from self.divergences()
             for index in combos:
                 yield from self.combo(index)
 
@@ -292,10 +311,10 @@ def error(ours: Any, golden: Any) -> float:
     return float(np.abs(ours - golden).max() / np.abs(golden).max())
 
 
-def compare(folder: Path, combos: range = range(16)) -> dict[str, tuple[float, float]]:
+def compare(folder: Path, combos: range = range(16), methods: bool = True) -> dict[str, tuple[float, float]]:
     """Quantity -> (worst error over its settings, tolerance)."""
     worst: dict[str, tuple[float, float]] = {}
-    for name, kind, ours, golden in Golden(folder).quantities(combos):
+    for name, kind, ours, golden in Golden(folder).quantities(combos, methods):
         quantity = name.partition(" [")[0]
         worst[quantity] = (max(worst.get(quantity, (0.0, 0.0))[0], error(ours, golden)), TOLERANCE[kind])
     return worst

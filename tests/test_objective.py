@@ -31,6 +31,7 @@ EVERY = losses.Sum(
         "simpo": losses.Simpo(),
         "mpo": losses.Mpo(),
         "other": losses.Mpo(gap_target="ar"),
+        "kl": losses.Mpo(retain_by="kl_of_policy"),
         "own": losses.Mpo(gap_target="policy", rg_normalize=False),
     },
     weights={"own": 0.01},
@@ -46,7 +47,7 @@ def run(on, parts: int):
             make_train_step(make_objective(MODEL, EVERY, tiny.LANGUAGES), OPTIMIZER, jnp.float32),
             abstract_state(policy, OPTIMIZER, on),
         )
-        batch = batch_to_mesh(tiny.micro(tiny.batch(ROWS, weight=[1, 1, 1, 0]), parts), on)
+        batch = batch_to_mesh(tiny.micro(tiny.batch(ROWS, weight=[1, 1, 1, 0], divergence=True), parts), on)
         state = init_state(policy, OPTIMIZER, on)
         with jax.transfer_guard("disallow"):
             state, metrics = step(state, reference, batch)
@@ -74,6 +75,7 @@ def test_the_loss_is_the_weighted_sum_of_the_methods(plain):
     total = sum(EVERY.weights.get(name, 1.0) * values[f"loss/{name}"] for name in EVERY.terms)
     np.testing.assert_allclose(values["loss"], total, rtol=1e-5)
     assert values["kto/z0"] >= 0
+    assert values["kl/loss/retain"] > 0
 
 
 @pytest.mark.parametrize("loss", [losses.Sft(), losses.Cpo(), losses.Orpo(), losses.Simpo()], ids=lambda x: type(x).__name__)

@@ -228,6 +228,11 @@ def test_the_command_prints_the_sentence_alone(world, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: epochs=0")
 
 
+def test_divergences_need_the_reference_at_every_step(world, tmp_path):
+    with pytest.raises(InputError, match=r"write --config\.reference=live"):
+        command(world, tmp_path, "--config.loss.retain_by=kl_of_policy", "--config.reference=cached")
+
+
 def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_path):
     """KTO's mismatched pairs and another language's gap, in microbatches, from the data to the export."""
     values = {}

@@ -76,13 +76,14 @@ def packed(seed: int, rows: int, length: int, sides: tuple[int, ...] = (0, 1, 3)
     )
 
 
-def batch(rows: int = 4, *, length: int = 24, weight=None, seed: int = 0) -> Batch:
-    """Without a microbatch axis. Both models read all there is."""
+def batch(rows: int = 4, *, length: int = 24, weight=None, seed: int = 0, divergence: bool = False) -> Batch:
+    """Without a microbatch axis. Both models read all there is; what takes forwards of its own where it is asked for."""
     both = packed(seed, rows, length)
     return Batch(
         policy=both,
         reference=both,
         mismatch=packed(seed, rows, length, (2,)),
+        divergence=packed(seed, rows, length, (0,)) if divergence else None,
         weight_B=np.ones(rows, np.float32) if weight is None else np.asarray(weight, np.float32),
         language_B=(np.arange(rows) % 2).astype(np.int32),
     )
@@ -104,7 +105,14 @@ def micro(of: Batch, parts: int) -> Batch:
         p = jax.tree.map(lambda x: cut(x, kinds), p)
         return dataclasses.replace(p, answer_slot_SA=renumber(p.answer_slot_SA), pool_slot_ST=renumber(p.pool_slot_ST))
 
-    return Batch(side(of.policy), side(of.reference), cut(of.weight_B, 1), cut(of.language_B, 1), side(of.mismatch))
+    return Batch(
+        side(of.policy),
+        side(of.reference),
+        cut(of.weight_B, 1),
+        cut(of.language_B, 1),
+        side(of.mismatch),
+        of.divergence and side(of.divergence),
+    )
 
 
 def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1):

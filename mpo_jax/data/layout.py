@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.errors import InputError
-from mpo_jax.types import ANSWERS, SIDES, Reads, Want
+from mpo_jax.types import ANSWERS, KL, SIDES, Reads, Want
 
 # The released code pads a row's chosen and rejected sequence to a common multiple of 8, and its pooling averages over that.
 AUTHORS_MULTIPLE = 8
@@ -39,7 +39,12 @@ class Room(NamedTuple):
 
 def read_by(policy: Reads, reference: Reads) -> dict[str, Reads]:
     """Field of `Batch` -> what is packed there for methods that read this of the two models."""
-    return {"policy": policy.of_rows, "reference": reference.of_rows, "mismatch": Reads(mismatch=policy.mismatch)}
+    return {
+        "policy": policy.of_rows,
+        "reference": reference.of_rows,
+        "mismatch": Reads(mismatch=policy.mismatch),
+        "divergence": policy.divergence,
+    }
 
 
 def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | None = None) -> list[Span]:
@@ -63,7 +68,7 @@ def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | Non
                 if pooled and reads.pooling == "mean_padded":
                     length = padded_length or round_up(max(lengths), AUTHORS_MULTIPLE)
                     assert length >= max(lengths), f"padded_length {padded_length} for a sequence of {max(lengths)}"
-                scored = len((pair.chosen, pair.rejected)[answer]) if Want.LOGP in want else 0
+                scored = len((pair.chosen, pair.rejected)[answer]) if want & (Want.LOGP | KL) else 0
                 found.append(Span((len(ANSWERS) * side + answer) * len(rows) + i, pair, answer, length, scored, pooled))
     return found
 
@@ -101,14 +106,15 @@ class Shapes:
     policy: Plan
     reference: Plan | None = None
     mismatch: Plan | None = None
+    divergence: Plan | None = None
 
-    def first_with(self, policy: Room, reference: Room | None = None, mismatch: Room | None = None) -> int:
-        """The first shape with room for this."""
-        pairs = [(self.policy, policy), (self.reference, reference), (self.mismatch, mismatch)]
+    def first_with(self, rooms: dict[str, Room]) -> int:
+        """The first shape with room for this, by the names of the fields."""
+        plans = [(getattr(self, name), room) for name, room in rooms.items()]
         for k in range(len(self.policy.rooms)):
-            if all(have >= need for plan, room in pairs if plan and room for have, need in zip(plan.rooms[k], room, strict=True)):
+            if all(have >= need for plan, room in plans for have, need in zip(plan.rooms[k], room, strict=True)):
                 return k
-        raise AssertionError(f"{policy}, {reference}, {mismatch} in {self}: are these the data's own shapes?")
+        raise AssertionError(f"{rooms} in {self}: are these the data's own shapes?")
 
 
 def split_rows(rows: Sequence[Example | None], microbatches: int) -> list[Sequence[Example | None]]:

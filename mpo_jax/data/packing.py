@@ -33,7 +33,7 @@ def pack(
     laid = {
         name: [balanced(spans(part, reads[name], padded_length), plan.rows) for part in parts] for name, plan in plans.items()
     }
-    k = shapes.first_with(**{name: _most(map(needed, micro)) for name, micro in laid.items()})
+    k = shapes.first_with({name: _most(map(needed, micro)) for name, micro in laid.items()})
 
     def packed(name: str) -> Packed:
         made = [_arrays(micro, plans[name].rows, plans[name].rooms[k], pad_id, reads[name].pooling) for micro in laid[name]]
@@ -46,6 +46,7 @@ def pack(
         policy=packed("policy"),
         reference=packed("reference") if "reference" in plans else None,
         mismatch=packed("mismatch") if "mismatch" in plans else None,
+        divergence=packed("divergence") if "divergence" in plans else None,
         weight_B=per_row([row is not None for row in rows], np.float32),
         language_B=per_row([0 if row is None else languages.index(row.language) for row in rows], np.int32),
     )

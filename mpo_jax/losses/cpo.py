@@ -17,7 +17,7 @@ class Cpo(OneSided):
         L = -log sigmoid(beta (log p(w | x) - log p(l | x))) + lam NLL(w)
 
     H. Xu et al., "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in Machine Translation",
-    ICML 2024, arXiv:2401.08417, eq. 6. `lam` is its lambda. `nll_reduction`: see `base.NLL_REDUCTIONS`; printed with the sum,
+    ICML 2024, arXiv:2401.08417. `lam` is its lambda. `nll_reduction`: see `base.NLL_REDUCTIONS`; printed with the sum,
     the authors' code takes the mean over the batch's tokens.
     """
 

@@ -18,7 +18,7 @@ class Kto(OneSided):
         L = chosen_weight (1 - sigmoid(beta r_w - z0)) + rejected_weight (1 - sigmoid(z0 - beta r_l)),   r = log p/p_ref (y | x)
         z0 = beta max(0, mean r of mismatched pairs), without gradient, over the whole batch
 
-    K. Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", ICML 2024, arXiv:2402.01306, eqs. 7 and 8,
+    K. Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", ICML 2024, arXiv:2402.01306, eq. 7,
     where sigmoid(beta (r - z)) scales the estimate of the divergence by beta as it does the reward. A mismatched pair is a
     prompt with the answers of another row.
     """

@@ -9,6 +9,7 @@ from mpo_jax.errors import InputError, check_choice
 from mpo_jax.types import POOLINGS, Array, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 GAP_TARGETS = ("reference", "policy")
+RETENTIONS = {"hidden": Want.HIDDEN, "kl_of_policy": Want.KL_OF_POLICY, "kl_of_reference": Want.KL_OF_REFERENCE}
 
 
 @dataclasses.dataclass
@@ -23,7 +24,9 @@ class Mpo:
     pools the prompt's last token; the authors' code means over the width and over every position (`retain_reduction`,
     `retain_pooling`; see `types.POOLINGS`). Their learning rates were tuned with the mean.
 
-    The paper's ablations: `retain=0` leaves the dominant side free. `rg_normalize=False` takes sums over tokens for
+    The paper's ablations: `retain=0` leaves the dominant side free. `retain_by` holds it by the next-token distributions of its
+    two answers instead, KL(policy || reference) with 'kl_of_policy' or KL(reference || policy) with 'kl_of_reference', the mean
+    over an answer's tokens; the paper does not say which, nor its weight. `rg_normalize=False` takes sums over tokens for
     both gaps ("w/o LN"). `gap_target` is what the target gap follows: 'reference', the reference's dominant gap;
     'policy', the policy's own, with gradient through both gaps ("MPO-Policy"); a constant, such as '1.58'; or the reference's
     gap in another language of the data, such as 'ar', for the same dominant prompt.
@@ -33,12 +36,14 @@ class Mpo:
     retain: float = 1.0
     retain_pooling: str = "mean"
     retain_reduction: str = "mean"
+    retain_by: str = "hidden"
     rg_normalize: bool = True
     gap_target: str = "reference"
 
     def __post_init__(self) -> None:
         check_choice("loss.retain_pooling", self.retain_pooling, POOLINGS)
         check_choice("loss.retain_reduction", self.retain_reduction, ("mean", "sum"))
+        check_choice("loss.retain_by", self.retain_by, tuple(RETENTIONS))
         if self.beta <= 0 or self.retain < 0:
             raise InputError(f"loss.beta={self.beta} must be above 0 and loss.retain={self.retain} must not be negative.")
         if self.gap_target not in GAP_TARGETS and self.constant is None and not self.gap_target.isalpha():
@@ -63,7 +68,7 @@ class Mpo:
 
     @property
     def _retention(self) -> Want:
-        return Want.HIDDEN if self.retain else Want.NOTHING
+        return RETENTIONS[self.retain_by] if self.retain else Want.NOTHING
 
     @property
     def policy_reads(self) -> Reads:
@@ -113,8 +118,12 @@ class Mpo:
         return self.reward(pair.chosen) - self.reward(pair.rejected)
 
     def retention(self, policy: Pair | None, reference: Pair | None) -> Array:
-        """Distance of the dominant side's hidden states from the reference's (eq. 8), mean over the two answers, f32 (B,)."""
-        assert policy is not None and reference is not None
+        """Distance of the dominant side's hidden states from the reference's (eq. 8), or divergence of its next-token
+        distributions, mean over the two answers, f32 (B,)."""
+        assert policy is not None
+        if self.retain_by != "hidden":
+            return (policy.chosen.mean_kl_B + policy.rejected.mean_kl_B) / 2
+        assert reference is not None
         reduce = {"mean": jnp.mean, "sum": jnp.sum}[self.retain_reduction]
 
         def distance_B(h: SequenceScores, h_ref: SequenceScores) -> Array:

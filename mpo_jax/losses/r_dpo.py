@@ -16,8 +16,8 @@ class RegularizedDpo(OneSided):
         L = -log sigmoid(beta z + alpha (|w| - |l|)),   z as in DPO
 
     R. Park et al., "Disentangling Length from Quality in Direct Preference Optimization", Findings of ACL 2024,
-    arXiv:2403.19159, eq. 9. Lengths are in tokens, the end token included. SimPO's code subtracts the length term: a negative
-    `alpha` is that sign, and the opposite preference.
+    arXiv:2403.19159. Lengths are in tokens, the end token included. A negative `alpha` is the opposite preference, which some
+    tables print.
     """
 
     anchored: ClassVar[bool] = True

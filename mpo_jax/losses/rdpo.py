@@ -17,7 +17,7 @@ class RobustDpo(OneSided):
         L = ((1 - epsilon) (-log sigmoid(beta z)) - epsilon (-log sigmoid(-beta z))) / (1 - 2 epsilon),   z as in DPO
 
     S. Ray Chowdhury, A. Kini, N. Natarajan, "Provably Robust DPO: Aligning Language Models with Noisy Feedback", ICML 2024,
-    arXiv:2403.00409, eq. 12. Not cDPO, which adds the two terms: its optimum is a margin, this one's is DPO's.
+    arXiv:2403.00409. Not cDPO, which adds the two terms: its optimum is a margin, this one's is DPO's.
     """
 
     anchored: ClassVar[bool] = True

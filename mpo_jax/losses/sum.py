@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses.base import PreferenceLoss
-from mpo_jax.types import Array, Reads, RowLoss, Scores, Want
+from mpo_jax.types import KL, Array, Reads, RowLoss, Scores, Want
 
 
 @dataclasses.dataclass
@@ -36,6 +36,8 @@ class Sum:
         if len(pooled) > 1:
             ways = " and ".join(sorted(pooled))
             raise InputError(f"The terms of losses.Sum pool hidden states in different ways, {ways}: choose one.")
+        if KL in self.policy_reads.source:
+            raise InputError("The terms of losses.Sum take divergences in both directions: choose one `retain_by`.")
         for view in ("mismatch", "parallel"):
             views = {name for term in self.terms.values() if (name := getattr(term.reference_reads, view))}
             if len(views) > 1:

@@ -66,7 +66,7 @@ def attend(
     q_SbtKGH = cut(q_STNH.reshape(S, T, K, N // K, H))
     q_SbKgH = q_SbtKGH.transpose(0, 1, 3, 4, 2, 5).reshape(S, blocks, K, -1, H)
     k_SbKtH, v_SbKtH = (jnp.swapaxes(cut(x), 2, 3) for x in (k_STKH, v_STKH))
-    seen_SbKgH = _seen(q_SbKgH, k_SbKtH, v_SbKtH, (cut(position_ST), cut(segment_ST), _keys(cut(kv_segment_ST))), how)
+    seen_SbKgH: Array = _seen(q_SbKgH, k_SbKtH, v_SbKtH, (cut(position_ST), cut(segment_ST), _keys(cut(kv_segment_ST))), how)
     seen_SbKGtH = seen_SbKgH.reshape(S, blocks, K, N // K, length, H)
     return seen_SbKGtH.transpose(0, 1, 4, 2, 3, 5).reshape(S, -1, N, H)[:, :T]
 
@@ -87,13 +87,13 @@ def _seen(q_SbKgH: Array, k_SbKtH: Array, v_SbKtH: Array, where: Any, how: _How)
 
 def _seen_fwd(q_SbKgH: Array, k_SbKtH: Array, v_SbKtH: Array, where: Any, how: _How) -> tuple[Array, Any]:
     inputs = (q_SbKgH, k_SbKtH, v_SbKtH, where)
-    seen_and_lse = jax.lax.map(lambda row: _forward(*row, how), inputs, batch_size=how.rows_at_once)
+    seen_and_lse = jax.lax.map(functools.partial(_forward, how=how), inputs, batch_size=how.rows_at_once)
     seen_SbKgH, lse_SbKg = checkpoint_name(seen_and_lse, how.saved_as)
     return seen_SbKgH, (*inputs, seen_SbKgH, lse_SbKg)
 
 
 def _seen_bwd(how: _How, saved: Any, grad_SbKgH: Array) -> tuple[Array, Array, Array, None]:
-    grads = jax.lax.map(lambda row: _backward(*row, how), (*saved, grad_SbKgH), batch_size=how.rows_at_once)
+    grads = jax.lax.map(functools.partial(_backward, how=how), (*saved, grad_SbKgH), batch_size=how.rows_at_once)
     return *grads, None
 
 
@@ -138,8 +138,9 @@ def _scores(i: Array, j: Array, q_KgH: Array, k_KuH: Array, where: Any, how: _Ho
     return jnp.where(jnp.tile(sees_tu, (how.G, 1))[None], score_Kgu, _HIDDEN), tanh_Kgu
 
 
-def _forward(q_bKgH: Array, k_bKtH: Array, v_bKtH: Array, where: Any, how: _How) -> tuple[Array, Array]:
+def _forward(row: Any, how: _How) -> tuple[Array, Array]:
     """One row: (what each query sees, log-sum-exp of its scores); a query that sees nothing has 0 and a huge log-sum-exp."""
+    q_bKgH, k_bKtH, v_bKtH, where = row
 
     def query_block(_: None, x: Any) -> tuple[None, tuple[Array, Array]]:
         i, q_KgH, begin, end = x
@@ -166,10 +167,9 @@ def _forward(q_bKgH: Array, k_bKtH: Array, v_bKtH: Array, where: Any, how: _How)
     return seen_and_lse
 
 
-def _backward(
-    q_bKgH: Array, k_bKtH: Array, v_bKtH: Array, where: Any, seen_bKgH: Array, lse_bKg: Array, grad_bKgH: Array, how: _How
-) -> tuple[Array, Array, Array]:
+def _backward(row: Any, how: _How) -> tuple[Array, Array, Array]:
     """One row: the gradients of q, k and v, summed in float32."""
+    q_bKgH, k_bKtH, v_bKtH, where, seen_bKgH, lse_bKg, grad_bKgH = row
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def query_block(kv_grads: Any, x: Any) -> tuple[Any, Array]:

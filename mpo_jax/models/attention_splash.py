@@ -13,6 +13,9 @@ from mpo_jax.types import Array
 
 BLOCK = 512  # tokens at most, of queries and of keys
 LANES = 128  # a block is a multiple of this
+# The fused backward kernel has a partial gradient of q for each block of keys; with more of them than this, q's gradient has a
+# kernel of its own, which computes the scores once more.
+FUSED_BLOCKS = 4
 
 
 def attend(
@@ -58,10 +61,15 @@ def _kernel(
 
     shape = (length, length)
     mask = masks.CausalMask(shape) if window is None or window >= length else masks.LocalMask(shape, (window - 1, 0), 0)
+    fused = length <= FUSED_BLOCKS * block
+    own = None if fused else block
     kernel = splash.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         block_sizes=splash.BlockSizes(
-            block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=True
+            *(block, block, block),  # queries, keys, keys at a time: forward
+            *(block, block, block),  # and for the gradients of k and v
+            *(own, own),  # queries, keys: for the gradient of q
+            use_fused_bwd_kernel=fused,
         ),
         attn_logits_soft_cap=softcap,
         residual_checkpoint_name=saved_as,

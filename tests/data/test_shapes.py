@@ -70,7 +70,7 @@ def test_scored_sequences_are_levelled_first_then_the_others_fill():
 def test_the_last_shape_holds_the_longest_sequences_only():
     shapes = shapes_of([[example((1, 60, 60))] * 4, [example((1, 4, 4))] * 4], TARGET, NOTHING)
     packed = balanced(spans([example((1, 60, 60))] * 4, TARGET), shapes.policy.rows)
-    assert shapes.first_with(needed(packed), None) == len(shapes.policy.rooms) - 2
+    assert shapes.first_with({"policy": needed(packed)}) == len(shapes.policy.rooms) - 2
     assert all(have >= need for have, need in zip(shapes.policy.rooms[-1], needed(packed), strict=True))
 
 

@@ -102,6 +102,16 @@ def test_ablations_are_their_equations():
     np.testing.assert_allclose(Mpo(retain=0.0, gap_target="policy")(policy, Scores()).loss_B, own, rtol=1e-4)
 
 
+def test_retention_by_divergence_is_its_mean_over_tokens_and_answers():
+    loss, policy = Mpo(retain_by="kl_of_reference", retain=0.5), scores(0)
+    chosen, rejected = (SequenceScores(kl_B=jnp.full(B, x), count_B=jnp.full(B, 4.0)) for x in (2.0, 6.0))
+    rows = loss(dataclasses.replace(policy, source=Pair(chosen, rejected)), scores(10))
+    np.testing.assert_allclose(rows.metrics_B["loss/retain"], 1.0)
+    np.testing.assert_allclose(rows.loss_B, rows.metrics_B["loss/gap"] + 0.5, rtol=1e-6)
+    assert loss.policy_reads.source == Want.KL_OF_REFERENCE
+    assert loss.reference_reads.source == Want.KL_OF_REFERENCE | Want.LOGP
+
+
 def test_another_languages_gap_is_the_references_and_retention_stays_on_the_dominant_side():
     loss, policy, reference = Mpo(gap_target="ar"), scores(0), dataclasses.replace(scores(10), parallel=scores(20).source)
     other = Scores(
@@ -143,6 +153,7 @@ def test_ablations_read_less():
         ({"retain": -1.0}, "loss.retain=-1.0"),
         ({"retain_pooling": "max"}, "'mean_padded'"),
         ({"retain_reduction": "max"}, "'sum'"),
+        ({"retain_by": "kl"}, "'kl_of_policy'"),
         ({"gap_target": "1,58"}, "loss.gap_target='1,58'"),
     ],
 )

@@ -45,6 +45,7 @@ def test_metrics_are_kept_apart():
         (lambda: Sum({"a": Dpo()}, weights={"a": -1.0}), "must not be negative"),
         (lambda: Sum({"a": Mpo(), "b": Mpo(retain_pooling="last")}), "last and mean"),
         (lambda: Sum({"a": Kto(), "b": Kto(side="source")}), "two kinds of mismatch pairs, source and target"),
+        (lambda: Sum({k: Mpo(retain_by=k) for k in ("kl_of_policy", "kl_of_reference")}), "choose one `retain_by`"),
         (lambda: Sum({"a": Mpo(gap_target="ar"), "b": Mpo(gap_target="sw")}), "ar and sw"),
     ],
 )

@@ -141,9 +141,10 @@ FAMILIES = {  # heads, key/value heads, soft-cap, window
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_splash_equals_the_dense_formula(family):
+@pytest.mark.parametrize(("family", "fused_blocks"), [*((family, 4) for family in FAMILIES), ("gemma2_sliding", 0)])
+def test_splash_equals_the_dense_formula(family, fused_blocks, monkeypatch):
     """The TPU kernel, interpreted: rows that are no multiple of its block, padding that looks, segment 0."""
+    monkeypatch.setattr(attention_splash, "FUSED_BLOCKS", fused_blocks)
     N, K, softcap, window = FAMILIES[family]
     shape, where = (2, 200, N, K, 8), packed(2, 200, longest=100)
     splash = functools.partial(

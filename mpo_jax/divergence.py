@@ -1,0 +1,145 @@
+"""How far are a model's next-token distributions from another's? The Kullback-Leibler divergence at each scored position.
+
+As in `logprob`, neither pass holds more than one block of either model's logits: the forward pass keeps running maxima and sums
+per token, the backward pass computes each block again, and the vocabulary, the tokens and the width may be split over the mesh.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mpo_jax.logprob import HIDDEN, SCORED, UNEMBED, _Axes, _block, _blocks, _on_mesh, _operand
+from mpo_jax.types import Array
+
+MODELS = (HIDDEN, UNEMBED, HIDDEN, UNEMBED)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def token_divergences(
+    h_SAD: Array, unembed_VD: Array, ref_h_SAD: Array, ref_unembed_VD: Array, softcap: float | None, of_policy: bool
+) -> Array:
+    """KL(policy || reference) where `of_policy`, else KL(reference || policy), nats, f32 (S, A). The first two arguments are
+    the policy's states and unembedding and have gradients; the reference's have none."""
+    run = _on_mesh(functools.partial(_forward, of_policy=of_policy), MODELS, (SCORED, SCORED, SCORED), softcap)
+    return run(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD)[0]
+
+
+def _token_divergences_fwd(
+    h_SAD: Array, unembed_VD: Array, ref_h_SAD: Array, ref_unembed_VD: Array, softcap: float | None, of_policy: bool
+) -> tuple[Array, Any]:
+    run = _on_mesh(functools.partial(_forward, of_policy=of_policy), MODELS, (SCORED, SCORED, SCORED), softcap)
+    kl_SA, lse_SA, ref_lse_SA = run(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD)
+    return kl_SA, (h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD, kl_SA, lse_SA, ref_lse_SA)
+
+
+def _token_divergences_bwd(softcap: float | None, of_policy: bool, saved: Any, grad_SA: Array) -> tuple[Any, ...]:
+    run = _on_mesh(functools.partial(_backward, of_policy=of_policy), (*MODELS, *4 * (SCORED,)), (HIDDEN, UNEMBED), softcap)
+    return *run(*saved, grad_SA), None, None
+
+
+token_divergences.defvjp(_token_divergences_fwd, _token_divergences_bwd)
+
+
+def _forward(
+    h_SAD: Array,
+    unembed_VD: Array,
+    ref_h_SAD: Array,
+    ref_unembed_VD: Array,
+    *,
+    softcap: float | None,
+    axes: _Axes,
+    of_policy: bool,
+) -> tuple[Array, Array, Array]:
+    """Divergences, and the log-sum-exps of policy and reference, (S, A) each.
+
+    KL(p || q) = sum_v p_v (a_v - b_v) - lse(a) + lse(b) for logits a of p and b of q.
+    """
+    S, A, D = h_SAD.shape
+    h_ND, ref_h_ND = (_operand(h, axes).reshape(S * A, D) for h in (h_SAD, ref_h_SAD))
+    size, blocks = _blocks(S * A, unembed_VD.shape[0])
+
+    def body(carry: Any, i: Array) -> tuple[Any, None]:
+        (top_N, sum_N), (ref_top_N, ref_sum_N), difference_N = carry
+        _, _, logits_Nb, _, _, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
+        _, _, ref_logits_Nb, _, _, _ = _block(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)
+        own_Nb = jnp.broadcast_to(own_b[None, :], logits_Nb.shape)
+
+        def renewed(top_N: Array, sum_N: Array, logits_Nb: Array) -> tuple[Array, Array, Array, Array]:
+            """(new maximum, sum of exps below it, those exps, the factor of what was summed below the old one)."""
+            new_top_N = jnp.maximum(top_N, jnp.where(own_Nb, logits_Nb, -jnp.inf).max(axis=1))
+            exp_Nb = jnp.where(own_Nb, jnp.exp(logits_Nb - new_top_N[:, None]), 0.0)
+            shrink_N = jnp.exp(top_N - new_top_N)
+            return new_top_N, sum_N * shrink_N + exp_Nb.sum(axis=1), exp_Nb, shrink_N
+
+        top_N, sum_N, exp_Nb, shrink_N = renewed(top_N, sum_N, logits_Nb)
+        ref_top_N, ref_sum_N, ref_exp_Nb, ref_shrink_N = renewed(ref_top_N, ref_sum_N, ref_logits_Nb)
+        if of_policy:
+            difference_N = difference_N * shrink_N + (exp_Nb * (logits_Nb - ref_logits_Nb)).sum(axis=1)
+        else:
+            difference_N = difference_N * ref_shrink_N + (ref_exp_Nb * (ref_logits_Nb - logits_Nb)).sum(axis=1)
+        return ((top_N, sum_N), (ref_top_N, ref_sum_N), difference_N), None
+
+    zeros = jnp.zeros(S * A, jnp.float32)
+    start = ((zeros - jnp.inf, zeros), (zeros - jnp.inf, zeros), zeros)
+    (ours, theirs, difference_N), _ = jax.lax.scan(body, start, jnp.arange(blocks))
+
+    def whole(top_N: Array, sum_N: Array) -> tuple[Array, Array, Array]:
+        """(log-sum-exp, sum of exps, the factor of this device's part) over the whole vocabulary."""
+        highest_N = axes.max_vocab(top_N)
+        shrink_N = jnp.exp(top_N - highest_N)
+        total_N = axes.sum_vocab(sum_N * shrink_N)
+        return highest_N + jnp.log(total_N), total_N, shrink_N
+
+    (lse_N, total_N, shrink_N), (ref_lse_N, ref_total_N, ref_shrink_N) = whole(*ours), whole(*theirs)
+    if of_policy:
+        kl_N = axes.sum_vocab(difference_N * shrink_N) / total_N - lse_N + ref_lse_N
+    else:
+        kl_N = axes.sum_vocab(difference_N * ref_shrink_N) / ref_total_N - ref_lse_N + lse_N
+    return kl_N.reshape(S, A), lse_N.reshape(S, A), ref_lse_N.reshape(S, A)
+
+
+def _backward(
+    h_SAD: Array,
+    unembed_VD: Array,
+    ref_h_SAD: Array,
+    ref_unembed_VD: Array,
+    kl_SA: Array,
+    lse_SA: Array,
+    ref_lse_SA: Array,
+    grad_SA: Array,
+    *,
+    softcap: float | None,
+    axes: _Axes,
+    of_policy: bool,
+) -> tuple[Array, Array]:
+    """Gradients of the policy's states and of this device's part of its unembedding, each in its own dtype.
+
+    d KL(p || q) / d a_v = p_v (log p_v - log q_v - KL),   d KL(q || p) / d a_v = p_v - q_v,   times 1 - tanh^2 under a soft-cap.
+    """
+    S, A, D = h_SAD.shape
+    h_ND, ref_h_ND = (_operand(h, axes).reshape(S * A, D) for h in (h_SAD, ref_h_SAD))
+    kl_N, lse_N, ref_lse_N, grad_N = (x.reshape(S * A) for x in (kl_SA, lse_SA, ref_lse_SA, grad_SA))
+    size, blocks = _blocks(S * A, unembed_VD.shape[0])
+
+    def body(carry: Any, i: Array) -> tuple[Any, None]:
+        dh_ND, dw_VD = carry
+        start, w_bD, logits_Nb, tanh_Nb, _, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
+        _, _, ref_logits_Nb, _, _, _ = _block(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)
+        logp_Nb, ref_logp_Nb = logits_Nb - lse_N[:, None], ref_logits_Nb - ref_lse_N[:, None]
+        p_Nb = jnp.exp(logp_Nb)
+        d_Nb = p_Nb * (logp_Nb - ref_logp_Nb - kl_N[:, None]) if of_policy else p_Nb - jnp.exp(ref_logp_Nb)
+        d_Nb *= grad_N[:, None]
+        if tanh_Nb is not None:
+            d_Nb *= 1 - tanh_Nb**2
+        d_Nb = jnp.where(own_b[None, :], d_Nb, 0.0).astype(h_ND.dtype)
+        dh_ND += jnp.einsum("nb,bd->nd", d_Nb, w_bD, preferred_element_type=jnp.float32)
+        dw_bD = axes.scatter_embed(jnp.einsum("nb,nd->bd", d_Nb, h_ND, preferred_element_type=jnp.float32))
+        # An entry has one block, whose gradient is complete; where the last block overlaps it adds 0.
+        old_bD = jax.lax.dynamic_slice_in_dim(dw_VD, start, size)
+        return (dh_ND, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
+
+    zeros = (jnp.zeros((S * A, D), jnp.float32), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
+    (dh_ND, dw_VD), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
+    return axes.sum_vocab(dh_ND).astype(h_SAD.dtype).reshape(S, A, D), dw_VD
