@@ -1,6 +1,6 @@
 """A random checkpoint of a family in Hugging Face's layout, small but with a real tokenizer and its whole vocabulary.
 
-python tests/make_small.py FAMILY TOKENIZER_DIR OUT_DIR [--vocab N --hidden N --layers N --ffn N]
+python tests/make_small.py FAMILY TOKENIZER_DIR OUT_DIR --vocab N [--hidden N --layers N --heads N --ffn N]
 """
 
 import argparse
@@ -21,7 +21,9 @@ from mpo_jax.models.weights import export_tree
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "gemma2": "Gemma2ForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
-def make(family: str, tokenizer_dir: Path, out: Path, *, vocab: int, hidden: int = 64, layers: int = 2, ffn: int = 128) -> None:
+def make(
+    family: str, tokenizer_dir: Path, out: Path, *, vocab: int, hidden: int = 64, layers: int = 2, heads: int = 8, ffn: int = 128
+) -> None:
     out.mkdir(parents=True)
     config = {
         "architectures": [ARCHITECTURES[family]],
@@ -30,9 +32,9 @@ def make(family: str, tokenizer_dir: Path, out: Path, *, vocab: int, hidden: int
         "hidden_size": hidden,
         "intermediate_size": ffn,
         "num_hidden_layers": layers,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8,
-        "head_dim": hidden // 8,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": hidden // heads,
         "max_position_embeddings": 4096,
         "torch_dtype": "float32",
     }
@@ -42,7 +44,7 @@ def make(family: str, tokenizer_dir: Path, out: Path, *, vocab: int, hidden: int
         "gemma2": {
             "hidden_activation": "gelu_pytorch_tanh",
             "rms_norm_eps": 1e-6,
-            "query_pre_attn_scalar": hidden // 8,
+            "query_pre_attn_scalar": hidden // heads,
             "attn_logit_softcapping": 50.0,
             "final_logit_softcapping": 30.0,
             "sliding_window": 256,
@@ -76,6 +78,6 @@ if __name__ == "__main__":
     parser.add_argument("tokenizer_dir", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--vocab", type=int, required=True)
-    for name, default in (("hidden", 64), ("layers", 2), ("ffn", 128)):
+    for name, default in (("hidden", 64), ("layers", 2), ("heads", 8), ("ffn", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     make(**vars(parser.parse_args()))
