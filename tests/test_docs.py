@@ -1,5 +1,6 @@
 """What the documentation says of the code is so."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -18,18 +19,17 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_methods_example_works(tmp_path):
-    """At policy = reference DPO is log 2, and it does not know a source side."""
+def test_the_methods_example_works():
+    """Where both answers are equally likely its loss is the margin; it knows no reference and no source side."""
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope = {}
     exec(compile(code, "README.md", "exec"), scope)
-    loss = scope["Dpo"]()
-    answers = (SequenceScores(np.full(3, x, np.float32), np.full(3, 4, np.float32)) for x in (-5.0, -9.0))
-    scores = Scores(target=Pair(*answers))
-    np.testing.assert_allclose(loss(scores, scores).loss_B, np.log(2), rtol=1e-6)
+    loss = scope["Slic"]()
+    answer = SequenceScores(np.full(3, -5.0, np.float32), np.full(3, 4, np.float32))
+    np.testing.assert_allclose(loss(Scores(target=Pair(answer, answer)), Scores()).loss_B, loss.margin)
     objective = make_objective(tiny.model(), loss, tiny.LANGUAGES)
-    policy, reference = tiny.two_params(tiny.model())
-    value, metrics = jax.eval_shape(objective, policy, reference, tiny.batch())
+    policy, _ = tiny.two_params(tiny.model())
+    value, metrics = jax.eval_shape(objective, policy, {}, dataclasses.replace(tiny.batch(), reference=None))
     assert value.total.shape == ()
     assert "gap/sw" in metrics
 
@@ -64,4 +64,4 @@ def test_links_and_files_exist(page):
 
 
 # What the worked example would add.
-PROPOSED = {"mpo_jax/losses/dpo.py", "tests/losses/test_dpo.py"}
+PROPOSED = {"mpo_jax/losses/slic.py"}
