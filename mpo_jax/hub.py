@@ -18,10 +18,12 @@ TOKENIZER_FILES = (
 )
 CONFIG_FILES = ("config.json", "generation_config.json")
 WEIGHT_FILES = ("*.safetensors", "model.safetensors.index.json")
+ALL_FILES = (*CONFIG_FILES, *TOKENIZER_FILES, *WEIGHT_FILES)
 
 
-def resolve(name_or_dir: str | Path) -> Path:
-    """The local folder of a model, downloaded first when a hub name like "user/name" is given.
+def resolve(name_or_dir: str | Path, *, weights: bool = True) -> Path:
+    """The local folder of a model, downloaded first when a hub name like "user/name" is given; without `weights` only its
+    configuration is needed and downloaded.
 
     A hub token is taken from where huggingface_hub looks for it (HF_TOKEN, or `hf auth login`).
     Errors: a path that does not exist, a name that cannot be downloaded, a folder without config.json or safetensors.
@@ -31,10 +33,11 @@ def resolve(name_or_dir: str | Path) -> Path:
     if not folder.is_dir():
         if isinstance(name_or_dir, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             raise InputError(f"{name} is not a folder: give the folder of a model, or a hub name like user/name.")
-        folder = _download(name)
+        folder = _download(name, ALL_FILES if weights else CONFIG_FILES)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json: give the folder of a model in Hugging Face's layout.")
-    require_safetensors(folder)
+    if weights:
+        require_safetensors(folder)
     return folder
 
 
@@ -51,13 +54,12 @@ def require_safetensors(folder: Path) -> None:
     raise InputError(f"{folder} has no *.safetensors: give a folder that holds the model's weights.")
 
 
-def _download(name: str) -> Path:
+def _download(name: str, files: tuple[str, ...]) -> Path:
     import huggingface_hub
 
-    wanted = [*CONFIG_FILES, *TOKENIZER_FILES, *WEIGHT_FILES]
     try:
         # "*" also matches "/": without the second list, whole copies of the weights in subfolders would come along.
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), ignore_patterns=["*/*"]))
     except Exception as error:  # the hub client raises errors of several libraries, with no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(

@@ -108,14 +108,19 @@ def cached_reference(
     return CachedReference(arrays, {name: {key: i for i, key in enumerate(side.pairs)} for name, side in sides.items()})
 
 
+def stored_fields(want: Want, width: int) -> dict[str, tuple[int, ...]]:
+    """Field of `SequenceScores` -> its shape for one answer of a model of this width."""
+    shapes = {"logp_B": (), "count_B": (), "hidden_BD": (width,)}
+    return {field: shapes[field] for part in want for field in FIELDS[part]}
+
+
 def _side(folder: Path, pairs: dict[bytes, Example], want: Want, identity: dict[str, Any], model: Model) -> _Side:
     key = identity | {
         "reads": [str(part.name) for part in want],
         "pairs": len(pairs),
         "tokens": hashlib.blake2b(b"".join(pairs), digest_size=DIGEST).hexdigest(),
     }
-    width = {"logp_B": (), "count_B": (), "hidden_BD": (model.config.hidden_size,)}
-    shapes = {field: (len(pairs), 2, *width[field]) for part in want for field in FIELDS[part]}
+    shapes = {field: (len(pairs), 2, *shape) for field, shape in stored_fields(want, model.config.hidden_size).items()}
     return _Side(pairs, want, ScoreStore(folder, key, shapes))
 
 

@@ -6,7 +6,7 @@ constrained to `("batch", None, "heads", None)`, and the table below says where 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -96,24 +96,35 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def host_to_global(tree: Any, mesh: Mesh, axes: Axes) -> Any:
     """Host arrays (numpy, the whole batch) -> global arrays, each sharded by the leading part of `axes` that its rank has."""
 
-    def put(path: Any, x: np.ndarray) -> jax.Array:
-        axes_x = (*axes, *(None,) * x.ndim)[: x.ndim]
-        sharding = named(mesh, axes_x, x.shape, f"batch{jax.tree_util.keystr(path)}")
+    def put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     with jax.transfer_guard_host_to_device("allow"):  # the one place where a batch goes to the devices
-        return jax.tree_util.tree_map_with_path(put, tree)
+        return jax.tree.map(put, tree, _places(tree, mesh, axes))
 
 
-def batch_to_mesh(batch: Batch, mesh: Mesh) -> Batch:
+def abstract_on_mesh(tree: Any, mesh: Mesh, axes: Axes) -> Any:
+    """The shapes, dtypes and shardings of what `host_to_global` makes, for a mesh of devices that are not here."""
+    like = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(like, tree, _places(tree, mesh, axes))
+
+
+def _places(tree: Any, mesh: Mesh, axes: Axes) -> Any:
+    def place(path: Any, x: np.ndarray) -> NamedSharding:
+        return named(mesh, (*axes, *(None,) * x.ndim)[: x.ndim], x.shape, f"batch{jax.tree_util.keystr(path)}")
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def batch_to_mesh(batch: Batch, mesh: Mesh, put: Callable[[Any, Mesh, Axes], Any] = host_to_global) -> Batch:
     """A host batch with its microbatch axis: packed rows go where the batch axis goes, what is per row goes everywhere."""
     packed = isinstance(batch.reference, Packed)
     return dataclasses.replace(
         batch,
-        policy=host_to_global(batch.policy, mesh, (None, "batch")),
-        reference=host_to_global(batch.reference, mesh, (None, "batch") if packed else ()),
-        weight_B=host_to_global(batch.weight_B, mesh, ()),
-        language_B=host_to_global(batch.language_B, mesh, ()),
-        mismatch=host_to_global(batch.mismatch, mesh, (None, "batch")),
-        divergence=host_to_global(batch.divergence, mesh, (None, "batch")),
+        policy=put(batch.policy, mesh, (None, "batch")),
+        reference=put(batch.reference, mesh, (None, "batch") if packed else ()),
+        weight_B=put(batch.weight_B, mesh, ()),
+        language_B=put(batch.language_B, mesh, ()),
+        mismatch=put(batch.mismatch, mesh, (None, "batch")),
+        divergence=put(batch.divergence, mesh, (None, "batch")),
     )
