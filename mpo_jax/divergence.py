@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mpo_jax.logprob import HIDDEN, SCORED, UNEMBED, _Axes, _block, _blocks, _on_mesh, _operand
+from mpo_jax.logprob import HIDDEN, SCORED, UNEMBED, Axes, block_of, blocks_of, on_mesh, operand, pulled_back
 from mpo_jax.types import Array
 
 MODELS = (HIDDEN, UNEMBED, HIDDEN, UNEMBED)
@@ -22,20 +22,20 @@ def token_divergences(
 ) -> Array:
     """KL(policy || reference) where `of_policy`, else KL(reference || policy), nats, f32 (S, A). The first two arguments are
     the policy's states and unembedding and have gradients; the reference's have none."""
-    run = _on_mesh(functools.partial(_forward, of_policy=of_policy), MODELS, (SCORED, SCORED, SCORED), softcap)
+    run = on_mesh(functools.partial(_forward, of_policy=of_policy), MODELS, (SCORED, SCORED, SCORED), softcap)
     return run(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD)[0]
 
 
 def _token_divergences_fwd(
     h_SAD: Array, unembed_VD: Array, ref_h_SAD: Array, ref_unembed_VD: Array, softcap: float | None, of_policy: bool
 ) -> tuple[Array, Any]:
-    run = _on_mesh(functools.partial(_forward, of_policy=of_policy), MODELS, (SCORED, SCORED, SCORED), softcap)
+    run = on_mesh(functools.partial(_forward, of_policy=of_policy), MODELS, (SCORED, SCORED, SCORED), softcap)
     kl_SA, lse_SA, ref_lse_SA = run(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD)
     return kl_SA, (h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD, kl_SA, lse_SA, ref_lse_SA)
 
 
 def _token_divergences_bwd(softcap: float | None, of_policy: bool, saved: Any, grad_SA: Array) -> tuple[Any, ...]:
-    run = _on_mesh(functools.partial(_backward, of_policy=of_policy), (*MODELS, *4 * (SCORED,)), (HIDDEN, UNEMBED), softcap)
+    run = on_mesh(functools.partial(_backward, of_policy=of_policy), (*MODELS, *4 * (SCORED,)), (HIDDEN, UNEMBED), softcap)
     return *run(*saved, grad_SA), None, None
 
 
@@ -49,7 +49,7 @@ def _forward(
     ref_unembed_VD: Array,
     *,
     softcap: float | None,
-    axes: _Axes,
+    axes: Axes,
     of_policy: bool,
 ) -> tuple[Array, Array, Array]:
     """Divergences, and the log-sum-exps of policy and reference, (S, A) each.
@@ -57,13 +57,13 @@ def _forward(
     KL(p || q) = sum_v p_v (a_v - b_v) - lse(a) + lse(b) for logits a of p and b of q.
     """
     S, A, D = h_SAD.shape
-    h_ND, ref_h_ND = (_operand(h, axes).reshape(S * A, D) for h in (h_SAD, ref_h_SAD))
-    size, blocks = _blocks(S * A, unembed_VD.shape[0])
+    h_ND, ref_h_ND = (operand(h, axes).reshape(S * A, D) for h in (h_SAD, ref_h_SAD))
+    size, blocks = blocks_of(S * A, unembed_VD.shape[0])
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
         (top_N, sum_N), (ref_top_N, ref_sum_N), difference_N = carry
-        _, _, logits_Nb, _, _, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
-        _, _, ref_logits_Nb, _, _, _ = _block(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)
+        _, _, logits_Nb, _, _, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
+        _, _, ref_logits_Nb, _, _, _ = block_of(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)
         own_Nb = jnp.broadcast_to(own_b[None, :], logits_Nb.shape)
 
         def renewed(top_N: Array, sum_N: Array, logits_Nb: Array) -> tuple[Array, Array, Array, Array]:
@@ -111,35 +111,20 @@ def _backward(
     grad_SA: Array,
     *,
     softcap: float | None,
-    axes: _Axes,
+    axes: Axes,
     of_policy: bool,
 ) -> tuple[Array, Array]:
-    """Gradients of the policy's states and of this device's part of its unembedding, each in its own dtype.
-
-    d KL(p || q) / d a_v = p_v (log p_v - log q_v - KL),   d KL(q || p) / d a_v = p_v - q_v,   times 1 - tanh^2 under a soft-cap.
+    """d KL(p || q) / d a_v = p_v (log p_v - log q_v - KL),   d KL(q || p) / d a_v = p_v - q_v,   times 1 - tanh^2 under a soft-cap.
     """
-    S, A, D = h_SAD.shape
-    h_ND, ref_h_ND = (_operand(h, axes).reshape(S * A, D) for h in (h_SAD, ref_h_SAD))
-    kl_N, lse_N, ref_lse_N, grad_N = (x.reshape(S * A) for x in (kl_SA, lse_SA, ref_lse_SA, grad_SA))
-    size, blocks = _blocks(S * A, unembed_VD.shape[0])
+    kl_N, lse_N, ref_lse_N, grad_N = (x.reshape(-1) for x in (kl_SA, lse_SA, ref_lse_SA, grad_SA))
+    ref_h_ND = operand(ref_h_SAD, axes).reshape(len(kl_N), -1)
+    size, _ = blocks_of(len(kl_N), unembed_VD.shape[0])
 
-    def body(carry: Any, i: Array) -> tuple[Any, None]:
-        dh_ND, dw_VD = carry
-        start, w_bD, logits_Nb, tanh_Nb, _, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
-        _, _, ref_logits_Nb, _, _, _ = _block(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)
+    def of_logits(i: Array, logits_Nb: Array, _: Array) -> Array:
+        ref_logits_Nb = block_of(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)[2]
         logp_Nb, ref_logp_Nb = logits_Nb - lse_N[:, None], ref_logits_Nb - ref_lse_N[:, None]
         p_Nb = jnp.exp(logp_Nb)
         d_Nb = p_Nb * (logp_Nb - ref_logp_Nb - kl_N[:, None]) if of_policy else p_Nb - jnp.exp(ref_logp_Nb)
-        d_Nb *= grad_N[:, None]
-        if tanh_Nb is not None:
-            d_Nb *= 1 - tanh_Nb**2
-        d_Nb = jnp.where(own_b[None, :], d_Nb, 0.0).astype(h_ND.dtype)
-        dh_ND += jnp.einsum("nb,bd->nd", d_Nb, w_bD, preferred_element_type=jnp.float32)
-        dw_bD = axes.scatter_embed(jnp.einsum("nb,nd->bd", d_Nb, h_ND, preferred_element_type=jnp.float32))
-        # An entry has one block, whose gradient is complete; where the last block overlaps it adds 0.
-        old_bD = jax.lax.dynamic_slice_in_dim(dw_VD, start, size)
-        return (dh_ND, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
+        return d_Nb * grad_N[:, None]
 
-    zeros = (jnp.zeros((S * A, D), jnp.float32), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
-    (dh_ND, dw_VD), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
-    return axes.sum_vocab(dh_ND).astype(h_SAD.dtype).reshape(S, A, D), dw_VD
+    return pulled_back(of_logits, h_SAD, unembed_VD, softcap, axes)

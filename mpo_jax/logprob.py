@@ -24,34 +24,34 @@ HIDDEN, UNEMBED, SCORED = ("batch", None, None), ("vocab", "embed"), ("batch", N
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def token_logps(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None) -> Array:
     """log p(label | h), nats, f32 (S, A). The states and the unembedding share a dtype; products accumulate in float32."""
-    return _on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)(h_SAD, unembed_VD, label_SA)[0]
+    return on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)(h_SAD, unembed_VD, label_SA)[0]
 
 
 def _token_logps_fwd(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None) -> tuple[Array, Any]:
-    run = _on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)
+    run = on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)
     logp_SA, lse_SA = run(h_SAD, unembed_VD, label_SA)
     return logp_SA, (h_SAD, unembed_VD, label_SA, lse_SA)
 
 
 def _token_logps_bwd(softcap: float | None, saved: Any, grad_SA: Array) -> tuple[Array, Array, None]:
-    run = _on_mesh(_backward, (HIDDEN, UNEMBED, SCORED, SCORED, SCORED), (HIDDEN, UNEMBED), softcap)
+    run = on_mesh(_backward, (HIDDEN, UNEMBED, SCORED, SCORED, SCORED), (HIDDEN, UNEMBED), softcap)
     return *run(*saved, grad_SA), None
 
 
 token_logps.defvjp(_token_logps_fwd, _token_logps_bwd)
 
 
-def _on_mesh(f: Any, in_axes: tuple[Any, ...], out_axes: tuple[Any, ...], softcap: float | None) -> Any:
+def on_mesh(f: Any, in_axes: tuple[Any, ...], out_axes: tuple[Any, ...], softcap: float | None) -> Any:
     """`f` on each device's own part of the arrays; outside of a mesh, on the arrays."""
     mesh = jax.sharding.get_abstract_mesh()
-    f = functools.partial(f, softcap=softcap, axes=_Axes(mesh))
+    f = functools.partial(f, softcap=softcap, axes=Axes(mesh))
     if mesh.empty:
         return f
     # The reductions are written out below and nothing is differentiated through this map, so nothing is left to check.
     return jax.shard_map(f, in_specs=tuple(map(spec, in_axes)), out_specs=tuple(map(spec, out_axes)), check_vma=False)
 
 
-class _Axes:
+class Axes:
     """The collectives over the mesh axes of our logical axes, identities outside of a mesh."""
 
     def __init__(self, mesh: Any):
@@ -81,23 +81,23 @@ class _Axes:
         return jax.lax.psum_scatter(jax.lax.psum(grad_Db, others), RULES["embed"], scatter_dimension=0, tiled=True)
 
 
-def _operand(x: Array, axes: _Axes) -> Array:
+def operand(x: Array, axes: Axes) -> Array:
     return x.astype(jnp.float32) if axes.widen else x
 
 
-def _blocks(tokens: int, vocab: int) -> tuple[int, int]:
+def blocks_of(tokens: int, vocab: int) -> tuple[int, int]:
     """(entries of the vocabulary in a block, number of blocks)."""
     size = min(vocab, max(SMALLEST_BLOCK, BLOCK // tokens // SMALLEST_BLOCK * SMALLEST_BLOCK))
     return size, -(-vocab // size)
 
 
-def _block(i: Array, size: int, unembed_VD: Array, h_ND: Array, softcap: float | None, axes: _Axes) -> Any:
+def block_of(i: Array, size: int, unembed_VD: Array, h_ND: Array, softcap: float | None, axes: Axes) -> Any:
     """(start, unembedding of block i, its logits, the soft-cap's tanh, which of its entries are its own).
 
     The last block starts early enough to be whole, and leaves out what the one before it had.
     """
     start = jnp.minimum(i * size, unembed_VD.shape[0] - size)
-    w_bD = _operand(axes.gather_embed(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size)), axes)
+    w_bD = operand(axes.gather_embed(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size)), axes)
     logits_Nb = jnp.einsum("nd,bd->nb", h_ND, w_bD, preferred_element_type=jnp.float32)
     tanh_Nb = None
     if softcap is not None:
@@ -107,16 +107,16 @@ def _block(i: Array, size: int, unembed_VD: Array, h_ND: Array, softcap: float |
     return start, w_bD, logits_Nb, tanh_Nb, entry_b, entry_b >= i * size
 
 
-def _forward(h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, axes: _Axes) -> tuple[Array, Array]:
+def _forward(h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, axes: Axes) -> tuple[Array, Array]:
     """Log-probabilities and log-sum-exps, (S, A) each."""
     S, A, D = h_SAD.shape
-    h_ND, V = _operand(h_SAD, axes).reshape(S * A, D), unembed_VD.shape[0]
+    h_ND, V = operand(h_SAD, axes).reshape(S * A, D), unembed_VD.shape[0]
     label_N = label_SA.reshape(S * A) - axes.vocab_start(V)
-    size, blocks = _blocks(S * A, V)
+    size, blocks = blocks_of(S * A, V)
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
         top_N, sum_N, label_logit_N = carry
-        _, _, logits_Nb, _, entry_b, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
+        _, _, logits_Nb, _, entry_b, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
         logits_Nb = jnp.where(own_b[None, :], logits_Nb, -jnp.inf)
         new_top_N = jnp.maximum(top_N, logits_Nb.max(axis=1))
         sum_N = sum_N * jnp.exp(top_N - new_top_N) + jnp.exp(logits_Nb - new_top_N[:, None]).sum(axis=1)
@@ -138,22 +138,29 @@ def _backward(
     grad_SA: Array,
     *,
     softcap: float | None,
-    axes: _Axes,
+    axes: Axes,
 ) -> tuple[Array, Array]:
-    """Gradients of the states and of this device's part of the unembedding, each in its own dtype.
+    """d logp / d logits = onehot(label) - softmax(logits), times 1 - tanh^2 under a soft-cap."""
+    label_N, lse_N, grad_N = label_SA.reshape(-1) - axes.vocab_start(unembed_VD.shape[0]), lse_SA.reshape(-1), grad_SA.reshape(-1)
 
-    d logp / d logits = onehot(label) - softmax(logits), times 1 - tanh^2 under a soft-cap.
-    """
+    def of_logits(i: Array, logits_Nb: Array, entry_b: Array) -> Array:
+        is_label_Nb = entry_b[None, :] == label_N[:, None]
+        return (is_label_Nb - jnp.exp(logits_Nb - lse_N[:, None])) * grad_N[:, None]
+
+    return pulled_back(of_logits, h_SAD, unembed_VD, softcap, axes)
+
+
+def pulled_back(of_logits: Any, h_SAD: Array, unembed_VD: Array, softcap: float | None, axes: Axes) -> tuple[Array, Array]:
+    """Gradients of the states and of this device's part of the unembedding, each in its own dtype, from those of the logits:
+    `of_logits` maps (number of a block, its logits_Nb, its entries of the vocabulary) to (N, b)."""
     S, A, D = h_SAD.shape
-    h_ND, V = _operand(h_SAD, axes).reshape(S * A, D), unembed_VD.shape[0]
-    label_N, lse_N, grad_N = label_SA.reshape(S * A) - axes.vocab_start(V), lse_SA.reshape(S * A), grad_SA.reshape(S * A)
-    size, blocks = _blocks(S * A, V)
+    h_ND = operand(h_SAD, axes).reshape(S * A, D)
+    size, blocks = blocks_of(S * A, unembed_VD.shape[0])
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
         dh_ND, dw_DV = carry
-        start, w_bD, logits_Nb, tanh_Nb, entry_b, own_b = _block(i, size, unembed_VD, h_ND, softcap, axes)
-        is_label_Nb = entry_b[None, :] == label_N[:, None]
-        d_Nb = (is_label_Nb - jnp.exp(logits_Nb - lse_N[:, None])) * grad_N[:, None]
+        start, w_bD, logits_Nb, tanh_Nb, entry_b, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
+        d_Nb = of_logits(i, logits_Nb, entry_b)
         if tanh_Nb is not None:
             d_Nb *= 1 - tanh_Nb**2
         d_Nb = jnp.where(own_b[None, :], d_Nb, 0.0).astype(h_ND.dtype)
