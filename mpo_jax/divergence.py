@@ -114,8 +114,7 @@ def _backward(
     axes: Axes,
     of_policy: bool,
 ) -> tuple[Array, Array]:
-    """d KL(p || q) / d a_v = p_v (log p_v - log q_v - KL),   d KL(q || p) / d a_v = p_v - q_v,   times 1 - tanh^2 under a soft-cap.
-    """
+    """d KL(p || q) / d a_v = p_v (log p_v - log q_v - KL) and d KL(q || p) / d a_v = p_v - q_v for logits a of p."""
     kl_N, lse_N, ref_lse_N, grad_N = (x.reshape(-1) for x in (kl_SA, lse_SA, ref_lse_SA, grad_SA))
     ref_h_ND = operand(ref_h_SAD, axes).reshape(len(kl_N), -1)
     size, _ = blocks_of(len(kl_N), unembed_VD.shape[0])
