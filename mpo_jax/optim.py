@@ -17,9 +17,14 @@ class OptimConfig:
     """AdamW after a clip of the global gradient norm, as in arXiv:2505.16869, appendix (its settings are the defaults).
 
     `warmup` is the share of updates with a rising learning rate. `decay`: the shape after it, down to 0, or constant.
-    `weight_decay` spares norm scales and biases. `moments_dtype` is the dtype of Adam's first moment; the second stays float32.
+    `weight_decay` spares norm scales and biases.
+
+    Memory: `kind` 'adamw' has two moments a weight; 'adafactor' factors the second one (see `_adafactor`). `moments_dtype` is the
+    dtype of the first moment. The second stays float32: with b2 = 0.999 an update moves it by 0.1 %, and bfloat16 has no number
+    closer to another than 0.4 %, so it would stand still. `offload` keeps the moments in the host's memory between updates.
     """
 
+    kind: str = "adamw"
     peak_lr: float = 6e-7
     warmup: float = 0.1
     decay: str = "cosine"
@@ -29,8 +34,10 @@ class OptimConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     moments_dtype: str = "float32"
+    offload: bool = False
 
     def __post_init__(self) -> None:
+        check_choice("optim.kind", self.kind, ("adamw", "adafactor"))
         check_choice("optim.decay", self.decay, ("cosine", "linear", "constant"))
         check_choice("optim.moments_dtype", self.moments_dtype, DTYPES)
         if not 0 <= self.warmup < 1:
@@ -39,9 +46,13 @@ class OptimConfig:
             raise InputError(f"optim.peak_lr={self.peak_lr} and optim.clip_norm={self.clip_norm} must both be above 0.")
 
 
+SMALLEST_SQUARE = 1e-30  # what Adafactor adds to a squared gradient at least, so that no second moment is 0
+
+
 class Optimizer(NamedTuple):
     transform: optax.GradientTransformation
     schedule: Schedule  # update number -> learning rate
+    offload: bool = False  # whether the moments wait in the host's memory
 
 
 def make_schedule(config: OptimConfig, updates: int) -> Schedule:
@@ -65,16 +76,30 @@ def decays(params: Params) -> Params:
 
 def make_optimizer(config: OptimConfig, updates: int) -> Optimizer:
     schedule = make_schedule(config, updates)
-    transform = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            schedule,
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            mu_dtype=jnp.dtype(config.moments_dtype),
-            weight_decay=config.weight_decay,
-            mask=decays,
-        ),
+    scale = {"adamw": _adam, "adafactor": _adafactor}[config.kind]
+    decayed = optax.add_decayed_weights(config.weight_decay, mask=decays)
+    descend = optax.chain(scale(config), decayed, optax.scale_by_learning_rate(schedule))
+    return Optimizer(optax.chain(optax.clip_by_global_norm(config.clip_norm), descend), schedule, config.offload)
+
+
+def _adam(config: OptimConfig) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=jnp.dtype(config.moments_dtype))
+
+
+def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
+    """Adafactor with a first moment (Shazeer and Stern, arXiv:1804.04235; Zhai et al., arXiv:2106.04560, section 3.4).
+
+    The second moment of a matrix with two sides of at least 128 is the outer product of its row and column means, that of any
+    other weight is Adam's. An update whose root mean square over a weight is above 1 is scaled down to it. Learning rates are
+    Adam's: they are not relative to the weights. `eps` keeps its place under Adam, added to the root.
+    """
+
+    def decay(done: jax.Array, b2: float) -> jax.Array:
+        """The decay that makes a running mean Adam's moment after the correction of its bias."""
+        return b2 * jnp.expm1(done * math.log(b2)) / jnp.expm1((done + 1) * math.log(b2))
+
+    return optax.chain(
+        optax.scale_by_factored_rms(decay_rate=config.b2, decay_rate_fn=decay, epsilon=max(config.eps**2, SMALLEST_SQUARE)),
+        optax.clip_by_block_rms(1.0),
+        optax.ema(config.b1, accumulator_dtype=jnp.dtype(config.moments_dtype)),
     )
-    return Optimizer(transform, schedule)

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mpo_jax.errors import InputError
 from mpo_jax.optim import Optimizer
 from mpo_jax.types import Array, Batch, Mean, Objective, Params
 
 Metrics = dict[str, Mean]
+HOST = "pinned_host"  # JAX's name of the host memory that devices copy from and to
 
 
 @jax.tree_util.register_dataclass
@@ -24,25 +26,49 @@ class TrainState:
 
 
 def init_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """A fresh state whose moments lie where their parameters do. `params` is taken over, not copied."""
+    """A fresh state as `abstract_state` lays it out. `params` is taken over, not copied."""
     abstract = abstract_state(params, optimizer, mesh)
     opt_state = jax.jit(optimizer.transform.init, out_shardings=_shardings(abstract.opt_state))(params)
     return TrainState(jax.device_put(jnp.int32(0), abstract.step.sharding), params, opt_state)
 
 
 def abstract_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state; `params` may be arrays or ShapeDtypeStructs with shardings."""
+    """Shapes, dtypes and shardings of the state; `params` may be arrays or ShapeDtypeStructs with shardings. Moments lie where
+    their parameters do, in the host's memory if the optimiser says so. Errors: devices without such memory."""
+    if optimizer.offload:
+        _check_host_memory(mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     like = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     opt_state = optax.tree.map_params(
         optimizer.transform,
-        lambda moment, param: like(moment, param.sharding),
+        lambda moment, param: like(moment, _beside(moment, param, optimizer.offload)),
         jax.eval_shape(optimizer.transform.init, params),
         params,
         transform_non_params=lambda x: like(x, replicated),
     )
     params = jax.tree.map(lambda p: like(p, p.sharding), params)
     return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated), params, opt_state)
+
+
+def _beside(moment: Any, param: Any, offload: bool) -> NamedSharding:
+    """A moment is cut as its parameter is. A factor of a second moment lacks one of the parameter's axes and is cut along the
+    others; what stands for a moment that is not there is on every device."""
+    place = param.sharding
+    if moment.shape != param.shape:
+        cuts = (*place.spec, *(None,) * param.ndim)[: param.ndim]
+        without = lambda x, axis: (*x[:axis], *x[axis + 1 :])  # noqa: E731
+        lacks = [axis for axis in range(param.ndim) if moment.shape == without(param.shape, axis)]
+        place = NamedSharding(place.mesh, PartitionSpec(*without(cuts, lacks[0])) if lacks else PartitionSpec())
+    return place.with_memory_kind(HOST) if offload else place
+
+
+def _check_host_memory(mesh: Mesh) -> None:
+    device = mesh.devices.flat[0]
+    if HOST not in (kinds := [memory.kind for memory in device.addressable_memories()]):
+        raise InputError(
+            f"optim.offload=True needs memory of the kind '{HOST}', and {device.device_kind} has {', '.join(kinds)}: leave out "
+            "optim.offload."
+        )
 
 
 def _shardings(tree: Any) -> Any:
@@ -88,7 +114,9 @@ def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: A
         # since the cotangents of bfloat16 products are bfloat16 anyway.
         loss, metrics, grads = loss_and_grads(objective, cast(state.params, compute_dtype), ref_params, batch)
         with jax.named_scope("update"):
-            updates, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
+            # Offloaded moments come to the devices here, and go back where the step's `out_shardings` say.
+            opt_state = jax.device_put(state.opt_state, jax.memory.Space.Device) if optimizer.offload else state.opt_state
+            updates, opt_state = optimizer.transform.update(grads, opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
         one = jnp.float32(1)
         metrics |= {

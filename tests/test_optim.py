@@ -75,9 +75,63 @@ def test_the_first_moment_takes_its_dtype_and_the_second_stays_float32():
     assert (state[1][0].mu["w"].dtype, state[1][0].nu["w"].dtype) == (jnp.bfloat16, jnp.float32)
 
 
+GRADS = [0.01 * np.random.default_rng(k).normal(size=(128, 256)).astype(np.float32) for k in range(4)]
+
+
+def updates_of(config, grads):
+    """The updates that these gradients make, one after the other."""
+    transform = make_optimizer(config, 10).transform
+    params = {"w": jnp.ones(grads[0].shape)}
+    state, updates = transform.init(params), []
+    for grad in grads:
+        update, state = transform.update({"w": jnp.asarray(grad)}, state, params)
+        updates.append(np.asarray(update["w"]))
+    return updates
+
+
+def test_adafactor_is_adam_where_it_does_not_factor():
+    """A vector, no first moment, updates whose root mean square is at most 1: Adam's numbers."""
+    grads = [0.5**k * np.asarray([1.0, -1.0, 1.0], np.float32) for k in range(4)]
+    same = dict(peak_lr=0.1, warmup=0.0, b1=0.0, b2=0.95, clip_norm=1e9)
+    adam, factored = (updates_of(OptimConfig(kind=kind, **same), grads) for kind in ("adamw", "adafactor"))
+    np.testing.assert_allclose(factored, adam, rtol=1e-5)
+
+
+def test_adafactor_factors_what_is_wide():
+    """Gradients of rank one have a second moment that is its factors' product, so Adam's numbers again; others come close."""
+    same = dict(peak_lr=0.1, warmup=0.0, b1=0.0, b2=0.95, clip_norm=1e9)
+    rank_one = [np.outer(np.full(128, 0.9**k), np.arange(1, 257) / 256).astype(np.float32) for k in range(4)]
+    adam, factored = (updates_of(OptimConfig(kind=kind, **same), rank_one) for kind in ("adamw", "adafactor"))
+    np.testing.assert_allclose(factored, adam, rtol=1e-4)
+    state = make_optimizer(OptimConfig(kind="adafactor", moments_dtype="bfloat16"), 10).transform.init(
+        {"w": jnp.ones((128, 256))}
+    )
+    sizes = sorted((x.size, x.dtype) for x in jax.tree.leaves(state) if x.size > 1)
+    assert sizes == [(128, jnp.float32), (256, jnp.float32), (128 * 256, jnp.bfloat16)]
+
+
+def test_adafactor_keeps_schedule_decay_and_signs():
+    config = OptimConfig(kind="adafactor", peak_lr=0.1, warmup=0.0, clip_norm=1e9)
+    updates = updates_of(config, GRADS)
+    rms = [np.sqrt(np.mean(u**2)) for u in updates]
+    assert all(r <= 0.1 * 1.01 for r in rms)
+    assert (np.sign(updates[0]) == -np.sign(GRADS[0])).all()
+    assert not updates_of(OptimConfig(kind="adafactor"), GRADS[:1])[0].any(), "the first learning rate is 0"
+    still = updates_of(OptimConfig(kind="adafactor", peak_lr=0.1, warmup=0.0, weight_decay=0.5), [np.zeros((128, 256))])
+    np.testing.assert_allclose(still[0], -0.05, rtol=1e-6)
+
+
+def test_a_second_moment_in_bfloat16_would_stand_still():
+    """Why `moments_dtype` is the first moment's: from 1, gradients of 2 should move it by 0.3 %."""
+    moved = lambda x: (x.astype(jnp.float32) * 0.999 + 0.001 * 4.0).astype(x.dtype)  # noqa: E731
+    assert moved(jnp.bfloat16(1.0)) == jnp.bfloat16(1.0)
+    assert moved(jnp.float32(1.0)) > 1.002
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"kind": "sgd"}, "optim.kind='sgd' .*'adamw', 'adafactor'"),
         ({"decay": "step"}, "optim.decay='step' .*'cosine', 'linear', 'constant'"),
         ({"moments_dtype": "fp8"}, "optim.moments_dtype='fp8'"),
         ({"warmup": 1.0}, "optim.warmup=1.0 must be a share"),

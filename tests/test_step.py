@@ -1,11 +1,14 @@
 """One device = eight devices on several meshes; one batch = its microbatches; nothing is compiled twice."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, make_optimizer
@@ -123,3 +126,57 @@ def test_moments_lie_where_their_parameters_do():
         for m, p in zip(jax.tree.leaves(moment), jax.tree.leaves(policy), strict=True):
             assert m.sharding == p.sharding
     assert jax.tree.structure(abstract_state(policy, OPTIMIZER, on)) == jax.tree.structure(state)
+
+
+# Wide enough to be factored.
+WIDE = tiny.model(hidden_size=128, ffn=256, heads=8, kv_heads=4)
+
+
+@pytest.mark.parametrize(("kind", "offload"), [("adafactor", False), ("adamw", True)])
+def test_every_choice_of_moments_computes_the_same_on_a_mesh(kind, offload):
+    """Three updates, factored or offloaded, on (2, 2, 2), and on one device that keeps its moments."""
+    config = OptimConfig(kind=kind, peak_lr=1e-3, warmup=0.0, eps=1e-3, clip_norm=1e9)
+    after = []
+    for on, offloaded in ((tiny.mesh(), False), (tiny.mesh(2, 2, 2), offload)):
+        optimizer = make_optimizer(dataclasses.replace(config, offload=offloaded), 10)
+        objective = make_objective(WIDE, Mpo(), tiny.LANGUAGES)
+        with jax.set_mesh(on):
+            policy, reference = (tiny.place(WIDE, params, on) for params in tiny.two_params(WIDE))
+            abstract = abstract_state(policy, optimizer, on)
+            state = init_state(policy, optimizer, on)
+            step = jit_train_step(make_train_step(objective, optimizer, jnp.float32), abstract)
+            for _ in range(3):
+                state, _ = step(state, reference, batch_to_mesh(tiny.micro(tiny.batch(ROWS), 1), on))
+                for x, planned in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(abstract.opt_state), strict=True):
+                    assert x.sharding.is_equivalent_to(planned.sharding, x.ndim)
+                    assert x.sharding.memory_kind == planned.sharding.memory_kind
+            assert step._cache_size() == 1
+        kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state.opt_state) if x.ndim}
+        assert kinds == {"pinned_host" if offloaded else "device"}
+        after.append(jax.device_get(state.params))
+    for x, y in zip(*map(jax.tree.leaves, after), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=2e-5 * np.abs(x).max())
+
+
+def test_factors_are_cut_along_the_axes_that_they_have():
+    on = tiny.mesh(2, 2, 2)
+    optimizer = make_optimizer(OptimConfig(kind="adafactor"), 10)
+    factored, _, _ = abstract_state(WIDE.abstract(on), optimizer, on).opt_state[1][0]
+    gate = lambda tree: (tree["layers"]["mlp"]["gate"].shape, tree["layers"]["mlp"]["gate"].sharding.spec)  # noqa: E731
+    assert gate(factored.v_row) == ((2, 128), jax.P(None, "fsdp"))
+    assert gate(factored.v_col) == ((2, 256), jax.P(None, "tensor"))
+    assert gate(factored.v) == ((1,), jax.P())
+
+
+def test_a_device_without_host_memory_is_named():
+    class Device:
+        device_kind = "Abacus"
+
+        def addressable_memories(self):
+            return [type("Memory", (), {"kind": "beads"})]
+
+    class OfAbacus:
+        devices = np.asarray([Device()])
+
+    with pytest.raises(InputError, match=r"optim\.offload=True needs memory of the kind 'pinned_host', and Abacus has beads"):
+        abstract_state({}, make_optimizer(OptimConfig(offload=True), 10), OfAbacus())
