@@ -1,0 +1,117 @@
+"""What does the TPU compiler say of a program, on a machine without a TPU? How much memory a chip needs, and of how much.
+
+`libtpu` holds the compiler of every generation and needs no chip to compile for one. Nothing is executed, so this tells memory
+and never speed.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from mpo_jax.errors import InputError
+
+GIB = 2**30
+# What a device of each kind leaves a program, as libtpu 0.0.51 says when it refuses one that needs more. A chip of v5e has 16 GB
+# of HBM, of v5p 95, of v6e 32 (cloud.google.com/tpu/docs); chips of v4 and 7x are two devices to this compiler.
+USABLE_GIB = {"TPU v4": 15.25, "TPU v5 lite": 15.75, "TPU v5": 95.73, "TPU v6 lite": 31.24, "TPU7x": 94.74}
+EXAMPLES = "v5e:2x4, v5e:4x4, v5p:2x2x4, v6e:8x8"
+# The compiler would otherwise ask the metadata server of a TPU VM, and refuse a second process on this machine.
+ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any: the topology's name decides
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device. Of a program that does not fit the compiler tells no more than `peak` and `usable`."""
+
+    fits: bool
+    peak: int  # what it needs at once, its arguments included
+    usable: int | None  # None where `USABLE_GIB` does not know the kind of device
+    temporaries: int | None = None
+    largest: str | None = None  # the largest array that an instruction makes, with its shape on one device
+    largest_bytes: int | None = None
+    kernels: int | None = None  # Pallas kernels in the program
+
+
+def devices(topology: str) -> Sequence[Any]:
+    """The devices of a slice such as "v5e:2x4". To be called before JAX computes anything: it keeps JAX itself on the CPU.
+
+    Errors: no libtpu here, a name that it does not know.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+        raise InputError(_why_not(topology, str(error))) from None
+
+
+def _why_not(topology: str, reason: str) -> str:
+    if "libtpu" in reason.lower():
+        return f"The TPU compiler cannot be loaded ({reason.splitlines()[0]}): pip install -r requirements-tpu-plan.txt."
+    reason = reason.splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+    return f"The topology '{topology}' is not known to the TPU compiler ({reason}): write a slice such as {EXAMPLES}."
+
+
+def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
+    """Compiles a program that was lowered for a topology's devices. One that does not fit is an answer, not an error."""
+    usable = round(USABLE_GIB[device_kind] * GIB) if device_kind in USABLE_GIB else None
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _too_big(str(error))
+    found = compiled.memory_analysis()
+    text = compiled.as_text()
+    size, largest = _largest(text)
+    return Memory(
+        fits=usable is None or found.peak_memory_in_bytes <= usable,
+        peak=found.peak_memory_in_bytes,
+        usable=usable,
+        temporaries=found.temp_size_in_bytes,
+        largest=largest,
+        largest_bytes=size,
+        kernels=text.count('custom_call_target="tpu_custom_call"'),
+    )
+
+
+def _too_big(message: str) -> Memory:
+    """From "... the total memory required ... (37.21G) exceeds available HBM (15.75G)"."""
+    needs, has = (_size(x) for x in re.findall(r"\(([\d.]+[KMGT])\)", message)[:2])
+    return Memory(fits=False, peak=needs, usable=has)
+
+
+def _size(text: str) -> int:
+    return round(float(text[:-1]) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[text[-1]])
+
+
+def _largest(hlo: str) -> tuple[int, str]:
+    """(bytes, shape) of the largest array that an instruction of the compiled program makes."""
+    found = (0, "")
+    for line in hlo.splitlines():
+        made = re.match(r"\s*(?:ROOT )?%?[\w.-]+ = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(", line)
+        if made and made[1] in _BYTES and made[3] not in ("parameter", "get-tuple-element", "bitcast"):
+            size = _BYTES[made[1]] * math.prod(map(int, made[2].split(",")))
+            found = max(found, (size, f"{made[1]}[{made[2]}] of {made[3]}"))
+    return found
+
+
+def bytes_a_device(tree: Any) -> int:
+    """Of abstract arrays with their shardings."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * jnp.dtype(x.dtype).itemsize for x in leaves)
