@@ -29,7 +29,14 @@ def model_card(
     base, data = public_name(description["model"]), public_name(description["data"]["path"])
     hub_name = "/" in base
     shown = {**description, "model": base, "data": {**description["data"], "path": data}}
-    for hidden in ("output", "checkpoint", "metrics", "reference_store"):  # where a run was kept is nobody's business
+    for hidden in (
+        "output",
+        "checkpoint",
+        "metrics",
+        "reference_store",
+        "compilation_cache",
+        "profile",
+    ):  # where a run was kept is nobody's business
         shown.pop(hidden, None)
     for name in ("eval_path", "texts"):
         if shown["data"].get(name):

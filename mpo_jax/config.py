@@ -13,6 +13,7 @@ from mpo_jax import losses
 from mpo_jax.checkpoint import CheckpointConfig
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.metering import parse_range
 from mpo_jax.metrics import MetricsConfig
 from mpo_jax.optim import OptimConfig
 from mpo_jax.prepare import DataConfig
@@ -37,7 +38,9 @@ class TrainConfig:
     """`model`: a folder or a Hugging Face hub name. `batch_size` rows an update in `microbatches` equal parts.
     `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again.
     `reference`: 'live' forwards the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores
-    in the folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters."""
+    in the folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters.
+    `compilation_cache`: the folder of compiled programs that later runs find again; '' = none. `profile`: START:STOP, the
+    updates that a profiler traces into `<output>/profile`, from the one that starts when START are done."""
 
     model: str
     data: DataConfig
@@ -54,6 +57,8 @@ class TrainConfig:
     reference: str = "live"
     reference_store: str | None = None
     remat: str = "full"
+    compilation_cache: str = "~/.cache/mpo_jax/compiled"
+    profile: str | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
@@ -63,6 +68,7 @@ class TrainConfig:
         check_choice("compute_dtype", self.compute_dtype, DTYPES)
         check_choice("reference_dtype", self.reference_dtype, DTYPES)
         check_choice("reference", self.reference, ("live", "cached"))
+        parse_range(self.profile)
         if self.reference_store is not None and self.reference != "cached":
             raise InputError(
                 f"reference_store='{self.reference_store}' has no use with reference='{self.reference}': add "

@@ -28,21 +28,29 @@ def bytes_on(tree: Any, kind: str = "device") -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def kept_bytes(model: Model, packed: Packed, dtype: Any) -> int:
-    """Bytes that the layers keep for the backward pass of one microbatch, over all devices; the weights are not counted."""
+def kept_bytes(model: Model, packed: Packed, dtype: Any) -> tuple[int, int]:
+    """Bytes that the layers keep for the backward pass of one microbatch: (on all devices together, in the host's memory). The
+    weights are not counted."""
     params = model.abstract(dtype=dtype)
 
     def pullback(params: Params, packed: Packed) -> Any:
         return jax.vjp(lambda params: model.hidden(params, packed), params)[1]
 
-    total = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
-    return total(jax.eval_shape(pullback, params, packed)) - total(params["layers"])
+    kept = [v.aval for v in jax.make_jaxpr(pullback)(params, packed).jaxpr.outvars]
+    on_host = sum(_bytes(x) for x in kept if x.memory_space == jax.memory.Space.Host)
+    weights = sum(_bytes(x) for x in jax.tree.leaves(params["layers"]))
+    return sum(map(_bytes, kept)) - on_host - weights, on_host
+
+
+def _bytes(x: Any) -> int:
+    return math.prod(x.shape) * x.dtype.itemsize
 
 
 def table(lines: list[Line]) -> str:
     """A line each: what it is, GB on each device, GB saved there, GB on the host, and the setting."""
     rows = [("memory of each device", "GB", "saved", "on host", "setting")]
     for line in lines:
-        saved = "" if line.plain is None else f"{(line.plain - line.bytes) / 1e9:.3f}"
-        rows.append((line.name, f"{line.bytes / 1e9:.3f}", saved, f"{line.host / 1e9:.3f}" if line.host else "", line.setting))
-    return "\n".join(f"{name:<24}{size:>9}{saved:>9}{host:>9}  {setting}" for name, size, saved, host, setting in rows)
+        saved = "" if line.plain is None else f"{(line.plain - line.bytes) / 1e9:.3g}"
+        on_host = f"{line.host / 1e9:.3g}" if line.host else ""
+        rows.append((line.name, f"{line.bytes / 1e9:.3g}", saved, on_host, line.setting))
+    return "\n".join(f"{name:<24}{size:>10}{saved:>10}{host:>10}  {setting}" for name, size, saved, host, setting in rows)

@@ -1,4 +1,4 @@
-"""How fast are the updates, and what do they take? Rates since the last line of the log, and a profiler's trace of some updates."""
+"""How fast are the updates, and what do they take? Rates since the last line of the log, a profiler's trace of some of them."""
 
 import contextlib
 import time
@@ -45,6 +45,11 @@ class Meter:
         self._tokens += tokens
         self._work += work
 
+    @property
+    def seconds(self) -> float:
+        """Since the last call of `rates`, pauses left out."""
+        return time.monotonic() - self._since
+
     @contextlib.contextmanager
     def paused(self, state: Any) -> Iterator[None]:
         """What happens inside is no update's time. Waits for `state`, so that the updates before it are over."""
@@ -55,8 +60,7 @@ class Meter:
 
     def rates(self) -> dict[str, float]:
         """Means over the updates since the last call, of which there is at least one; see docs/metrics.md."""
-        now = time.monotonic()
-        seconds, work, updates = now - self._since, self._work, self._updates
+        seconds, work, updates = self.seconds, self._work, self._updates
         per_device = work.flops / seconds / len(self._devices)
         rates = {
             "step_seconds": seconds / updates,
@@ -67,7 +71,7 @@ class Meter:
         peak = PEAK.get(self._devices[0].device_kind)
         if peak is not None:
             rates["mfu"] = per_device / peak
-        self._since, self._updates, self._tokens, self._work = now, 0, 0, Work()
+        self._since, self._updates, self._tokens, self._work = self._since + seconds, 0, 0, Work()
         return rates | peak_memory(self._devices)
 
 
@@ -95,17 +99,18 @@ class Trace:
     def __init__(self, updates: range, folder: Path):
         self._updates, self._folder, self._running = updates, folder, False
 
-    def at(self, done: int, state: Any) -> str | None:
-        """Starts or stops where `done` updates say so; a line for the person when the trace is written."""
-        if not self._running and done in self._updates:
-            jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder)
-            self._running = True
-        elif self._running and done == self._updates.stop:
-            jax.block_until_ready(state)
+    def turns_at(self, done: int) -> bool:
+        """Whether the trace is to start or to stop when `done` updates are; a run that continues inside of it traces the rest."""
+        return done == self._updates.stop if self._running else done in self._updates
+
+    def turn(self) -> str:
+        """Starts or stops; a line for the person."""
+        if self._running:
             self.close()
-            return f"profile: {self._folder} has the trace of the updates up to {done}"
-        return None
+            return f"profile: the trace is in {self._folder}"
+        jax.profiler.start_trace(self._folder)
+        self._running = True
+        return f"profile: tracing until {self._updates.stop} updates are done"
 
     def close(self) -> None:
         """Writes what there is of a trace that still runs."""

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,18 @@ class MetricsConfig:
             raise InputError(f"metrics.every={self.every} must be at least 1.")
 
 
+# Metric -> its label and form beside the progress bar.
+SHOWN = {
+    "loss": ("loss", "{:.4g}"),
+    "step_seconds": ("s", "{:.3g}"),
+    "tokens_per_second": ("tokens/s", "{:.0f}"),
+    "packing_efficiency": ("packed", "{:.0%}"),
+    "tflops_per_second": ("TFLOP/s", "{:.3g}"),
+    "mfu": ("MFU", "{:.1%}"),
+    "peak_device_gb": ("GB", "{:.3g}"),
+}
+
+
 class MetricWriter:
     """Owns the run's metric files. Lines after `start`, left by an interrupted run, are dropped: the run writes them again."""
 
@@ -37,19 +48,10 @@ class MetricWriter:
         self._jsonl = path.open("a", encoding="utf-8")
         self._tensorboard = _tensorboard(folder / "tensorboard", start) if config.tensorboard else None
         self._bar = tqdm(total=updates, initial=start, unit="update", desc="train", mininterval=1.0)
-        self._clock, self._tokens = time.monotonic(), 0
 
-    def advance(self, tokens: int) -> None:
-        """One more update is under way, with this many real tokens on both sides."""
-        self._tokens += tokens
+    def advance(self) -> None:
+        """One more update is under way."""
         self._bar.update()
-
-    def tokens_per_second(self) -> float:
-        """Real tokens per second since the last call."""
-        now = time.monotonic()
-        rate = self._tokens / (now - self._clock)
-        self._clock, self._tokens = now, 0
-        return rate
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """`step` = updates done. A metric that weighed nothing (a language that was not in the batch) is NaN and left out."""
@@ -62,9 +64,7 @@ class MetricWriter:
         if self._wandb is not None:
             self._wandb.log(values, step=step)
         if "loss" in values:
-            shown = {"loss": f"{values['loss']:.4g}"}
-            if "tokens_per_second" in values:
-                shown["tokens/s"] = f"{values['tokens_per_second']:.0f}"
+            shown = {label: form.format(values[name]) for name, (label, form) in SHOWN.items() if name in values}
             self._bar.set_postfix(shown, refresh=False)
 
     def say(self, line: str) -> None:

@@ -8,6 +8,7 @@ The output folder then holds config.json, metrics.jsonl, tensorboard/, checkpoin
 import dataclasses
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from mpo_jax.config import TrainConfig, describe, format_config, parse
 from mpo_jax.convert import load_params
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.evaluate import evaluate
+from mpo_jax.flops import update_work
+from mpo_jax.memory import Line, bytes_on, kept_bytes, table
+from mpo_jax.metering import Meter, Trace, parse_range
 from mpo_jax.metrics import MetricWriter, write_json
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families import build
@@ -31,7 +35,7 @@ from mpo_jax.prepare import Batching, Data, prepare
 from mpo_jax.reference import cached_reference, fingerprint
 from mpo_jax.report import Measured, export, make_measure, report
 from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
-from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
+from mpo_jax.step import HOST, TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
 from mpo_jax.types import Params
 
 
@@ -43,9 +47,11 @@ def main(argv: list[str] | None = None) -> None:
 def train(config: TrainConfig) -> None:
     """Runs `config` from the checkpoint's download to the export. Errors: `InputError` with a sentence, nothing half-written."""
     # ---- the run
+    begun = time.monotonic()
     description = describe(config)
     print(format_config(description), flush=True)
     folder = _open_folder(config)
+    _keep_programs(config.compilation_cache)
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         # ---- model and data
@@ -69,6 +75,10 @@ def train(config: TrainConfig) -> None:
         # ---- parameters
         optimizer = make_optimizer(config.optim, updates := data.train.steps)
         abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
+        trace = Trace(_profiled(config.profile, updates), folder / "profile")
+        plain = dataclasses.replace(config.optim, kind="adamw", moments_dtype="float32", offload=False)
+        without = abstract_state(model.abstract(mesh), make_optimizer(plain, updates), mesh)
+        print(table(_memory(config, model, data, abstract, without, mesh)), flush=True)
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, _identity(description))
         state = checkpointer.restore_latest(abstract)
         measure = make_measure(config, model, data, mesh)
@@ -85,11 +95,12 @@ def train(config: TrainConfig) -> None:
         writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)
         write_json(folder / "config.json", description)
         write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
-        loop = _Loop(config, data, mesh, checkpointer, writer, updates)
+        loop = _Loop(config, data, model, mesh, checkpointer, writer, Meter(mesh.devices.flat), trace, updates, begun)
         try:
             with jax.transfer_guard("disallow"):
                 state = loop.run(start, state, ref_params, step, eval_step)
         finally:
+            trace.close()
             writer.close()
             checkpointer.close()
         # ---- what came out
@@ -104,10 +115,14 @@ class _Loop:
 
     config: TrainConfig
     data: Data
+    model: Model
     mesh: Mesh
     checkpointer: Checkpointer
     writer: MetricWriter
+    meter: Meter
+    trace: Trace
     updates: int
+    begun: float  # when the run began, by `time.monotonic`
     pending: tuple[int, dict[str, Any], int] | None = None  # updates done, metrics of the last, real tokens seen
 
     def run(self, start: int, state: TrainState, ref_params: Params, step: Any, eval_step: Any) -> TrainState:
@@ -117,7 +132,11 @@ class _Loop:
                 self._evaluate(k, state, ref_params, eval_step)
             if k > start and self.checkpointer.due(k, self.updates):
                 self._log()
-                self.checkpointer.save(k, state)
+                with self.meter.paused(state):
+                    self.checkpointer.save(k, state)
+            if self.trace.turns_at(k):
+                with self.meter.paused(state):
+                    self.writer.say(self.trace.turn())
             if k == self.updates:
                 break
             batch = self.data.train.batch_at(k)
@@ -126,7 +145,14 @@ class _Loop:
             tokens = self.data.train.tokens_at(k)
             seen += tokens
             self.pending = (k + 1, metrics, seen)
-            self.writer.advance(tokens)
+            self.writer.advance()
+            self.meter.advance(tokens, update_work(self.model.config, batch))
+            if k == start:
+                jax.block_until_ready(state)
+                since = time.monotonic() - self.begun
+                self.writer.say(
+                    f"first update: {self.meter.seconds:.1f} s, compilation included; done {since:.1f} s after the start"
+                )
         self._log()
         return state
 
@@ -134,7 +160,8 @@ class _Loop:
         every = self.config.eval_every
         if self.data.held_out is not None and (k in (0, self.updates) or (every and k % every == 0)):
             self._log()
-            values = evaluate(eval_step, state.params, ref_params, self.data.held_out, self.mesh)
+            with self.meter.paused(state):
+                values = evaluate(eval_step, state.params, ref_params, self.data.held_out, self.mesh)
             self.writer.write(k, values)
             said = {name.removeprefix("eval_"): x for name, x in values.items() if name.startswith("eval_loss")}
             self.writer.say(f"update {k}: " + ", ".join(f"{name} {said[name]:.4g}" for name in sorted(said)))
@@ -157,8 +184,7 @@ class _Loop:
             )
         values["num_tokens"] = seen
         values["epoch"] = k / self.data.train.steps_per_epoch
-        values["tokens_per_second"] = self.writer.tokens_per_second()
-        self.writer.write(k, values)
+        self.writer.write(k, values | self.meter.rates())
 
 
 def _open_folder(config: TrainConfig) -> Path:
@@ -177,6 +203,43 @@ def _open_folder(config: TrainConfig) -> Path:
             f"{folder} already holds files: choose another --config.output, or continue with --config.checkpoint.resume=auto."
         )
     return folder
+
+
+def _keep_programs(folder: str) -> None:
+    """Compiled programs that took a second or more are read from `folder`, and written there for the next run; not where the
+    person has switched JAX's cache off (JAX_ENABLE_COMPILATION_CACHE)."""
+    kept = bool(folder) and jax.config.jax_enable_compilation_cache
+    if kept:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    print(f"compiled programs: kept in {folder}" if kept else "compiled programs: not kept", flush=True)
+
+
+def _profiled(text: str | None, updates: int) -> range:
+    profiled = parse_range(text)
+    if profiled.stop > updates:
+        raise InputError(f"profile='{text}' ends after the last of this run's {updates} updates: choose numbers up to {updates}.")
+    return profiled
+
+
+def _memory(config: TrainConfig, model: Model, data: Data, abstract: TrainState, plain: TrainState, mesh: Mesh) -> list[Line]:
+    """What the settings take and save, against float32 AdamW on the devices (`plain`), a live float32 reference, and no
+    rematerialisation."""
+    masters, optim = bytes_on(abstract.params), config.optim
+    setting = f"optim: kind={optim.kind}, moments_dtype={optim.moments_dtype}, offload={optim.offload}"
+    lines = [
+        Line("parameters", "float32 masters", masters),
+        Line("moments", setting, bytes_on(abstract.opt_state), bytes_on(plain.opt_state), bytes_on(abstract.opt_state, HOST)),
+    ]
+    if config.loss.reference_reads.anything:
+        live = bytes_on(model.abstract(mesh, jnp.dtype(config.reference_dtype)))
+        setting = f"reference={config.reference}, reference_dtype={config.reference_dtype}"
+        lines.append(Line("reference", setting, live if config.reference == "live" else 0, masters))
+    micro = jax.tree.map(lambda x: x[0], data.train.batch_at(0).policy)
+    pieces = shards(mesh, "batch")
+    kept, all_kept = (kept_bytes(m, micro, config.compute_dtype) for m in (model, dataclasses.replace(model, remat="none")))
+    setting = f"remat={config.remat}, compute_dtype={config.compute_dtype}; of the first update"
+    return [*lines, Line("kept for backward pass", setting, kept[0] // pieces, all_kept[0] // pieces, kept[1] // pieces)]
 
 
 def _with_reference(
@@ -216,7 +279,9 @@ def _with_reference(
 def _identity(description: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same computation: not where they write, how often they look, or which devices they use."""
     free = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
-    return {name: value for name, value in description.items() if name not in free}
+    free += ("compilation_cache", "profile")
+    optim = {name: value for name, value in description["optim"].items() if name != "offload"}
+    return {name: value for name, value in description.items() if name not in free} | {"optim": optim}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import pytest
 import toy_chat
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_enable_compilation_cache", False)  # tests leave nothing in a person's home, and find nothing there
 
 ROOT = Path(__file__).resolve().parent.parent
 
