@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from mpo_jax.config import TrainConfig, parse
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError, one_sentence
+from mpo_jax.memory import bytes_on
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families import build
 from mpo_jax.objective import make_objective
@@ -30,7 +30,7 @@ from mpo_jax.optim import make_optimizer
 from mpo_jax.reference import stored_fields
 from mpo_jax.sharding import abstract_on_mesh, batch_to_mesh, make_mesh, shards
 from mpo_jax.step import abstract_state, jit_train_step, make_train_step
-from mpo_jax.tpu_compiler import GIB, Memory, bytes_a_device, compile_for, devices
+from mpo_jax.tpu_compiler import GIB, Memory, compile_for, devices
 from mpo_jax.types import SIDES, Batch, Pair, Reads, Scores, SequenceScores, Want
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
@@ -46,7 +46,7 @@ class Plan:
     rows: int  # packed rows of the policy in a microbatch
     tokens: int  # a packed row
     masters: int
-    moments: int
+    moments: int  # of those that do not wait in the host's memory
     reference: int
     memory: Memory
 
@@ -74,9 +74,9 @@ def plan(config: TrainConfig, topology: str, tokens: int | None = None) -> Plan:
         topology,
         dict(mesh.shape),
         *batch.policy.tokens_ST.shape[1:],
-        masters=bytes_a_device(state.params),
-        moments=bytes_a_device(state.opt_state),
-        reference=bytes_a_device(ref_params),
+        masters=bytes_on(state.params),
+        moments=bytes_on(state.opt_state),
+        reference=bytes_on(ref_params),
         memory=memory,
     )
 
@@ -156,6 +156,8 @@ def advice(config: TrainConfig) -> str:
         ways.append("--config.reference=cached")
     if config.optim.moments_dtype == "float32":
         ways.append("--config.optim.moments_dtype=bfloat16")
+    if config.optim.kind == "adamw":
+        ways.append("--config.optim.kind=adafactor")
     if config.remat != "full":
         ways.append("--config.remat=full")
     ways += ["a lower --config.data.max_length", "a larger slice"]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 
 from mpo_jax.errors import InputError
@@ -109,9 +108,3 @@ def _largest(hlo: str) -> tuple[int, str]:
             size = _BYTES[made[1]] * math.prod(map(int, made[2].split(",")))
             found = max(found, (size, f"{made[1]}[{made[2]}] of {made[3]}"))
     return found
-
-
-def bytes_a_device(tree: Any) -> int:
-    """Of abstract arrays with their shardings."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * jnp.dtype(x.dtype).itemsize for x in leaves)

@@ -197,17 +197,18 @@ class Model:
         groups = self.config.layers // len(windows)
         angle_STR = self.angles(packed.position_ST)
 
-        def run(x_STD: Array, layer_params: Params, window: int | None) -> Array:
+        # Each layer takes its slice within the checkpoint: what the backward pass keeps is then the stack itself, and not a copy
+        # of all weights, slice by slice.
+        def run(x_STD: Array, group_params: Params, i: int) -> Array:
             where = (packed.position_ST, packed.segment_ST, packed.kv_segment_ST)
-            scale, softcap = self.config.query_scale, self.config.attn_softcap
+            scale, softcap, window = self.config.query_scale, self.config.attn_softcap, windows[i]
             attend = lambda q, k, v: attention(q, k, v, *where, scale=scale, softcap=softcap, window=window)  # noqa: E731
-            return self.layer(layer_params)(x_STD, angle_STR, attend)
+            return self.layer(jax.tree.map(operator.itemgetter(i), group_params))(x_STD, angle_STR, attend)
 
         def group(x_STD: Array, group_params: Params) -> tuple[Array, None]:
-            for i, window in enumerate(windows):
-                layer = functools.partial(run, window=window)
-                layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=False)
-                x_STD = layer(x_STD, jax.tree.map(operator.itemgetter(i), group_params))
+            for i in range(len(windows)):
+                layer = jax.checkpoint(functools.partial(run, i=i), policy=REMAT[self.remat], prevent_cse=False)
+                x_STD = layer(x_STD, group_params)
             return x_STD, None
 
         stack = jax.tree.map(lambda p: p.reshape(groups, len(windows), *p.shape[1:]), params["layers"])
