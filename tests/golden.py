@@ -231,7 +231,7 @@ class Golden:
         for name, want in (("kl_fwd", Want.KL_OF_POLICY), ("kl_rev", Want.KL_OF_REFERENCE)):
 
             def rows(params: Any, want: Want = want) -> Any:
-                reads = Reads(source=want)
+                reads = Reads(source=want, target=Want.LOGP)
                 batch = one(batch_of(self.arrays, reads))
                 B = batch.weight_B.shape[0]
                 answers = divergences(self.model, params, self.params["ref"], batch.divergence, reads, B)["source"]

@@ -19,6 +19,8 @@ from mpo_jax.objective import make_objective
 from mpo_jax.step import loss_and_grads
 from mpo_jax.types import ANSWERS, POOLINGS, SIDES, Batch, Packed, Reads, Want
 
+OWN_SIDES = ("source", "target")
+
 EXAMPLES = toy_chat.examples(8)
 LANGUAGES = ("ko", "sw")
 PAD = toy_chat.tokenizer().pad_token_id
@@ -36,7 +38,7 @@ def one_shape(rows: int, tokens: int, answers: int) -> Shapes:
     return Shapes(Plan(rows, (Room(tokens, answers),)), None)
 
 
-def _sequences(rows, sides=SIDES):
+def _sequences(rows, sides=OWN_SIDES):
     """(slot, pair, prompt, answer) of every sequence, the slots counted as `types.Packed` says."""
     slots = itertools.product(sides, ANSWERS, enumerate(rows))
     for side, answer, (i, row) in slots:
@@ -114,7 +116,7 @@ def test_only_what_is_pooled_takes_the_authors_padding():
 
 def test_what_is_not_read_is_not_packed():
     batch = _pack(policy=Reads(source=Want.HIDDEN, target=Want.LOGP), reference=Reads(source=Want.LOGP))
-    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in SIDES}
+    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in OWN_SIDES}
     found = lambda slot_SA: set(slot_SA[slot_SA >= 0].tolist())  # noqa: E731
     assert found(batch.policy.pool_slot_ST) == slots["source"] == found(batch.reference.answer_slot_SA)
     assert found(batch.policy.answer_slot_SA) == slots["target"]
