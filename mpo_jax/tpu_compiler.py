@@ -55,15 +55,15 @@ def devices(topology: str) -> Sequence[Any]:
         os.environ.setdefault(name, value)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-        raise InputError(_why_not(topology, str(error))) from None
-
-
-def _why_not(topology: str, reason: str) -> str:
-    if "libtpu" in reason.lower():
-        return f"The TPU compiler cannot be loaded ({reason.splitlines()[0]}): pip install -r requirements-tpu-plan.txt."
-    reason = reason.splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
-    return f"The topology '{topology}' is not known to the TPU compiler ({reason}): write a slice such as {EXAMPLES}."
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+        raise InputError(
+            f"The topology '{topology}' is not known to the TPU compiler ({reason}): write a slice such as {EXAMPLES}."
+        ) from None
+    except RuntimeError as error:
+        raise InputError(
+            f"The TPU compiler is not here ({error}): install it with pip install -r requirements-tpu-plan.txt."
+        ) from None
 
 
 def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mpo_jax import config as configs
@@ -61,6 +62,7 @@ def test_the_state_is_counted_by_the_bytes(folder, cached):
     assert cached.reference == 0
     assert cached.memory.fits
     assert cached.memory.peak >= cached.masters + cached.moments + cached.memory.largest_bytes
+    assert "of 15.75 that a device has: fits" in plan.describe(cached, config(folder))
 
 
 def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
@@ -70,25 +72,18 @@ def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
     assert cached.memory.largest_bytes < 2 * positions * RAW["vocab_size"]
 
 
-def test_a_live_reference_is_held_in_its_dtype(folder, cached):
-    live = plan.plan(config(folder, optim=OptimConfig(moments_dtype="bfloat16")), "v5e:2x2")
-    assert 2 * live.reference == live.masters
-    assert live.memory.peak > cached.memory.peak
-
-
 def test_the_command_prints_a_line_of_json_a_slice(folder, tmp_path, capsys):
+    """Here with a live reference, which is held in its own dtype."""
     needs_compiler()
     path = tmp_path / "run.py"
     path.write_text(
         "from mpo_jax.config import DataConfig, TrainConfig\n"
         f"def get_config(v=None): return TrainConfig(model={str(folder)!r}, data=DataConfig('no file'), output='nowhere')"
     )
-    arguments = [f"--config={path}", "--topologies=v5e:1x1", "--tokens=128", "--config.reference=cached"]
-    plan.main([*arguments, "--json"])
+    plan.main([f"--config={path}", "--topologies=v5e:1x1", "--tokens=128", "--json"])
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert line["topology"] == "v5e:1x1" and line["memory"]["fits"] and line["rows"] * line["tokens"] >= 8 * 4 * 128
-    plan.main(arguments)
-    assert "of 15.75 that a device has: fits" in capsys.readouterr().out
+    assert 2 * line["reference"] == line["masters"]
 
 
 @pytest.mark.parametrize("loss", [Mpo(), Mpo(retain_pooling="mean_padded"), Simpo(), Dpo()], ids=lambda x: type(x).__name__)
@@ -143,9 +138,13 @@ def test_an_unknown_topology_is_a_sentence(folder, name):
         plan.plan(config(folder), name)
 
 
-def test_a_missing_compiler_is_a_sentence():
-    said = tpu_compiler._why_not("v5e:2x4", "INTERNAL: Failed to open libtpu.so\nmore")
-    assert said.endswith("pip install -r requirements-tpu-plan.txt.") and "more" not in said
+def test_a_missing_compiler_is_a_sentence(folder, monkeypatch):
+    def get_topology_desc(**_):
+        raise RuntimeError("JAX TPU support not installed")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", get_topology_desc)
+    with pytest.raises(InputError, match=r"^The TPU compiler is not here .*: install it with pip install -r requirements"):
+        plan.plan(config(folder), "v5e:2x4")
 
 
 def test_a_mesh_or_a_length_that_cannot_be_is_a_sentence(folder):
