@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ class Plan:
     masters: int
     moments: int  # of those that do not wait in the host's memory
     reference: int
+    logits: int  # what is never there: float32 logits of the scored positions
     memory: Memory
 
 
@@ -77,6 +79,7 @@ def plan(config: TrainConfig, topology: str, tokens: int | None = None) -> Plan:
         masters=bytes_on(state.params),
         moments=bytes_on(state.opt_state),
         reference=bytes_on(ref_params),
+        logits=4 * math.prod(batch.policy.answer_at_SA.shape[1:]) * model.config.vocab_size // math.prod(mesh.shape.values()),
         memory=memory,
     )
 
@@ -109,8 +112,9 @@ def stored_scores(config: TrainConfig, model: Model) -> Scores:
     reads, rows = config.loss.reference_reads, (config.microbatches, config.batch_size // config.microbatches)
 
     def pair(want: Want) -> Pair:
-        fields = stored_fields(want, model.config.hidden_size)
-        scores = SequenceScores(**{name: np.zeros((*rows, *shape), np.float32) for name, shape in fields.items()})
+        fields = stored_fields(want, model.config.hidden_size).items()
+        arrays: dict[str, Any] = {name: np.zeros((*rows, *shape), np.float32) for name, shape in fields}
+        scores = SequenceScores(**arrays)
         return Pair(scores, scores)
 
     return Scores(**{side: pair(want) for side in SIDES if (want := reads.want(side))})
@@ -143,7 +147,7 @@ def describe(entry: Plan, config: TrainConfig) -> str:
     ]
     if memory.temporaries is not None:
         lines.append(f"  temporary  {gib(memory.temporaries)}  activations, gradients, compute copies of the weights")
-        lines.append(f"  largest    {gib(memory.largest_bytes)}  {memory.largest}")
+        lines.append(f"  largest    {gib(memory.largest_bytes)}  {memory.largest}; logits would be {gib(entry.logits).strip()}")
     of = "" if memory.usable is None else f" of {memory.usable / GIB:.2f} that a device has"
     verdict = "fits" if memory.fits else f"does not fit: {advice(config)}"
     return "\n".join([*lines, f"  peak       {gib(memory.peak)}{of}: {verdict}"])

@@ -129,7 +129,7 @@ def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: A
     return train_step
 
 
-def jit_train_step(train_step: Callable[..., Any], abstract: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
+def jit_train_step(train_step: Callable[..., Any], abstract: TrainState) -> jax.stages.Wrapped:
     """The one compiled step: the state is donated and comes back where it lay; the reference is never donated."""
     return jax.jit(train_step, donate_argnums=0, out_shardings=(_shardings(abstract), None))
 

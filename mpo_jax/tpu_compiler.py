@@ -75,8 +75,8 @@ def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _too_big(str(error))
-    found = compiled.memory_analysis()
-    text = compiled.as_text()
+    found, text = compiled.memory_analysis(), compiled.as_text()
+    assert found is not None and text is not None, "the TPU compiler reports both"
     size, largest = _largest(text)
     return Memory(
         fits=usable is None or found.peak_memory_in_bytes <= usable,

@@ -24,6 +24,7 @@ RAW = {
     "rope_theta": 500000.0, "tie_word_embeddings": False, "hidden_act": "silu",
 }  # fmt: skip
 LENGTH = 256
+FITS = tpu_compiler.Memory(fits=True, peak=1, usable=2, temporaries=1, largest="f32[1] of copy", largest_bytes=4, kernels=3)
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +69,29 @@ def test_the_state_is_counted_by_the_bytes(folder, cached):
 def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
     """Forward, and forward once more and backward, of one layer in the scan."""
     assert cached.memory.kernels >= 2
-    positions = cached.rows // 4 * cached.tokens
-    assert cached.memory.largest_bytes < 2 * positions * RAW["vocab_size"]
+    assert cached.memory.largest_bytes < cached.logits / 2
 
 
-def test_the_command_prints_a_line_of_json_a_slice(folder, tmp_path, capsys):
-    """Here with a live reference, which is held in its own dtype."""
+def test_a_live_reference_is_held_in_its_dtype(folder, monkeypatch):
     needs_compiler()
+    monkeypatch.setattr(plan, "compile_for", lambda lowered, kind: FITS)
+    live = plan.plan(config(folder), "v5e:2x2")
+    assert live.memory is FITS and 2 * live.reference == live.masters
+
+
+def test_the_command_prints_a_line_of_json_a_slice(folder, tmp_path, capsys, monkeypatch):
+    needs_compiler()
+    monkeypatch.setattr(plan, "compile_for", lambda lowered, kind: FITS)
     path = tmp_path / "run.py"
     path.write_text(
         "from mpo_jax.config import DataConfig, TrainConfig\n"
         f"def get_config(v=None): return TrainConfig(model={str(folder)!r}, data=DataConfig('no file'), output='nowhere')"
     )
-    plan.main([f"--config={path}", "--topologies=v5e:1x1", "--tokens=128", "--json"])
-    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert line["topology"] == "v5e:1x1" and line["memory"]["fits"] and line["rows"] * line["tokens"] >= 8 * 4 * 128
-    assert 2 * line["reference"] == line["masters"]
+    plan.main([f"--config={path}", "--topologies=v5e:1x1,v5e:2x2", "--tokens=128", "--config.reference=cached", "--json"])
+    one, four = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (one["topology"], four["topology"], four["mesh"]["fsdp"]) == ("v5e:1x1", "v5e:2x2", 4)
+    assert one["memory"]["fits"] and one["rows"] * one["tokens"] >= 8 * 4 * 128
+    assert one["logits"] == 4 * four["logits"] and four["reference"] == 0
 
 
 @pytest.mark.parametrize("loss", [Mpo(), Mpo(retain_pooling="mean_padded"), Simpo(), Dpo()], ids=lambda x: type(x).__name__)
@@ -106,7 +114,7 @@ def test_what_does_not_fit_is_an_answer():
     memory = tpu_compiler.Memory(fits=False, peak=round(37.21 * 2**30), usable=round(15.75 * 2**30))
     message = "RESOURCE_EXHAUSTED: E1000: the total memory required for HLO temporaries (37.21G) exceeds available HBM (15.75G)."
     assert tpu_compiler._too_big(message) == memory
-    entry = plan.Plan("v5e:2x2", {"data": 1, "fsdp": 4, "tensor": 1}, 32, 2048, 1, 1, 0, memory)
+    entry = plan.Plan("v5e:2x2", {"data": 1, "fsdp": 4, "tensor": 1}, 32, 2048, 1, 1, 0, 1, memory)
     said = plan.describe(entry, config("folder"))
     assert "37.21 GiB of 15.75 that a device has: does not fit: try --config.reference=cached, " in said
 
