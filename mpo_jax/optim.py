@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ class OptimConfig:
 
     Memory: `kind` 'adamw' has two moments a weight; 'adafactor' factors the second one (see `_adafactor`). `moments_dtype` is the
     dtype of the first moment. The second stays float32: with b2 = 0.999 an update moves it by 0.1 %, and bfloat16 has no number
-    closer to another than 0.4 %, so it would stand still. `offload` keeps the moments in the host's memory between updates.
+    closer to another than 0.4 %, so it would stand still. `offload` keeps the moments in the host's memory while the gradient is
+    computed; for the update itself they come to the devices.
     """
 
     kind: str = "adamw"
@@ -94,9 +95,9 @@ def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
     Adam's: they are not relative to the weights. `eps` keeps its place under Adam, added to the root.
     """
 
-    def decay(done: jax.Array, b2: float) -> jax.Array:
+    def decay(done: Any, b2: Any) -> jax.Array:
         """The decay that makes a running mean Adam's moment after the correction of its bias."""
-        return b2 * jnp.expm1(done * math.log(b2)) / jnp.expm1((done + 1) * math.log(b2))
+        return b2 * jnp.expm1(done * jnp.log(b2)) / jnp.expm1((done + 1) * jnp.log(b2))
 
     return optax.chain(
         optax.scale_by_factored_rms(decay_rate=config.b2, decay_rate_fn=decay, epsilon=max(config.eps**2, SMALLEST_SQUARE)),

@@ -114,8 +114,12 @@ def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: A
         # since the cotangents of bfloat16 products are bfloat16 anyway.
         loss, metrics, grads = loss_and_grads(objective, cast(state.params, compute_dtype), ref_params, batch)
         with jax.named_scope("update"):
-            # Offloaded moments come to the devices here, and go back where the step's `out_shardings` say.
-            opt_state = jax.device_put(state.opt_state, jax.memory.Space.Device) if optimizer.offload else state.opt_state
+            opt_state = state.opt_state
+            if optimizer.offload:
+                # They come to the devices only when the gradient is there (the compiler would fetch them at the step's
+                # beginning), and go back where the step's `out_shardings` say.
+                grads, opt_state = jax.lax.optimization_barrier((grads, opt_state))
+                opt_state = jax.device_put(opt_state, jax.memory.Space.Device)
             updates, opt_state = optimizer.transform.update(grads, opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
         one = jnp.float32(1)

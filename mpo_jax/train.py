@@ -95,7 +95,7 @@ def train(config: TrainConfig) -> None:
         writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)
         write_json(folder / "config.json", description)
         write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
-        loop = _Loop(config, data, model, mesh, checkpointer, writer, Meter(mesh.devices.flat), trace, updates, begun)
+        loop = _Loop(config, data, model, mesh, checkpointer, writer, Meter(list(mesh.devices.flat)), trace, updates, begun)
         try:
             with jax.transfer_guard("disallow"):
                 state = loop.run(start, state, ref_params, step, eval_step)
@@ -208,7 +208,7 @@ def _open_folder(config: TrainConfig) -> Path:
 def _keep_programs(folder: str) -> None:
     """Compiled programs that took a second or more are read from `folder`, and written there for the next run; not where the
     person has switched JAX's cache off (JAX_ENABLE_COMPILATION_CACHE)."""
-    kept = bool(folder) and jax.config.jax_enable_compilation_cache
+    kept = bool(folder) and jax.config.read("jax_enable_compilation_cache")
     if kept:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
@@ -227,6 +227,7 @@ def _memory(config: TrainConfig, model: Model, data: Data, abstract: TrainState,
     rematerialisation."""
     masters, optim = bytes_on(abstract.params), config.optim
     setting = f"optim: kind={optim.kind}, moments_dtype={optim.moments_dtype}, offload={optim.offload}"
+    setting += " (on the devices for the update alone)" if optim.offload else ""
     lines = [
         Line("parameters", "float32 masters", masters),
         Line("moments", setting, bytes_on(abstract.opt_state), bytes_on(plain.opt_state), bytes_on(abstract.opt_state, HOST)),

@@ -88,7 +88,7 @@ def test_a_range_that_is_none_is_a_sentence(text):
 
 
 def test_a_trace_covers_its_updates(tmp_path):
-    trace, turns = Trace(range(2, 4), tmp_path), []
+    trace, turns = Trace(range(2, 4), tmp_path), list[tuple[int, str]]()
     for done in range(6):
         if trace.turns_at(done):
             turns.append((done, trace.turn()))
@@ -96,10 +96,11 @@ def test_a_trace_covers_its_updates(tmp_path):
     assert list(tmp_path.rglob("*.xplane.pb"))
 
 
-def test_a_run_that_continues_within_the_range_traces_the_rest():
-    assert Trace(range(2, 5), None).turns_at(3)
-    assert not Trace(range(2, 5), None).turns_at(5)
-    assert not Trace(range(0), None).turns_at(0)
+def test_a_run_that_continues_within_the_range_traces_the_rest(tmp_path):
+    turns = Trace(range(2, 5), tmp_path).turns_at
+    assert [done for done in range(7) if turns(done)] == [2, 3, 4]
+    assert not Trace(range(0), tmp_path).turns_at(0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_scopes_of_the_step_read_like_the_source():
