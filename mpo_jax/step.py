@@ -106,36 +106,58 @@ def loss_and_grads(objective: Objective, params: Params, ref_params: Params, bat
     return loss, metrics, jax.tree.map(lambda g: g / loss.weight, grads)
 
 
-def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: Any) -> Callable[..., tuple[TrainState, Metrics]]:
-    """(state, ref_params, batch) -> (state, metrics), for `jit_train_step`."""
+@dataclasses.dataclass(frozen=True, eq=False)  # a hash of its identity, so that it can be compiled
+class TrainStep:
+    """(state, ref_params, batch) -> (state, metrics), for `jit_train_step`: the gradient, then the update."""
 
-    def train_step(state: TrainState, ref_params: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+    objective: Objective
+    optimizer: Optimizer
+    compute_dtype: Any
+
+    def __call__(self, state: TrainState, ref_params: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+        return self.update(state, *self.gradient(state.params, ref_params, batch))
+
+    def gradient(self, params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, Metrics, Params]:
         # Cast outside the differentiated function: gradients then take the compute dtype's memory, and nothing is lost,
         # since the cotangents of bfloat16 products are bfloat16 anyway.
-        loss, metrics, grads = loss_and_grads(objective, cast(state.params, compute_dtype), ref_params, batch)
+        return loss_and_grads(self.objective, cast(params, self.compute_dtype), ref_params, batch)
+
+    def update(self, state: TrainState, loss: Mean, metrics: Metrics, grads: Params) -> tuple[TrainState, Metrics]:
         with jax.named_scope("update"):
-            opt_state = state.opt_state
-            if optimizer.offload:
-                # They come to the devices only when the gradient is there (the compiler would fetch them at the step's
-                # beginning), and go back where the step's `out_shardings` say.
-                grads, opt_state = jax.lax.optimization_barrier((grads, opt_state))
-                opt_state = jax.device_put(opt_state, jax.memory.Space.Device)
-            updates, opt_state = optimizer.transform.update(grads, opt_state, state.params)
+            # Moments that wait on the host come to the devices here, and go back where `out_shardings` say.
+            on_device = jax.memory.Space.Device
+            opt_state = jax.device_put(state.opt_state, on_device) if self.optimizer.offload else state.opt_state
+            updates, opt_state = self.optimizer.transform.update(grads, opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
         one = jnp.float32(1)
         metrics |= {
             "loss": loss,
             "grad_norm": Mean(optax.tree.norm(grads), one),
-            "learning_rate": Mean(optimizer.schedule(state.step), one),
+            "learning_rate": Mean(self.optimizer.schedule(state.step), one),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return train_step
+
+def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: Any) -> TrainStep:
+    return TrainStep(objective, optimizer, compute_dtype)
 
 
-def jit_train_step(train_step: Callable[..., Any], abstract: TrainState) -> jax.stages.Wrapped:
-    """The one compiled step: the state is donated and comes back where it lay; the reference is never donated."""
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(_shardings(abstract), None))
+def jit_train_step(train_step: TrainStep, abstract: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The one compiled step: the state is donated and comes back where it lay; the reference is never donated.
+
+    Where moments wait on the host there are two programs, and the one of the gradient does not have them: in a single program
+    the TPU compiler fetches them at its beginning, even behind an optimisation barrier, and needs more memory than without.
+    """
+    state_and_metrics = (_shardings(abstract), None)
+    if not train_step.optimizer.offload:
+        return jax.jit(train_step, donate_argnums=0, out_shardings=state_and_metrics)
+    gradient = jax.jit(train_step.gradient, out_shardings=(None, None, _shardings(abstract.params)))
+    update = jax.jit(train_step.update, donate_argnums=(0, 3), out_shardings=state_and_metrics)
+
+    def offloaded(state: TrainState, ref_params: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+        return update(state, *gradient(state.params, ref_params, batch))
+
+    return offloaded
 
 
 def make_eval_step(objective: Objective, compute_dtype: Any) -> Callable[..., Metrics]:

@@ -208,7 +208,7 @@ def _open_folder(config: TrainConfig) -> Path:
 def _keep_programs(folder: str) -> None:
     """Compiled programs that took a second or more are read from `folder`, and written there for the next run; not where the
     person has switched JAX's cache off (JAX_ENABLE_COMPILATION_CACHE)."""
-    kept = bool(folder) and jax.config.read("jax_enable_compilation_cache")
+    kept = bool(folder) and jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     if kept:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -150,7 +150,6 @@ def test_every_choice_of_moments_computes_the_same_on_a_mesh(kind, offload):
                 for x, planned in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(abstract.opt_state), strict=True):
                     assert x.sharding.is_equivalent_to(planned.sharding, x.ndim)
                     assert x.sharding.memory_kind == planned.sharding.memory_kind
-            assert step._cache_size() == 1
         kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state.opt_state) if x.ndim}
         assert kinds == {"pinned_host" if offloaded else "device"}
         after.append(jax.device_get(state.params))
