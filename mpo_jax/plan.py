@@ -160,6 +160,8 @@ def advice(config: TrainConfig) -> str:
         ways.append("--config.reference=cached")
     if config.optim.moments_dtype == "float32":
         ways.append("--config.optim.moments_dtype=bfloat16")
+    if not config.optim.offload:
+        ways.append("--config.optim.offload=True")
     if config.optim.kind == "adamw":
         ways.append("--config.optim.kind=adafactor")
     if config.remat != "full":
