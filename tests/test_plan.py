@@ -163,3 +163,5 @@ def test_a_mesh_or_a_length_that_cannot_be_is_a_sentence(folder):
         plan.plan(config(folder, mesh=MeshConfig(tensor=4)), "v5e:2x2")
     with pytest.raises(InputError, match=r"^--tokens=1 .* write 2 or more"):
         plan.plan(config(folder), "v5e:2x2", tokens=1)
+    with pytest.raises(InputError, match=r"^optim\.offload=True makes two programs"):
+        plan.plan(config(folder, optim=OptimConfig(offload=True)), "v5e:2x2")
