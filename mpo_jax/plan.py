@@ -56,7 +56,8 @@ class Plan:
 def plan(config: TrainConfig, topology: str, tokens: int | None = None) -> Plan:
     """Compiles the train step of `config`, whose sequences have `tokens` tokens each (by default the most that it allows).
 
-    Errors: those of `devices`, moments that are offloaded, a mesh that the slice or the model's dimensions do not divide, a folder without config.json.
+    Errors: those of `devices`, moments that are offloaded, a mesh that the slice or the model's dimensions do not divide, a
+    folder without config.json.
     """
     if config.optim.offload:
         raise InputError("optim.offload=True makes two programs of a step, which plan does not compile yet: leave it out.")
