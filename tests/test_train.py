@@ -25,7 +25,7 @@ def get_config(variant=None):
         model={model!r},
         data=DataConfig(path={data!r}, eval_fraction=0.2, texts={texts!r}, template="hf"),
         output={output!r},
-        optim=OptimConfig(peak_lr=1e-3),
+        optim=OptimConfig(peak_lr=1e-3, eps=1e-3),  # Adam makes no whole step of a gradient that is rounding alone
         epochs=2,
         batch_size=4,
         compute_dtype="float32",
@@ -134,7 +134,7 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
     batch_at, loaded = Pipeline.batch_at, []
 
     def interrupted(self, step):
-        if step == 3 and self.reference is not None and self.seed is not None:
+        if step == 3 and self.scores is not None and self.seed is not None:
             raise KeyboardInterrupt
         return batch_at(self, step)
 
@@ -149,7 +149,9 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
     assert "(0 to score)" in capsys.readouterr().out
     assert not loaded
     for line, like in zip(metrics(resumed), metrics(whole), strict=True):
-        assert line == pytest.approx(like, rel=1e-4, abs=1e-5)
+        for name in line.keys() - {"packing_efficiency"}:  # which has no reference's positions in it
+            assert line[name] == pytest.approx(like[name], rel=1e-4, abs=1e-5), name
+        assert line.keys() == like.keys()
     before = [json.loads((run / "reward_gap.json").read_text())["before"] for run in (resumed, whole)]
     assert before[0] == before[1]
     assert str(tmp_path) not in (resumed / "export" / "README.md").read_text()
@@ -173,7 +175,9 @@ def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, t
     watched = ["--config.optim.offload=True", "--config.profile=2:3", "--config.compilation_cache="]
     resumed = command(world, tmp_path, "--config.checkpoint.resume=auto", *watched)
     for line, like in zip(metrics(resumed), metrics(whole), strict=True):
-        assert line == pytest.approx(like, rel=1e-4, abs=1e-5)
+        for name in line.keys() - {"packing_efficiency"}:  # which has no reference's positions in it
+            assert line[name] == pytest.approx(like[name], rel=1e-4, abs=1e-5), name
+        assert line.keys() == like.keys()
     assert list((resumed / "profile").rglob("*.xplane.pb"))
     printed = capsys.readouterr()
     assert "first update:" in printed.err + printed.out
@@ -284,7 +288,7 @@ def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_p
         path = config_file(world, tmp_path / reference)
         loss = 'losses.Sum({"kto": losses.Kto(), "other": losses.Mpo(gap_target="sw")})'
         path.write_text("from mpo_jax import losses\n" + path.read_text().replace("optim=", f"loss={loss}, optim="))
-        settings = [f"--config.reference={reference}", "--config.microbatches=2", "--config.optim.eps=1e-3"]
+        settings = [f"--config.reference={reference}", "--config.microbatches=2"]
         train.train(configs.parse([f"--config={path}", *settings]))
         lines = metrics(tmp_path / reference / "run")
         assert {"kto/z0", "eval_kto/z0", "other/gap/goal", "loss/kto"} <= set().union(*lines)
