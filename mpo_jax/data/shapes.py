@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.layout import Plan, Room, Shapes, balanced, needed, read_by, round_up, spans, split_rows
+from mpo_jax.data.layout import Plan, Room, Shapes, Span, balanced, needed, read_by, round_up, spans, split_rows
 from mpo_jax.types import Reads
 
 MULTIPLE = 8  # T and A are multiples of it
@@ -20,6 +20,7 @@ MOST_SHAPES = 4
 SHAPE_SAVES = 1.5
 # More packed rows are shorter ones, which some attention kernels pay less for. That may cost this share of positions.
 MORE_ROWS_COST = 0.04
+TRIED_ROWS, TRIED_BATCHES = 16, 100  # numbers of rows that are tried, and on how many batches
 CANDIDATES = 12  # lengths of each model's rows that are tried for a shape
 
 
@@ -66,15 +67,17 @@ class _Model:
         parts = [[spans(part, reads, padded_length) for part in split_rows(rows, microbatches)] for rows in batches]
         most = max(len(part) for batch in parts for part in batch)
         longest = max(span.length for batch in parts for part in batch for span in part)
-        needs = {}
-        for rows in range(shards, round_up(most, shards) + 1, shards):
-            rooms = [[needed(balanced(part, rows)) for part in batch] for batch in parts]
-            needs[rows] = np.asarray([[round_up(max(n), MULTIPLE) for n in zip(*batch, strict=True)] for batch in rooms])
-        cost = {rows: rows * needs_NR.sum() for rows, needs_NR in needs.items()}
+
+        def needs(rows: int, of: Sequence[Sequence[Sequence[Span]]]) -> np.ndarray:
+            rooms = [[needed(balanced(part, rows)) for part in batch] for batch in of]
+            return np.asarray([[round_up(max(n), MULTIPLE) for n in zip(*batch, strict=True)] for batch in rooms])
+
+        pieces = np.unique(np.geomspace(1, -(-most // shards), TRIED_ROWS).round().astype(int)).tolist()
+        cost = {shards * n: shards * n * needs(shards * n, parts[:TRIED_BATCHES]).sum() for n in pieces}
         rows = max(rows for rows in cost if cost[rows] <= (1 + MORE_ROWS_COST) * min(cost.values()))
         # The emptiest row holds no more than the mean of what is packed, and then one more sequence.
         tokens = round_up(longest + -(-(most - 1) * longest // rows), MULTIPLE)
-        return cls(rows, needs[rows], Room(tokens, tokens))
+        return cls(rows, needs(rows, parts), Room(tokens, tokens))
 
 
 def _choose(needs_KNR: np.ndarray, rows_K: np.ndarray) -> list[list[Room]]:
