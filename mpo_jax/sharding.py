@@ -103,9 +103,13 @@ def host_to_global(tree: Any, mesh: Mesh, axes: Axes) -> Any:
         return jax.tree.map(put, tree, _places(tree, mesh, axes))
 
 
+def like(x: Any, place: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, to lie at `place`."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+
 def abstract_on_mesh(tree: Any, mesh: Mesh, axes: Axes) -> Any:
     """The shapes, dtypes and shardings of what `host_to_global` makes, for a mesh of devices that are not here."""
-    like = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     return jax.tree.map(like, tree, _places(tree, mesh, axes))
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mpo_jax.errors import InputError
 from mpo_jax.optim import Optimizer
+from mpo_jax.sharding import like
 from mpo_jax.types import Array, Batch, Mean, Objective, Params
 
 Metrics = dict[str, Mean]
@@ -38,7 +39,6 @@ def abstract_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainSta
     if optimizer.offload:
         _check_host_memory(mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
-    like = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     opt_state = optax.tree.map_params(
         optimizer.transform,
         lambda moment, param: like(moment, _beside(moment, param, optimizer.offload)),

@@ -10,15 +10,6 @@ from mpo_jax.divergence import token_divergences
 S, A, D, V = 4, 6, 16, 96
 
 
-def _inner(jaxpr):
-    yield jaxpr
-    for eqn in jaxpr.eqns:
-        for value in eqn.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from _inner(inner)
-
-
 def arrays(seed: int = 0) -> list[np.ndarray]:
     """States and unembedding of the policy, then of the reference, and a cotangent."""
     random = np.random.default_rng(seed)
@@ -79,6 +70,6 @@ def test_no_array_of_tokens_times_vocabulary_in_either_pass(monkeypatch):
     monkeypatch.setattr(logprob, "SMALLEST_BLOCK", 8)
     h, w, ref_h, ref_w, _ = arrays()
     program = jax.make_jaxpr(jax.grad(lambda h: token_divergences(h, w, ref_h, ref_w, None, True).sum()))(h)
-    sizes = {v.aval.shape for jaxpr in _inner(program.jaxpr) for eqn in jaxpr.eqns for v in eqn.outvars}
+    sizes = {v.aval.shape for jaxpr in tiny.inner_jaxprs(program.jaxpr) for eqn in jaxpr.eqns for v in eqn.outvars}
     assert (S * A, 8) in sizes, "a block"
     assert not any(V in shape and S * A in shape for shape in sizes)

@@ -121,3 +121,13 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1):
 
 def place(of: Model, params: Params, on) -> Params:
     return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, of.abstract(on))
+
+
+def inner_jaxprs(jaxpr):
+    """A program and all programs within it."""
+    yield jaxpr
+    for eqn in jaxpr.eqns:
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from inner_jaxprs(inner)

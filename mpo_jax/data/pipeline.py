@@ -66,9 +66,10 @@ class Pipeline:
 
     @functools.cached_property
     def efficiency(self) -> float:
-        """The share of all positions of the first epoch that hold a real token: those of both models."""
+        """The share of all positions, those of both models, that hold a real token: over the first epoch, or its first `PLANNED`
+        steps."""
         real, positions = 0, 0
-        for step in range(self.steps_per_epoch):
+        for step in range(min(self.steps_per_epoch, PLANNED)):
             batch = self.batch_at(step)
             for packed in (batch.policy, batch.reference):
                 if isinstance(packed, Packed):
