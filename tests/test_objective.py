@@ -70,6 +70,17 @@ def test_every_method_computes_the_same_on_any_mesh_and_in_microbatches(plain, s
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(x).max())
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_token_mean_is_over_the_chosen_tokens_of_the_batch(side):
+    batch = dataclasses.replace(tiny.batch(ROWS), reference=None)
+    policy, _ = tiny.two_params(MODEL)
+    loss, metrics = make_objective(MODEL, losses.Sft(reduction="token_mean", side=side), ())(policy, {}, batch)
+    first = 2 * ROWS * ["source", "target"].index(side)
+    slot_SA = batch.policy.answer_slot_SA
+    tokens = ((slot_SA >= first) & (slot_SA < first + ROWS)).sum()
+    np.testing.assert_allclose(loss.value, -metrics["logps/chosen"].total / tokens, rtol=1e-5)
+
+
 def test_the_loss_is_the_weighted_sum_of_the_methods(plain):
     values = plain[0]
     total = sum(EVERY.weights.get(name, 1.0) * values[f"loss/{name}"] for name in EVERY.terms)

@@ -124,6 +124,16 @@ def test_what_is_not_read_is_not_packed():
     assert _pack().reference is None
 
 
+def test_compared_answers_are_packed_apart_and_only_there():
+    batch = _pack(policy=Reads(source=Want.KL_OF_POLICY, target=Want.LOGP))
+    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in OWN_SIDES}
+    found = lambda slot_SA: set(slot_SA[slot_SA >= 0].tolist())  # noqa: E731
+    assert found(batch.policy.answer_slot_SA) == slots["target"]
+    assert found(batch.divergence.answer_slot_SA) == slots["source"]
+    tokens = sum(len(prompt) + len(answer) for *_, prompt, answer in _sequences(EXAMPLES, ("target",)))
+    assert (batch.policy.kv_segment_ST > 0).sum() == tokens
+
+
 @pytest.mark.parametrize("microbatches", [2, 4])
 def test_a_microbatch_is_packed_as_if_it_came_alone(microbatches):
     shapes = shapes_of([EXAMPLES], READS, NOTHING, microbatches=microbatches)

@@ -67,6 +67,12 @@ def test_scored_sequences_are_levelled_first_then_the_others_fill():
     assert balanced(reverse, 4) == packed, "the order of the rows of a batch decides nothing"
 
 
+def test_scored_positions_are_level_where_other_sequences_are_longer():
+    rows = [example((2, n, n), (20, 40, 40)) for n in (10, 12, 14, 16)]
+    packed = balanced(spans(rows, MPO.policy_reads), 4)
+    assert [sum(span.scored > 0 for span in row) for row in packed] == [2, 2, 2, 2]
+
+
 def test_the_last_shape_holds_the_longest_sequences_only():
     shapes = shapes_of([[example((1, 60, 60))] * 4, [example((1, 4, 4))] * 4], TARGET, NOTHING)
     packed = balanced(spans([example((1, 60, 60))] * 4, TARGET), shapes.policy.rows)
