@@ -85,24 +85,6 @@ class TrainConfig:
             )
 
 
-def variant_of(config: TrainConfig, variant: str | None) -> TrainConfig:
-    """The named differences from a config's default: `official` is what the authors' code does, `paper` what the paper says
-    where the two differ (arXiv:2505.16869, section 3 and appendix)."""
-    if variant is None:
-        return config
-    changes = {
-        "official": {
-            "data": {"template": "reference", "truncation": "official", "max_length": 1024},
-            "loss": {"retain_pooling": "mean_padded", "retain_reduction": "mean"},
-        },
-        "paper": {"data": {"max_length": 2048}, "loss": {"retain_pooling": "last_prompt", "retain_reduction": "sum"}},
-    }
-    if variant not in changes:
-        raise InputError(f"The config variant '{variant}' is not known: write one of {', '.join(changes)}, or none.")
-    parts = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in changes[variant].items()}
-    return dataclasses.replace(config, **parts)
-
-
 def parse(argv: list[str]) -> TrainConfig:
     """`--config=FILE.py[:variant] [--config.field=value ...]` -> the run, checked. `argv` without the program's name."""
     files = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]

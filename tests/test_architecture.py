@@ -23,7 +23,7 @@ LAYERS = [
     {"data.pipeline", "objective", "models.family", "metering"},
     {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "reference"},
     {"models.families", "config"},
-    {"convert", "preview", "plan"},
+    {"convert", "preview", "plan", "variants"},
     {"reward_gap", "report"},
     {"train"},
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpo_jax import losses
-from mpo_jax.config import DataConfig, TrainConfig, describe, format_config, load, parse, variant_of
+from mpo_jax.config import DataConfig, TrainConfig, describe, format_config, load, parse
 from mpo_jax.errors import InputError
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
@@ -34,21 +34,6 @@ def test_the_published_settings():
         if path.stem in known:
             config = load(str(path), None)
             assert (config.optim.peak_lr, config.loss.beta, config.epochs, config.batch_size) == (*known[path.stem], 2, 8)
-
-
-def test_variants_are_the_code_and_the_paper():
-    official, paper = (load(LLAMA, variant) for variant in ("official", "paper"))
-    assert (official.loss.retain_pooling, official.loss.retain_reduction) == ("mean_padded", "mean")
-    assert (official.data.truncation, official.data.max_length, official.data.template) == ("official", 1024, "reference")
-    assert (paper.loss.retain_pooling, paper.loss.retain_reduction, paper.data.max_length) == ("last_prompt", "sum", 2048)
-    assert official.loss.beta == paper.loss.beta == load(LLAMA, None).loss.beta, "a variant says differences only"
-    with pytest.raises(InputError, match="variant 'papr' is not known: write one of official, paper, or none"):
-        load(LLAMA, "papr")
-
-
-def test_no_variant_is_the_config_itself():
-    config = TrainConfig(model="m", data=DataConfig(path="d.jsonl"), output="o")
-    assert variant_of(config, None) is config
 
 
 def test_overrides_reach_every_part():
