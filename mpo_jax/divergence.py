@@ -62,23 +62,23 @@ def _forward(
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
         (top_N, sum_N), (ref_top_N, ref_sum_N), difference_N = carry
-        _, _, logits_Nb, _, _, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
-        _, _, ref_logits_Nb, _, _, _ = block_of(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)
-        own_Nb = jnp.broadcast_to(own_b[None, :], logits_Nb.shape)
+        _, _, logits_bN, _, _, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
+        _, _, ref_logits_bN, _, _, _ = block_of(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)
+        own_bN = jnp.broadcast_to(own_b[:, None], logits_bN.shape)
 
-        def renewed(top_N: Array, sum_N: Array, logits_Nb: Array) -> tuple[Array, Array, Array, Array]:
+        def renewed(top_N: Array, sum_N: Array, logits_bN: Array) -> tuple[Array, Array, Array, Array]:
             """(new maximum, sum of exps below it, those exps, the factor of what was summed below the old one)."""
-            new_top_N = jnp.maximum(top_N, jnp.where(own_Nb, logits_Nb, -jnp.inf).max(axis=1))
-            exp_Nb = jnp.where(own_Nb, jnp.exp(logits_Nb - new_top_N[:, None]), 0.0)
+            new_top_N = jnp.maximum(top_N, jnp.where(own_bN, logits_bN, -jnp.inf).max(axis=0))
+            exp_bN = jnp.where(own_bN, jnp.exp(logits_bN - new_top_N[None]), 0.0)
             shrink_N = jnp.exp(top_N - new_top_N)
-            return new_top_N, sum_N * shrink_N + exp_Nb.sum(axis=1), exp_Nb, shrink_N
+            return new_top_N, sum_N * shrink_N + exp_bN.sum(axis=0), exp_bN, shrink_N
 
-        top_N, sum_N, exp_Nb, shrink_N = renewed(top_N, sum_N, logits_Nb)
-        ref_top_N, ref_sum_N, ref_exp_Nb, ref_shrink_N = renewed(ref_top_N, ref_sum_N, ref_logits_Nb)
+        top_N, sum_N, exp_bN, shrink_N = renewed(top_N, sum_N, logits_bN)
+        ref_top_N, ref_sum_N, ref_exp_bN, ref_shrink_N = renewed(ref_top_N, ref_sum_N, ref_logits_bN)
         if of_policy:
-            difference_N = difference_N * shrink_N + (exp_Nb * (logits_Nb - ref_logits_Nb)).sum(axis=1)
+            difference_N = difference_N * shrink_N + (exp_bN * (logits_bN - ref_logits_bN)).sum(axis=0)
         else:
-            difference_N = difference_N * ref_shrink_N + (ref_exp_Nb * (ref_logits_Nb - logits_Nb)).sum(axis=1)
+            difference_N = difference_N * ref_shrink_N + (ref_exp_bN * (ref_logits_bN - logits_bN)).sum(axis=0)
         return ((top_N, sum_N), (ref_top_N, ref_sum_N), difference_N), None
 
     zeros = jnp.zeros(S * A, jnp.float32)
@@ -119,11 +119,11 @@ def _backward(
     ref_h_ND = operand(ref_h_SAD, axes).reshape(len(kl_N), -1)
     size, _ = blocks_of(len(kl_N), unembed_VD.shape[0])
 
-    def of_logits(i: Array, logits_Nb: Array, _: Array) -> Array:
-        ref_logits_Nb = block_of(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)[2]
-        logp_Nb, ref_logp_Nb = logits_Nb - lse_N[:, None], ref_logits_Nb - ref_lse_N[:, None]
-        p_Nb = jnp.exp(logp_Nb)
-        d_Nb = p_Nb * (logp_Nb - ref_logp_Nb - kl_N[:, None]) if of_policy else p_Nb - jnp.exp(ref_logp_Nb)
-        return d_Nb * grad_N[:, None]
+    def of_logits(i: Array, logits_bN: Array, _: Array) -> Array:
+        ref_logits_bN = block_of(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)[2]
+        logp_bN, ref_logp_bN = logits_bN - lse_N[None], ref_logits_bN - ref_lse_N[None]
+        p_bN = jnp.exp(logp_bN)
+        d_bN = p_bN * (logp_bN - ref_logp_bN - kl_N[None]) if of_policy else p_bN - jnp.exp(ref_logp_bN)
+        return d_bN * grad_N[None]
 
     return pulled_back(of_logits, h_SAD, unembed_VD, softcap, axes)

@@ -72,13 +72,13 @@ class Axes:
     def gather_embed(self, block_bD: Array) -> Array:
         return jax.lax.all_gather(block_bD, RULES["embed"], axis=1, tiled=True) if self.inside else block_bD
 
-    def scatter_embed(self, grad_Db: Array) -> Array:
+    def scatter_embed(self, grad_bD: Array) -> Array:
         """The sum over the batch axes of a block's gradient, of which each device keeps its part of the width."""
         if not self.inside:
-            return grad_Db
+            return grad_bD
         batch = RULES["batch"] or ()
         others = tuple(axis for axis in batch if axis != RULES["embed"])
-        return jax.lax.psum_scatter(jax.lax.psum(grad_Db, others), RULES["embed"], scatter_dimension=0, tiled=True)
+        return jax.lax.psum_scatter(jax.lax.psum(grad_bD, others), RULES["embed"], scatter_dimension=1, tiled=True)
 
 
 def operand(x: Array, axes: Axes) -> Array:
@@ -94,17 +94,19 @@ def blocks_of(tokens: int, vocab: int) -> tuple[int, int]:
 def block_of(i: Array, size: int, unembed_VD: Array, h_ND: Array, softcap: float | None, axes: Axes) -> Any:
     """(start, unembedding of block i, its logits, the soft-cap's tanh, which of its entries are its own).
 
+    Logits have the vocabulary first: each product then finds its operands as they lie, or turns the narrower one.
+
     The last block starts early enough to be whole, and leaves out what the one before it had.
     """
     start = jnp.minimum(i * size, unembed_VD.shape[0] - size)
     w_bD = operand(axes.gather_embed(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size)), axes)
-    logits_Nb = jnp.einsum("nd,bd->nb", h_ND, w_bD, preferred_element_type=jnp.float32)
-    tanh_Nb = None
+    logits_bN = jnp.einsum("bd,nd->bn", w_bD, h_ND, preferred_element_type=jnp.float32)
+    tanh_bN = None
     if softcap is not None:
-        tanh_Nb = jnp.tanh(logits_Nb / softcap)
-        logits_Nb = softcap * tanh_Nb
+        tanh_bN = jnp.tanh(logits_bN / softcap)
+        logits_bN = softcap * tanh_bN
     entry_b = start + jnp.arange(size)
-    return start, w_bD, logits_Nb, tanh_Nb, entry_b, entry_b >= i * size
+    return start, w_bD, logits_bN, tanh_bN, entry_b, entry_b >= i * size
 
 
 def _forward(h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, axes: Axes) -> tuple[Array, Array]:
@@ -116,12 +118,12 @@ def _forward(h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
         top_N, sum_N, label_logit_N = carry
-        _, _, logits_Nb, _, entry_b, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
-        logits_Nb = jnp.where(own_b[None, :], logits_Nb, -jnp.inf)
-        new_top_N = jnp.maximum(top_N, logits_Nb.max(axis=1))
-        sum_N = sum_N * jnp.exp(top_N - new_top_N) + jnp.exp(logits_Nb - new_top_N[:, None]).sum(axis=1)
-        is_label_Nb = own_b[None, :] & (entry_b[None, :] == label_N[:, None])
-        return (new_top_N, sum_N, label_logit_N + jnp.where(is_label_Nb, logits_Nb, 0.0).sum(axis=1)), None
+        _, _, logits_bN, _, entry_b, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
+        logits_bN = jnp.where(own_b[:, None], logits_bN, -jnp.inf)
+        new_top_N = jnp.maximum(top_N, logits_bN.max(axis=0))
+        sum_N = sum_N * jnp.exp(top_N - new_top_N) + jnp.exp(logits_bN - new_top_N[None]).sum(axis=0)
+        is_label_bN = own_b[:, None] & (entry_b[:, None] == label_N[None])
+        return (new_top_N, sum_N, label_logit_N + jnp.where(is_label_bN, logits_bN, 0.0).sum(axis=0)), None
 
     zeros = jnp.zeros(S * A, jnp.float32)
     (top_N, sum_N, label_logit_N), _ = jax.lax.scan(body, (zeros - jnp.inf, zeros, zeros), jnp.arange(blocks))
@@ -143,34 +145,33 @@ def _backward(
     """d logp / d logits = onehot(label) - softmax(logits), times 1 - tanh^2 under a soft-cap."""
     label_N, lse_N, grad_N = label_SA.reshape(-1) - axes.vocab_start(unembed_VD.shape[0]), lse_SA.reshape(-1), grad_SA.reshape(-1)
 
-    def of_logits(i: Array, logits_Nb: Array, entry_b: Array) -> Array:
-        is_label_Nb = entry_b[None, :] == label_N[:, None]
-        return (is_label_Nb - jnp.exp(logits_Nb - lse_N[:, None])) * grad_N[:, None]
+    def of_logits(i: Array, logits_bN: Array, entry_b: Array) -> Array:
+        is_label_bN = entry_b[:, None] == label_N[None]
+        return (is_label_bN - jnp.exp(logits_bN - lse_N[None])) * grad_N[None]
 
     return pulled_back(of_logits, h_SAD, unembed_VD, softcap, axes)
 
 
 def pulled_back(of_logits: Any, h_SAD: Array, unembed_VD: Array, softcap: float | None, axes: Axes) -> tuple[Array, Array]:
     """Gradients of the states and of this device's part of the unembedding, each in its own dtype, from those of the logits:
-    `of_logits` maps (number of a block, its logits_Nb, its entries of the vocabulary) to (N, b)."""
+    `of_logits` maps (number of a block, its logits_bN, its entries of the vocabulary) to (b, N)."""
     S, A, D = h_SAD.shape
     h_ND = operand(h_SAD, axes).reshape(S * A, D)
     size, blocks = blocks_of(S * A, unembed_VD.shape[0])
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
-        dh_ND, dw_DV = carry
-        start, w_bD, logits_Nb, tanh_Nb, entry_b, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
-        d_Nb = of_logits(i, logits_Nb, entry_b)
-        if tanh_Nb is not None:
-            d_Nb *= 1 - tanh_Nb**2
-        d_Nb = jnp.where(own_b[None, :], d_Nb, 0.0).astype(h_ND.dtype)
-        dh_ND += jnp.einsum("nb,bd->nd", d_Nb, w_bD, preferred_element_type=jnp.float32)
-        dw_Db = axes.scatter_embed(jnp.einsum("nb,nd->db", d_Nb, h_ND, preferred_element_type=jnp.float32))
+        dh_DN, dw_VD = carry
+        start, w_bD, logits_bN, tanh_bN, entry_b, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
+        d_bN = of_logits(i, logits_bN, entry_b)
+        if tanh_bN is not None:
+            d_bN *= 1 - tanh_bN**2
+        d_bN = jnp.where(own_b[:, None], d_bN, 0.0).astype(h_ND.dtype)
+        dh_DN += jnp.einsum("bd,bn->dn", w_bD, d_bN, preferred_element_type=jnp.float32)
+        dw_bD = axes.scatter_embed(jnp.einsum("bn,nd->bd", d_bN, h_ND, preferred_element_type=jnp.float32))
         # An entry has one block, whose gradient is complete; where the last block overlaps it adds 0.
-        old_Db = jax.lax.dynamic_slice_in_dim(dw_DV, start, size, axis=1)
-        return (dh_ND, jax.lax.dynamic_update_slice_in_dim(dw_DV, old_Db + dw_Db.astype(dw_DV.dtype), start, 1)), None
+        old_bD = jax.lax.dynamic_slice_in_dim(dw_VD, start, size)
+        return (dh_DN, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
 
-    # Width first: a CPU would transpose each block of logits for the other order, which takes as long as the product.
-    zeros = (jnp.zeros((S * A, D), jnp.float32), jnp.zeros(unembed_VD.shape[::-1], unembed_VD.dtype))
-    (dh_ND, dw_DV), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
-    return axes.sum_vocab(dh_ND).astype(h_SAD.dtype).reshape(S, A, D), dw_DV.T
+    zeros = (jnp.zeros((D, S * A), jnp.float32), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
+    (dh_DN, dw_VD), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
+    return axes.sum_vocab(dh_DN).T.astype(h_SAD.dtype).reshape(S, A, D), dw_VD

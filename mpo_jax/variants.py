@@ -81,8 +81,10 @@ def _changed(config: TrainConfig, name: str, changes: Changes) -> TrainConfig:
         old = getattr(config, part)
         if isinstance(change, Mapping):
             if lacking := [field for field in change if not hasattr(old, field)]:
-                kind = type(old).__name__
-                raise InputError(f"The config variant '{name}' sets {part}.{lacking[0]}, which {kind} does not have: leave one out.")
+                without = type(old).__name__
+                raise InputError(
+                    f"The config variant '{name}' sets {part}.{lacking[0]}, which {without} does not have: leave one out."
+                )
             change = dataclasses.replace(old, **change)
         fields[part] = change
     return dataclasses.replace(config, **fields)

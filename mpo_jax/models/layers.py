@@ -90,6 +90,25 @@ def embed(table_VD: Array, tokens_ST: Array) -> Array:
     return constrain(table_VD[tokens_ST], "batch", None, None)
 
 
+@jax.custom_vjp
+def widen(x_STD: Array, w_DF: Array) -> Array:
+    """x W -> [S, T, F], as an einsum is. Its gradient of W is the product of x and the result's gradient in this order: JAX has
+    them the other way round, for which a CPU writes out the wider of the two transposed."""
+    return jnp.einsum("STD,DF->STF", x_STD, w_DF)
+
+
+def _widen_fwd(x_STD: Array, w_DF: Array) -> tuple[Array, tuple[Array, Array]]:
+    return widen(x_STD, w_DF), (x_STD, w_DF)
+
+
+def _widen_bwd(saved: tuple[Array, Array], grad_STF: Array) -> tuple[Array, Array]:
+    x_STD, w_DF = saved
+    return jnp.einsum("STF,DF->STD", grad_STF, w_DF), jnp.einsum("STD,STF->DF", x_STD, grad_STF)
+
+
+widen.defvjp(_widen_fwd, _widen_bwd)
+
+
 class Attention(nnx.Module):
     """Query, key, value and output projections of grouped-query attention."""
 
@@ -136,7 +155,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x_STD: Array) -> Array:
         with jax.named_scope("mlp"):
-            gate_STF = constrain(jnp.einsum("STD,DF->STF", x_STD, self.gate[...]), "batch", None, "mlp")
-            up_STF = constrain(jnp.einsum("STD,DF->STF", x_STD, self.up[...]), "batch", None, "mlp")
+            gate_STF = constrain(widen(x_STD, self.gate[...]), "batch", None, "mlp")
+            up_STF = constrain(widen(x_STD, self.up[...]), "batch", None, "mlp")
             hidden_STF = self.activation(gate_STF) * up_STF
             return constrain(jnp.einsum("STF,FD->STD", hidden_STF, self.down[...]), "batch", None, None)
