@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from mpo_jax import losses
 from mpo_jax.checkpoint import CheckpointConfig
 from mpo_jax.errors import InputError, check_choice
+from mpo_jax.hosts import HostsConfig
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.metering import parse_range
 from mpo_jax.metrics import MetricsConfig
@@ -60,6 +61,7 @@ class TrainConfig:
     compilation_cache: str = "~/.cache/mpo_jax/compiled"
     profile: str | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
     export: ExportConfig = dataclasses.field(default_factory=ExportConfig)

@@ -21,9 +21,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
-from mpo_jax import hub
+from mpo_jax import hosts, hub
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import Model, dotted
 from mpo_jax.models.families import build
@@ -62,7 +61,7 @@ def load_params(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dt
     abstract = model.abstract(mesh, dtype)
     arrays: dict[str, jax.Array] = {}
     putters: dict[str, Callable[..., jax.Array]] = {}
-    for name, place, layer in tqdm(tensors, desc="load", unit="tensor", delay=2):
+    for name, place, layer in hosts.progress(tensors, desc="load", unit="tensor", delay=2):
         ours = place.weight.ours
         target = leaf(abstract, ours)
         if layer is None:
@@ -178,17 +177,18 @@ def save_hf(
     family: Family,
     source_dir: Path,
     dtype: str,
-    model_card: str,
+    model_card: Callable[[], str],
     max_shard_bytes: int = 2 * 10**9,
 ) -> ExportReport | None:
     """Writes a folder that transformers reads: safetensors in `dtype` ("bfloat16", "float32"), config, tokenizer, model card.
 
     `source_dir` is where the parameters came from; its tokenizer files and generation config are copied, its weights compared.
+    The first process asks for the `model_card`.
     On several hosts each one must call this; the first one writes, the others return None. Errors: as `check_export_dir`.
     """
     out_dir, table = Path(out_dir), family.weights(model.config)
     exported = export_tree(params, model, table)
-    if jax.process_index() != 0:
+    if not hosts.first():
         collections.deque(exported, maxlen=0)  # takes its part in the gathers, keeps nothing
         return None
     check_export_dir(out_dir)
@@ -199,13 +199,13 @@ def save_hf(
     files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)
     last = {file: name for name, file in files.items()}
     shard, changed = {}, 0
-    for name, tensor in tqdm(exported, desc="export", unit="tensor", delay=2, total=len(counts)):
+    for name, tensor in hosts.progress(exported, desc="export", unit="tensor", delay=2, total=len(counts)):
         shard[name] = tensor.astype(dtype)
         changed += _changed(shard[name], stored[name][(slice(None),) * tensor.ndim])
         if name == last[files[name]]:
             save_file(shard, partial / files[name], metadata={"format": "pt"})
             shard = {}
-    _write_sidecars(partial, source_dir, dtype, model_card)
+    _write_sidecars(partial, source_dir, dtype, model_card())
     if len(last) > 1:
         _write_json(partial / INDEX, {"metadata": _totals(counts, dtype), "weight_map": files})
     os.replace(partial, out_dir)

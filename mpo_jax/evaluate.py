@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
+from mpo_jax import hosts
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.data.rows import Row
 from mpo_jax.gaps import RowGap
 from mpo_jax.models.decoder import Model
 from mpo_jax.scoring import score
-from mpo_jax.sharding import batch_to_mesh
+from mpo_jax.sharding import batch_to_mesh, everywhere
 from mpo_jax.step import Metrics, cast
 from mpo_jax.types import Array, Batch, Pair, Params, Reads, Scores
 
@@ -40,7 +40,8 @@ def make_score_step(model: Model, compute_dtype: Any, reads: Reads) -> ScoreStep
     def score_step(params: Params, batch: Batch) -> Scores:
         assert batch.weight_B.shape[0] == 1, "measuring takes one microbatch"
         one = jax.tree.map(lambda x: x[0], batch)
-        return score(model, cast(params, compute_dtype), one.policy, reads, one.weight_B.shape[0])
+        scores = score(model, cast(params, compute_dtype), one.policy, reads, one.weight_B.shape[0])
+        return jax.tree.map(everywhere, scores)  # so that every process sees them
 
     return jax.jit(score_step)
 
@@ -85,4 +86,4 @@ def measure_perplexity(score_step: ScoreStep, params: Params, pipeline: Pipeline
 
 
 def _batches(pipeline: Pipeline, what: str) -> Iterable[Batch]:
-    return tqdm(pipeline.eval_batches(), desc=what, total=pipeline.steps_per_epoch, unit="batch", delay=2, leave=False)
+    return hosts.progress(pipeline.eval_batches(), desc=what, total=pipeline.steps_per_epoch, unit="batch", delay=2, leave=False)

@@ -80,6 +80,22 @@ class MetricWriter:
             self._wandb.finish()
 
 
+class Silent:
+    """The writer of a process that writes nothing."""
+
+    def advance(self) -> None:
+        pass
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def keep_until(path: Path, step: int) -> None:
     """Drops the lines of `metrics.jsonl` after `step`, and a last line that an interruption cut short."""
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_until(line, step)]

@@ -16,10 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
-from tqdm import tqdm
 
+from mpo_jax import hosts
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
@@ -92,18 +91,17 @@ def cached_reference(
     missing = sum(side.store.entries - side.store.done for side in sides.values())
     found = " and ".join(f"{len(side.pairs)} {name} pairs" for name, side in sides.items())
     gigabytes = sum(math.prod(p.shape) for p in jax.tree.leaves(model.abstract())) * jnp.dtype(dtype).itemsize / 1e9
-    print(
+    hosts.say(
         f"reference: cached, {found} for {len(examples)} rows in {folder} ({missing} to score); "
-        f"{gigabytes:.3g} GB of reference parameters not held",
-        flush=True,
+        f"{gigabytes:.3g} GB of reference parameters not held"
     )
-    multihost_utils.sync_global_devices("reference: every process has seen what is missing")
+    hosts.wait("reference: every process has seen what is missing")
     if missing:
         params = load()
         for side in sides.values():
             _fill(side, model, params, first, reads.pooling, mesh)
         jax.tree.map(lambda x: x.delete(), params)
-    multihost_utils.sync_global_devices("reference: nothing is missing")
+    hosts.wait("reference: nothing is missing")
     arrays: dict[str, dict[str, np.ndarray]] = {name: _with_filling(side.store.read()) for name, side in sides.items()}
     return CachedReference(arrays, {name: {key: i for i, key in enumerate(side.pairs)} for name, side in sides.items()})
 
@@ -137,7 +135,7 @@ def _fill(side: _Side, model: Model, params: Params, like: Pipeline, pooling: st
         lambda params, packed: score(model, params, jax.tree.map(lambda x: x[0], packed), reads, like.batch_size).target,
         out_shardings=NamedSharding(mesh, jax.P()),  # so that the first process sees all of it
     )
-    with tqdm(total=store.entries, initial=store.done, desc="reference", unit="pair") as bar:
+    with hosts.progress(total=store.entries, initial=store.done, desc="reference", unit="pair") as bar:
         for step in range(pipeline.steps_per_epoch):
             rows = pipeline.rows_at(step)
             pair = jax.device_get(score_step(params, batch_to_mesh(pipeline.batch_at(step), mesh).policy))
@@ -147,7 +145,7 @@ def _fill(side: _Side, model: Model, params: Params, like: Pipeline, pooling: st
                 for field in FIELDS[part]
             }
             _check_finite(values, [examples[i].id for i in rows])
-            if jax.process_index() == 0:
+            if hosts.first():
                 store.append(values)
             bar.update(len(rows))
 
@@ -187,7 +185,7 @@ def fingerprint(folder: Path, patterns: Iterable[str]) -> str:
     """Names what is in the files of a folder: a digest of their names and bytes, read as streams."""
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     with concurrent.futures.ThreadPoolExecutor() as pool:  # blake2b holds no lock, and a big model has many files
-        digests = tqdm(pool.map(_file_digest, paths), total=len(paths), desc="fingerprint", unit="file", delay=2)
+        digests = hosts.progress(pool.map(_file_digest, paths), total=len(paths), desc="fingerprint", unit="file", delay=2)
         named = [f"{path.name} {value}\n" for path, value in zip(paths, digests, strict=True)]
     return hashlib.blake2b("".join(named).encode(), digest_size=DIGEST).hexdigest()
 

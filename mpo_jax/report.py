@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from mpo_jax import hosts
 from mpo_jax.card import model_card
 from mpo_jax.config import TrainConfig, describe
 from mpo_jax.convert import check_export_dir, save_hf
@@ -77,15 +78,16 @@ def export(
     """The aligned checkpoint in `folder/export`, and how many of its weights differ from the one that training began with."""
     out_dir = folder / "export"
     if out_dir.exists():
-        print(f"export: {out_dir} is there already, from the run that this one continues")
+        hosts.say(f"export: {out_dir} is there already, from the run that this one continues")
         return
-    check_export_dir(out_dir)
-    last = next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {})
-    pipeline = data.train
-    card = model_card(
-        describe(config), languages=list(pipeline.languages), rows=len(pipeline.examples), metrics=last, gaps=tables
-    )
-    dtype = config.export.dtype
+    hosts.on_first(lambda: check_export_dir(out_dir))
+    pipeline, dtype = data.train, config.export.dtype
+
+    def card() -> str:
+        last = next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {})
+        languages, rows = list(pipeline.languages), len(pipeline.examples)
+        return model_card(describe(config), languages=languages, rows=rows, metrics=last, gaps=tables)
+
     written = save_hf(params, out_dir, model=model, family=family, source_dir=model_dir, dtype=dtype, model_card=card)
     if written is not None:
         share = written.changed_weights / written.total_weights

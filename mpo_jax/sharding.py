@@ -93,6 +93,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
+def everywhere(x: jax.Array) -> jax.Array:
+    """Pins an intermediate to be whole on every device."""
+    return constrain(x, *(None,) * x.ndim)
+
+
 def host_to_global(tree: Any, mesh: Mesh, axes: Axes) -> Any:
     """Host arrays (numpy, the whole batch) -> global arrays, each sharded by the leading part of `axes` that its rank has."""
 

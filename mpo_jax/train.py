@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mpo_jax import hub
+from mpo_jax import hosts, hub
 from mpo_jax.checkpoint import Checkpointer
 from mpo_jax.config import TrainConfig, describe, format_config, parse
 from mpo_jax.convert import load_params
@@ -25,7 +25,7 @@ from mpo_jax.evaluate import evaluate
 from mpo_jax.flops import update_work
 from mpo_jax.memory import Line, bytes_on, kept_bytes, table
 from mpo_jax.metering import Meter, Trace, parse_range
-from mpo_jax.metrics import MetricWriter, write_json
+from mpo_jax.metrics import MetricWriter, Silent, write_json
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families import build
 from mpo_jax.models.family import Family
@@ -41,7 +41,9 @@ from mpo_jax.types import Params
 
 def main(argv: list[str] | None = None) -> None:
     with one_sentence():
-        train(parse(sys.argv[1:] if argv is None else argv))
+        config = parse(sys.argv[1:] if argv is None else argv)
+        with hosts.joined(config.hosts):
+            train(config)
 
 
 def train(config: TrainConfig) -> None:
@@ -49,8 +51,9 @@ def train(config: TrainConfig) -> None:
     # ---- the run
     begun = time.monotonic()
     description = describe(config)
-    print(format_config(description), flush=True)
-    folder = _open_folder(config)
+    hosts.say(format_config(description))
+    folder = Path(config.output)
+    hosts.on_first(lambda: _open(folder, config))
     _keep_programs(config.compilation_cache)
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
@@ -69,7 +72,7 @@ def train(config: TrainConfig) -> None:
         data = prepare(config.data, model_dir, family, batching)
         held_out = len(data.held_out.examples) if data.held_out else 0
         full = f"{data.train.efficiency:.0%} of their positions are real tokens"
-        print(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
+        hosts.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
         # ---- the frozen reference is the same checkpoint in its own dtype
         data, ref_params = _with_reference(config, folder, model_dir, model, family, data, mesh)
         # ---- parameters
@@ -78,13 +81,15 @@ def train(config: TrainConfig) -> None:
         trace = Trace(_profiled(config.profile, updates), folder / "profile")
         plain = dataclasses.replace(config.optim, kind="adamw", moments_dtype="float32", offload=False)
         without = abstract_state(model.abstract(mesh), make_optimizer(plain, updates), mesh)
-        print(table(_memory(config, model, data, abstract, without, mesh)), flush=True)
+        hosts.say(table(_memory(config, model, data, abstract, without, mesh)))
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, _identity(description))
         state = checkpointer.restore_latest(abstract)
         measure = make_measure(config, model, data, mesh)
         if state is None:
             state = init_state(load_params(model_dir, model, family, mesh, jnp.float32), optimizer, mesh)
-            measure(state.params).save(folder / "before.json")
+            before = measure(state.params)
+            if hosts.first():
+                before.save(folder / "before.json")
         # ---- steps
         objective = make_objective(model, config.loss, tuple(data.train.languages))
         compute_dtype = jnp.dtype(config.compute_dtype)
@@ -92,9 +97,11 @@ def train(config: TrainConfig) -> None:
         eval_step = make_eval_step(objective, compute_dtype)
         # ---- the loop
         start = int(jax.device_get(state.step))
-        writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)
-        write_json(folder / "config.json", description)
-        write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
+        writer = Silent()
+        if hosts.first():
+            writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)
+            write_json(folder / "config.json", description)
+            write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
         loop = _Loop(config, data, model, mesh, checkpointer, writer, Meter(list(mesh.devices.flat)), trace, updates, begun)
         try:
             with jax.transfer_guard("disallow"):
@@ -104,7 +111,8 @@ def train(config: TrainConfig) -> None:
             writer.close()
             checkpointer.close()
         # ---- what came out
-        tables = report(folder, data, {"before": Measured.load(folder / "before.json"), "after": measure(state.params)})
+        after = measure(state.params)
+        tables = report(folder, data, {"before": Measured.load(folder / "before.json"), "after": after}) if hosts.first() else {}
         if config.export.enabled:
             export(config, folder, model_dir, model, family, state.params, data, tables)
 
@@ -118,7 +126,7 @@ class _Loop:
     model: Model
     mesh: Mesh
     checkpointer: Checkpointer
-    writer: MetricWriter
+    writer: MetricWriter | Silent
     meter: Meter
     trace: Trace
     updates: int
@@ -187,8 +195,7 @@ class _Loop:
         self.writer.write(k, values | self.meter.rates())
 
 
-def _open_folder(config: TrainConfig) -> Path:
-    folder = Path(config.output)
+def _open(folder: Path, config: TrainConfig) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = any(folder.iterdir())
@@ -202,7 +209,6 @@ def _open_folder(config: TrainConfig) -> Path:
         raise InputError(
             f"{folder} already holds files: choose another --config.output, or continue with --config.checkpoint.resume=auto."
         )
-    return folder
 
 
 def _keep_programs(folder: str) -> None:
@@ -212,7 +218,7 @@ def _keep_programs(folder: str) -> None:
     if kept:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    print(f"compiled programs: kept in {folder}" if kept else "compiled programs: not kept", flush=True)
+    hosts.say(f"compiled programs: kept in {folder}" if kept else "compiled programs: not kept")
 
 
 def _profiled(text: str | None, updates: int) -> range:
@@ -280,7 +286,7 @@ def _with_reference(
 def _identity(description: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same computation: not where they write, how often they look, or which devices they use."""
     free = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
-    free += ("compilation_cache", "profile")
+    free += ("compilation_cache", "profile", "hosts")
     optim = {name: value for name, value in description["optim"].items() if name != "offload"}
     return {name: value for name, value in description.items() if name not in free} | {"optim": optim}
 

@@ -14,7 +14,7 @@ METHODS = {f"losses.{name}" for name in ("sft", "dpo", "ipo", "rdpo", "cpo", "kt
 LAYERS = [
     {"errors", "types", "gaps", "data.language"},
     {
-        *("sharding", "optim", "metrics", "losses.base", "data.rows", "plots", "card", "hub", "tpu_compiler"),
+        *("hosts", "sharding", "optim", "metrics", "losses.base", "data.rows", "plots", "card", "hub", "tpu_compiler"),
         *("models.attention_blocks", "models.attention_splash"),
     },
     {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob"},

@@ -45,7 +45,7 @@ def load(folder: Path, config: MeshConfig = ONE, dtype=jnp.float32):
 
 def save(params, out: Path, source: Path, **options):
     family, model, _ = build(source)
-    given = {"dtype": "float32", "model_card": "# A model\n"} | options
+    given = {"dtype": "float32", "model_card": lambda: "# A model\n"} | options
     return save_hf(params, out, model=model, family=family, source_dir=source, **given)
 
 

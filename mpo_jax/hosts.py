@@ -1,0 +1,127 @@
+"""Which of a run's processes is this one, and how do they stay together? On a pod every host runs the same program.
+
+Each process computes on its own devices and reads the parts of the checkpoint that those need; the first one alone talks, draws
+and writes what is not an array. All see one output folder.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from mpo_jax.errors import InputError
+
+MESSAGE = 4096  # bytes of an error that all processes are told
+
+
+@dataclasses.dataclass
+class HostsConfig:
+    """`count` processes, this one being number `index` from 0, which meet at `coordinator`: HOST:PORT on the machine of process 0.
+    Where none of the three is given a Cloud TPU VM finds them out, and any other machine is one process. A process that is
+    silent for `timeout` seconds ends the others."""
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+    timeout: int = 300
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in ("coordinator", "count", "index")}
+        if None in given.values() and any(value is not None for value in given.values()):
+            lacks = " and ".join(f"hosts.{name}" for name, value in given.items() if value is None)
+            raise InputError(
+                f"Processes are set up by hosts.coordinator, hosts.count and hosts.index together: give {lacks} too."
+            )
+        if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
+            raise InputError(f"hosts.index={self.index} is none of the hosts.count={self.count} processes: they count from 0.")
+        if self.timeout < 10:
+            raise InputError(f"hosts.timeout={self.timeout} is too short for hosts that are busy: give 10 seconds or more.")
+
+
+@contextlib.contextmanager
+def joined(config: HostsConfig) -> Iterator[None]:
+    """Within it this process is one of the run's. For the start of a program, before anything asks for a device.
+
+    A process that fails ends at once, and the others with it: one that took its leave in order would wait for them, and they
+    for it.
+    """
+    if config.coordinator is not None:
+        jax.distributed.initialize(
+            config.coordinator,
+            config.count,
+            config.index,
+            cluster_detection_method="deactivate",
+            initialization_timeout=config.timeout,
+            heartbeat_timeout_seconds=config.timeout,
+        )
+    elif _on_cloud_tpu():
+        jax.distributed.initialize(heartbeat_timeout_seconds=config.timeout)
+    try:
+        yield
+    except InputError:
+        raise  # all processes have it
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        print(f"process {jax.process_index()} of {jax.process_count()} failed:\n{traceback.format_exc()}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _on_cloud_tpu() -> bool:
+    """Whether JAX will compute on TPU chips of this machine."""
+    platforms = os.environ.get("JAX_PLATFORMS", "tpu")
+    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def first() -> bool:
+    """Whether this process is the one that talks and writes."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """A line for the person, once a run."""
+    if first():
+        print(text, flush=True)
+
+
+def progress(*args: Any, **options: Any) -> Any:
+    """tqdm's bar, once a run."""
+    return tqdm(*args, disable=not first(), **options)
+
+
+def wait(name: str, timeout: int = 600) -> None:
+    """Returns when every process is here. Errors: a process that is not after `timeout` seconds, with the name of the place."""
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost
+
+        multihost.sync_global_processes(name, timeout=timeout)
+
+
+def on_first(do: Callable[[], Any]) -> None:
+    """The first process does it, and the others wait. What stops it stops them too, with the same sentence."""
+    error = ""
+    if first():
+        try:
+            do()
+        except InputError as refused:
+            error = str(refused)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        text = error.encode()[:MESSAGE]
+        sent = np.frombuffer(text.ljust(MESSAGE, b"\0"), np.uint8)
+        with jax.transfer_guard("allow"):
+            error = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent))).rstrip(b"\0").decode(errors="ignore")
+    if error:
+        raise InputError(error)

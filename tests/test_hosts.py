@@ -1,0 +1,108 @@
+"""Several processes are one run: the same numbers, one set of files, and an error that all of them hear."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_train import config_file, metrics
+
+from mpo_jax.errors import InputError
+from mpo_jax.hosts import HostsConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+DEVICES = 8
+PATIENCE = 300  # seconds: for a machine with two busy cores
+
+
+def start(world: Path, folder: Path, count: int, *overrides: str) -> list[subprocess.Popen]:
+    """The training command in `count` processes, which share the devices."""
+    config = config_file(world, folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0",
+    }
+    command = [sys.executable, "-m", "mpo_jax.train", f"--config={config}", "--config.epochs=1", *overrides]
+    meet = [f"--config.hosts.coordinator=127.0.0.1:{port}", f"--config.hosts.count={count}"] if count > 1 else []
+    return [
+        subprocess.Popen(
+            [*command, *meet, *([f"--config.hosts.index={i}"] if meet else [])],
+            env=env,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(count)
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each."""
+    ends = []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=PATIENCE)
+            ends.append((process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
+    return ends
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    ((code, _, err),) = finish(start(world, folder, 1))
+    assert code == 0, err
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    "settings", [(), ("--config.mesh.tensor=2", "--config.reference=cached")], ids=["fsdp", "tensor, cached"]
+)
+def test_two_processes_are_one_run(world, tmp_path, alone, settings):
+    ends = finish(start(world, tmp_path, 2, *settings))
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    ours, theirs = metrics(tmp_path / "run"), metrics(alone)
+    assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-5, err_msg=name)
+    exported, expected = (load_file(run / "export" / "model.safetensors") for run in (tmp_path / "run", alone))
+    assert exported.keys() == expected.keys()
+    for name in exported:
+        np.testing.assert_allclose(exported[name].astype(np.float32), expected[name].astype(np.float32), rtol=1e-2, atol=1e-3)
+    first, second = (out for _, out, _ in ends)
+    assert "reward gap, nats per token" in first
+    assert "reward gap" not in second, "one process talks"
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"reward_gap.png", "loss.png", "checkpoints", "config.json"}
+
+
+def test_what_stops_the_first_process_stops_all(world, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old.txt").write_text("of another run")
+    ends = finish(start(world, tmp_path, 2))
+    assert [code for code, _, _ in ends] == [2, 2]
+    assert all("already holds files" in err for _, _, err in ends)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"count": 2}, "give hosts.coordinator and hosts.index too"),
+        ({"coordinator": "h:1", "count": 2, "index": 2}, "hosts.index=2 is none of the hosts.count=2 processes"),
+        ({"timeout": 1}, "hosts.timeout=1 is too short"),
+    ],
+)
+def test_a_wrong_setting_is_a_sentence(given, words):
+    with pytest.raises(InputError, match=words.replace(".", r"\.")):
+        HostsConfig(**given)
