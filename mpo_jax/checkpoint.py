@@ -105,8 +105,10 @@ class Checkpointer:
 
     def close(self) -> None:
         with self._writing():
-            self._manager.wait_until_finished()
-        self._manager.close()
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
 
     def _restore(self, step: int, abstract: TrainState) -> TrainState:
         kept = self._manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
@@ -147,10 +149,11 @@ class Checkpointer:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # tensorstore raises a ValueError whatever happened to a file
+        except (OSError, ValueError) as error:  # tensorstore raises a ValueError whatever happened to a file, its cause last
+            reason = _first(error).rpartition(": ")[2]
             raise InputError(
-                f"The checkpoint of update {self._saving} could not be written to {self._folder} ({_first(error)}); earlier ones "
-                "are untouched: make room there, and continue with --config.checkpoint.resume=auto."
+                f"The checkpoint of update {self._saving} could not be written to {self._folder} ({reason}); earlier ones are "
+                "untouched: make room there, and continue with --config.checkpoint.resume=auto."
             ) from error
 
 

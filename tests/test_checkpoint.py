@@ -103,7 +103,7 @@ def test_settings_that_mean_nothing(settings):
 
 
 DAMAGE = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-9]),
     "a flipped bit": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
     "gone": lambda path: path.unlink(),
 }
