@@ -85,8 +85,9 @@ run() {
 
 tpus() { run gcloud compute tpus "$@" --project="$PROJECT" --zone="$ZONE"; }
 
-# on WORKER COMMAND: a command on one worker (0, 1, ...) or on all at once; a single one may read this one's stdin.
-on() { tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2"; }
+# on WORKER COMMAND: a command on one worker (0, 1, ...) or on all at once; a single one may read this one's stdin (--quiet: which
+# a question of gcloud's would take away from it).
+on() { tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2" --quiet; }
 
 # The state of the request: ACTIVE, SUSPENDED, ...; NONE where there is no such request; UNKNOWN where gcloud failed.
 state() {

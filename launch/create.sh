@@ -13,14 +13,17 @@ need NAME PROJECT ZONE
 [ -n "$TOPOLOGY$ACCELERATOR_TYPE" ] || fail "TOPOLOGY is not set: write TOPOLOGY=v5e:2x4, say, or ACCELERATOR_TYPE=v5litepod-8."
 
 # ---- which slice, and the image for its kind of TPU
-if [ -n "$ACCELERATOR_TYPE" ]; then
-  kind=${ACCELERATOR_TYPE%%-*}
-  set -- --accelerator-type="$ACCELERATOR_TYPE"
-else
-  kind=${TOPOLOGY%%:*}
-  [ "$kind" != v5e ] || kind=v5litepod
-  set -- --type="$kind" --topology="${TOPOLOGY#*:}"
+if [ -z "$ACCELERATOR_TYPE" ]; then
+  shape=${TOPOLOGY#*:}
+  [[ $TOPOLOGY =~ ^v[0-9]+[a-z]*:[0-9]+(x[0-9]+)+$ ]] || fail "TOPOLOGY=$TOPOLOGY is not known: write v5e:2x4, say."
+  chips=$((${shape//x/ * }))
+  case ${TOPOLOGY%%:*} in
+    v5e) ACCELERATOR_TYPE=v5litepod-$chips ;;
+    v6e) ACCELERATOR_TYPE=v6e-$chips ;;
+    *) ACCELERATOR_TYPE=${TOPOLOGY%%:*}-$((2 * chips)) ;;  # there Google counts cores, of which a chip has two
+  esac
 fi
+kind=${ACCELERATOR_TYPE%%-*}
 if [ -z "$RUNTIME_VERSION" ]; then
   case $kind in
     v6e) RUNTIME_VERSION=v2-alpha-tpuv6e ;;
@@ -31,16 +34,17 @@ if [ -z "$RUNTIME_VERSION" ]; then
   esac
 fi
 case $TIER in
-  spot) set -- "$@" --spot ;;           # cheapest; may be taken away at any time, which watch.sh repairs
-  on-demand) ;;
-  reserved) set -- "$@" --reserved ;;   # capacity that the project has reserved
+  spot) set -- --spot ;;           # cheapest; may be taken away at any time, which watch.sh repairs
+  on-demand) set -- ;;
+  reserved) set -- --reserved ;;   # capacity that the project has reserved
   *) fail "TIER=$TIER is not known: write spot, on-demand or reserved." ;;
 esac
 
 # ---- ask
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
-if ! tpus queued-resources create "$NAME" --node-id="$NAME" --runtime-version="$RUNTIME_VERSION" "$@" 2> "$messages"; then
+set -- "$NAME" --node-id="$NAME" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" "$@"
+if ! tpus queued-resources create "$@" 2> "$messages"; then
   cat "$messages" >&2
   explain "$messages"
   exit 1

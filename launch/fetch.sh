@@ -19,6 +19,6 @@ for item in "${items[@]}"; do
     run gcloud storage cp --recursive "${STORAGE%/}/$OUTPUT/$item" "$TO/"
   else
     need PROJECT ZONE
-    tpus tpu-vm scp --recurse "$NAME:$(output_on_worker)/$item" "$TO/" --worker=0 < /dev/null
+    tpus tpu-vm scp --recurse "$NAME:$(output_on_worker)/$item" "$TO/" --worker=0 --quiet < /dev/null
   fi
 done

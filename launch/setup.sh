@@ -18,7 +18,7 @@ git -C "$ROOT" rev-parse --quiet --verify HEAD > /dev/null || fail "$ROOT is no 
 changed=""  # a commit of the tracked files as they are, on no branch; the files stay as they are
 [ -n "$DRY_RUN" ] || changed=$(git -C "$ROOT" stash create)
 run git -C "$ROOT" archive --format=tar.gz --output="$archive" "${changed:-HEAD}"
-tpus tpu-vm scp "$archive" "$NAME:" --worker=all < /dev/null
+tpus tpu-vm scp "$archive" "$NAME:" --worker=all --quiet < /dev/null
 
 # ---- what has to be there to run it: launch/worker/setup.sh does the rest on each worker
 busy="if [ -e mpo/code ] && bash mpo/code/launch/worker/alive.sh; then echo error: a trainer runs here. >&2; exit 1; fi"

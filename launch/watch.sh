@@ -78,15 +78,14 @@ while :; do
     [ -z "$ARGS" ] || { create; "$HERE/setup.sh"; start "$@"; }
     exit 0
   fi
+  [ "$now" != NONE ] || [ -n "$seen" ] || fail "There is no slice or request named $NAME in $ZONE: launch/create.sh asks for one."
   [ "$now" = "$last" ] || say "$(date +%H:%M:%S) $NAME: $now"
   last=$now
   [ "$now" = UNKNOWN ] || unknown=0
   case $now in
     ACTIVE) look "$@" ;;
     SUSPENDED) seen=1; attempt "the slice was taken away: asking for another" create "$@" ;;
-    NONE)
-      [ -n "$seen" ] || fail "There is no slice or request named $NAME in $ZONE: launch/create.sh asks for one."
-      attempt "the request is gone: asking again" create "$@" ;;
+    NONE) attempt "the request is gone: asking again" create "$@" ;;
     FAILED) fail "The request for $NAME has failed: launch/delete.sh, then launch/create.sh, which says why." ;;
     UNKNOWN) unknown=$((unknown + 1)); [ $unknown -lt 10 ] || fail "gcloud has failed ten times, see above: the run may still go on." ;;
   esac
