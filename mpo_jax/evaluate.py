@@ -17,7 +17,7 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.scoring import score
 from mpo_jax.sharding import batch_to_mesh
 from mpo_jax.step import Metrics, cast
-from mpo_jax.types import Batch, Params, Reads, Scores
+from mpo_jax.types import Array, Batch, Pair, Params, Reads, Scores
 
 ScoreStep = Callable[[Params, Batch], Scores]
 
@@ -45,8 +45,20 @@ def make_score_step(model: Model, compute_dtype: Any, reads: Reads) -> ScoreStep
     return jax.jit(score_step)
 
 
-def measure_gaps(score_step: ScoreStep, params: Params, pipeline: Pipeline, rows: Sequence[Row], mesh: Mesh) -> list[RowGap]:
-    """The length-normalised reward gap of every row on both sides; `rows` are those of the pipeline's examples, in order."""
+def mean_gap(pair: Pair) -> Array:
+    """The length-normalised reward gap, nats per token, f32 (B,)."""
+    return pair.mean_gap_B
+
+
+def measure_gaps(
+    score_step: ScoreStep,
+    params: Params,
+    pipeline: Pipeline,
+    rows: Sequence[Row],
+    mesh: Mesh,
+    gap: Callable[[Pair], Array] = mean_gap,
+) -> list[RowGap]:
+    """The gap of every row on both sides; `rows` are those of the pipeline's examples, in order."""
     gaps: list[RowGap] = []
     for batch in _batches(pipeline, "reward gaps"):
         scores = jax.device_get(score_step(params, batch_to_mesh(batch, mesh)))
@@ -56,9 +68,9 @@ def measure_gaps(score_step: ScoreStep, params: Params, pipeline: Pipeline, rows
                 dominant = {
                     "source_language": row.source.language,
                     "source_key": json.dumps([row.source.prompt, row.source.chosen, row.source.rejected]),
-                    "source_gap": float(scores.source.mean_gap_B[i]),
+                    "source_gap": float(gap(scores.source)[i]),
                 }
-            gaps.append(RowGap(row.id, row.target.language, float(scores.target.mean_gap_B[i]), **dominant))
+            gaps.append(RowGap(row.id, row.target.language, float(gap(scores.target)[i]), **dominant))
     return gaps
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class RowGap:
-    """Length-normalised reward gaps of one row in nats per token; the source's is None on data without a dominant side."""
+    """Reward gaps of one row, in nats per token where they are length-normalised; the source's is None on data without a dominant
+    side."""
 
     id: str
     language: str
@@ -42,6 +43,21 @@ def gap_table(rows: Sequence[RowGap]) -> GapTable:
     for row in sorted(rows, key=lambda row: row.language):
         groups.setdefault(row.language, []).append(row.target_gap)
     return [_line(name, np.asarray(gaps)) for name, gaps in groups.items()]
+
+
+def implicit(rows: Sequence[RowGap], base: Sequence[RowGap], beta: float) -> list[RowGap]:
+    """The gaps of DPO's implicit reward beta (log p - log p_base), nats: beta times how far a row's gap of sums is from the base
+    model's (arXiv:2505.16869, eq. 2). `rows` and `base` are the same rows under the two models."""
+
+    def less(gap: float | None, base_gap: float | None) -> float | None:
+        return None if gap is None or base_gap is None else beta * (gap - base_gap)
+
+    return [
+        dataclasses.replace(
+            row, target_gap=beta * (row.target_gap - under.target_gap), source_gap=less(row.source_gap, under.source_gap)
+        )
+        for row, under in zip(rows, base, strict=True)
+    ]
 
 
 def _line(name: str, gaps: np.ndarray) -> GapLine:

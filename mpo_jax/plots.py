@@ -36,7 +36,7 @@ def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_gaps(tables: dict[str, GapTable], path: Path) -> None:
+def plot_gaps(tables: dict[str, GapTable], path: Path, what: str = "length-normalised reward gap, nats per token") -> None:
     """Bars of the mean reward gap per language with their confidence intervals, a group for each of `tables` (its key is the
     legend, for example 'before' and 'after'), beside the dominant gap."""
     first = next(iter(tables.values()))
@@ -52,6 +52,6 @@ def plot_gaps(tables: dict[str, GapTable], path: Path) -> None:
     axes.axhline(first[0].mean, color="grey", linestyle="--", linewidth=1, label=f"dominant gap, {next(iter(tables))}")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="reward gap (nats per token)", title="Length-normalised reward gap by language")
+    axes.set(ylabel=what, title="Reward gap by language")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, path)

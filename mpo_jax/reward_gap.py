@@ -4,12 +4,17 @@
 
 Writes OUT/rows.jsonl (a line a row), OUT/reward_gap.json (the table) and OUT/reward_gap.png. With `--compare` both models are
 measured on the same rows and stand side by side, as before (--model) and after (--compare).
+
+With `--base DIR3` the gap is that of DPO's implicit reward instead (eq. 2), nats: `--beta` times how much further the sums of
+log-probabilities of the two answers are apart than under the base model. It needs no dominant side and no normalisation, and
+tells what training changed, not how safe a model is.
 """
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -19,18 +24,26 @@ from mpo_jax import hub
 from mpo_jax.convert import load_params
 from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.evaluate import make_score_step, measure_gaps
-from mpo_jax.gaps import GapTable, RowGap, format_tables, gap_table
+from mpo_jax.evaluate import make_score_step, mean_gap, measure_gaps
+from mpo_jax.gaps import GapTable, RowGap, format_tables, gap_table, implicit
 from mpo_jax.metrics import replace_text, write_json
 from mpo_jax.models.families import build
 from mpo_jax.plots import plot_gaps
 from mpo_jax.prepare import Batching, Tokens
 from mpo_jax.sharding import MeshConfig, make_mesh, shards
-from mpo_jax.types import DTYPES, Reads, Want
+from mpo_jax.types import DTYPES, Array, Pair, Reads, Want
 
 
 def measure(
-    name: str, rows: Sequence[Row], *, mesh: jax.sharding.Mesh, batch_size: int, template: str, max_length: int, dtype: str
+    name: str,
+    rows: Sequence[Row],
+    gap: Callable[[Pair], Array] = mean_gap,
+    *,
+    mesh: jax.sharding.Mesh,
+    batch_size: int,
+    template: str,
+    max_length: int,
+    dtype: str,
 ) -> list[RowGap]:
     """The gaps of every row under one model, with that model's own tokenizer. `dtype` is the computation's."""
     model_dir = hub.resolve(name)
@@ -40,11 +53,11 @@ def measure(
     pipeline = tokens.pipeline(rows, Batching(batch_size, reads, shards=shards(mesh, "batch")))
     params = load_params(model_dir, model, family, mesh, jnp.dtype(dtype))
     score_step = make_score_step(model, jnp.dtype(dtype), pipeline.policy)
-    return measure_gaps(score_step, params, pipeline, rows, mesh)
+    return measure_gaps(score_step, params, pipeline, rows, mesh, gap)
 
 
-def write(folder: Path, measured: dict[str, list[RowGap]]) -> dict[str, GapTable]:
-    """`measured`: label -> the gaps of one model, for example {'before': ..., 'after': ...}."""
+def write(folder: Path, measured: dict[str, list[RowGap]], what: str) -> dict[str, GapTable]:
+    """`measured`: label -> the gaps of one model, for example {'before': ..., 'after': ...}; `what` they are, with the unit."""
     tables = {label: gap_table(gaps) for label, gaps in measured.items()}
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -54,7 +67,7 @@ def write(folder: Path, measured: dict[str, list[RowGap]]) -> dict[str, GapTable
             lines.append(json.dumps({"model": label, **row}, ensure_ascii=False) + "\n")
     replace_text(folder / "rows.jsonl", "".join(lines))
     write_json(folder / "reward_gap.json", {label: [dataclasses.asdict(line) for line in t] for label, t in tables.items()})
-    plot_gaps(tables, folder / "reward_gap.png")
+    plot_gaps(tables, folder / "reward_gap.png", what)
     return tables
 
 
@@ -62,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.reward_gap", description="Measures reward gaps per language.")
     parser.add_argument("--model", required=True, help="a folder or a Hugging Face hub name")
     parser.add_argument("--compare", help="a second model, measured on the same rows")
+    parser.add_argument("--base", help="the model that DPO's implicit reward is relative to: measures that reward's gap")
+    parser.add_argument("--beta", type=float, help="of the implicit reward (default: 0.1)")
     parser.add_argument("--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
     parser.add_argument("--output", required=True, type=Path, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
     parser.add_argument("--template", choices=("reference", "hf"), default="reference", help="default: %(default)s")
@@ -75,14 +90,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_sentence():
         if args.output.exists() and not args.output.is_dir():
             raise InputError(f"--output {args.output} is a file: give a folder.")
+        if args.beta is not None and (args.base is None or args.beta <= 0):
+            raise InputError(f"--beta={args.beta} scales the reward relative to --base: give that model, and a beta above 0.")
+        beta = 0.1 if args.beta is None else args.beta
+        what = f"implicit reward gap, nats, beta {beta}" if args.base else "length-normalised reward gap, nats per token"
         rows = read_rows(args.data, allow_empty_prompt=args.allow_empty_prompt)
         mesh = make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
         names = {"before": args.model, "after": args.compare} if args.compare else {"model": args.model}
         settings = {"batch_size": args.batch_size, "template": args.template, "max_length": args.max_length, "dtype": args.dtype}
         with jax.set_mesh(mesh):
-            measured = {label: measure(name, rows, mesh=mesh, **settings) for label, name in names.items()}
-        tables = write(args.output, measured)
-    print(f"reward gap, nats per token, on {len(rows)} rows [95 % interval]\n{format_tables(tables)}")
+            gap = operator.attrgetter("gap_B") if args.base else mean_gap
+            measured = {label: measure(name, rows, gap, mesh=mesh, **settings) for label, name in names.items()}
+            if args.base:
+                base = measure(args.base, rows, gap, mesh=mesh, **settings)
+                measured = {label: implicit(gaps, base, beta) for label, gaps in measured.items()}
+        tables = write(args.output, measured, what)
+    print(f"{what}, on {len(rows)} rows [95 % interval]\n{format_tables(tables)}")
 
 
 if __name__ == "__main__":

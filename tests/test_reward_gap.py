@@ -1,5 +1,6 @@
 import json
 
+import make_small
 import numpy as np
 import pytest
 import tiny
@@ -36,6 +37,26 @@ def test_the_command_writes_rows_table_and_picture(world, tmp_path, capsys):
     assert "en (dominant)" in capsys.readouterr().out
 
 
+def test_an_implicit_reward_gap_is_relative_to_the_base(world, tmp_path):
+    """A model relative to itself has none; relative to another one, beta times the difference of the two gaps of sums."""
+    rows, other = read_rows(world / "rows.jsonl"), tmp_path / "other"
+    make_small.make("llama", world / "tokenizer", other, vocab=264, layers=1)
+    run = ["--data", str(world / "rows.jsonl"), "--output", str(tmp_path / "out"), "--base", str(world / "model"), *COMMON]
+    reward_gap.main(["--model", str(other), "--compare", str(world / "model"), "--beta", "0.5", *run])
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert all(line["target_gap"] == line["source_gap"] == 0 for line in lines[10:])
+    sums = {}
+    for name in (other, world / "model"):
+        family, model, _ = build(name)
+        pipeline = Tokens.of(name, family, "hf", 1024).pipeline(rows, Batching(10, Reads(Want.LOGP, Want.LOGP)))
+        params = load_params(name, model, family, tiny.mesh())
+        sums[name] = make_score_step(model, "float32", pipeline.policy)(params, next(iter(pipeline.eval_batches())))
+    for side in ("source", "target"):
+        ours, base = (getattr(sums[name], side).gap_B for name in (other, world / "model"))
+        got = [line[f"{side}_gap"] for line in lines[:10]]
+        np.testing.assert_allclose(got, 0.5 * (ours - base), rtol=1e-4, atol=1e-4)
+
+
 def test_gaps_do_not_depend_on_the_batch_they_are_measured_in(world):
     """10 rows by 4 end with two of filling; by 3 with two others."""
     rows = read_rows(world / "rows.jsonl")
@@ -57,7 +78,12 @@ def test_gaps_do_not_depend_on_the_batch_they_are_measured_in(world):
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"--data": "nowhere.jsonl"}, "nowhere.jsonl"), ({"--model": "./nowhere"}, "nowhere"), ({"--tensor": "3"}, "tensor=3")],
+    [
+        ({"--data": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"--model": "./nowhere"}, "nowhere"),
+        ({"--tensor": "3"}, "tensor=3"),
+        ({"--beta": "0.2"}, "--base"),
+    ],
 )
 def test_bad_input_is_one_sentence(world, tmp_path, capsys, change, word):
     given = {"--model": str(world / "model"), "--data": str(world / "rows.jsonl"), "--output": str(tmp_path / "out")} | change
