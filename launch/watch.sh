@@ -39,6 +39,7 @@ attempt() {
 look() {
   local answer first size
   if ! answer=$(on 0 "if [ -e mpo/run/pid ]; then bash mpo/code/launch/worker/status.sh $offset; else echo none 0; fi" < /dev/null 2> "$messages"); then
+    if taken; then attempt "the slice was taken away: asking for another" create "$@"; return; fi
     say "$(date +%H:%M:%S) worker 0 does not answer: $(tail -n 1 "$messages")"
     return
   fi
@@ -62,9 +63,14 @@ look() {
 # A slice that is being taken away kills its trainers first, so news of that may come after their exit code.
 failed() {
   sleep "$GRACE"
-  case $(state) in
-    ACTIVE) fail "The trainer ended with exit code $1: its log is above, and in mpo/run/train.log on each worker; the slice is still there, and costs." ;;
-  esac
+  if [ "$(state)" = ACTIVE ] && ! taken; then
+    fail "The trainer ended with exit code $1: its log is above, and in mpo/run/train.log on each worker; the slice is still there, and costs."
+  fi
+}
+
+# Whether the slice is gone although its request still says ACTIVE.
+taken() {
+  case $(tpus tpu-vm describe "$NAME" --format='value(state)' 2> /dev/null) in PREEMPTED | TERMINATED) ;; *) return 1 ;; esac
 }
 
 messages=$(mktemp)

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -36,7 +37,9 @@ class World:
             shutil.copy(HERE / "worker_tool", self.cloud / "tools" / tool)
         shutil.copy(HERE / "trainer", self.cloud / "trainer")
         (folder / "bin").mkdir()
-        shutil.copy(HERE / "gcloud", folder / "bin" / "gcloud")
+        gcloud = folder / "bin" / "gcloud"
+        gcloud.write_text((HERE / "gcloud").read_text().replace("/usr/bin/env python3", f"{sys.executable} -I", 1))
+        gcloud.chmod(0o755)
         shutil.copytree(ROOT / "launch", self.checkout / "launch")
         shutil.copy(ROOT / "requirements.txt", self.checkout)
         git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(self.checkout)]
@@ -66,19 +69,27 @@ class World:
         )
 
     def run(self, script: str, *arguments: str, code: int = 0, **environment: str) -> str:
-        """What the script prints, both ways."""
+        """What the script prints, both ways; the token is in none of it, and in no call of gcloud."""
         process = self.start(script, *arguments, **environment)
         out, err = process.communicate(timeout=60)
         assert process.returncode == code, (script, out, err)
         assert TOKEN not in out + err
+        self.check_token()
         return out + err
 
     @property
-    def calls(self) -> list[list[str]]:
+    def recorded(self) -> list[dict]:
         path = self.cloud / "argv.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        assert not any(line["token_in_environment"] for line in lines)
-        return [line["argv"] for line in lines]
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The arguments of each call of gcloud."""
+        return [call["argv"] for call in self.recorded]
+
+    def check_token(self) -> None:
+        assert TOKEN not in json.dumps(self.calls)
+        assert not any(call["token_in_environment"] for call in self.recorded)
 
     def home(self, worker: int) -> Path:
         return self.cloud / "nodes" / "mine" / str(worker)
@@ -92,10 +103,10 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(pid.read_text()), signal.SIGKILL)  # the scripts make each trainer the leader of its group
 
-    def preempt(self) -> None:
+    def preempt(self, state: str = "SUSPENDED") -> None:
         self.end_trainers()
         shutil.rmtree(self.cloud / "nodes" / "mine")
-        (self.cloud / "requests" / "mine").write_text("SUSPENDED")
+        (self.cloud / "requests" / "mine").write_text(state)
 
 
 @pytest.fixture
@@ -143,7 +154,6 @@ def test_a_slice_from_nothing_to_the_export_with_a_preemption_and_an_interruptio
     world.run("delete", "--yes")
     assert not list((world.cloud / "requests").iterdir())
     assert step.exists()
-    assert TOKEN not in json.dumps(world.calls)
 
 
 def test_the_trainer_reads_the_arguments_that_the_scripts_add():
@@ -196,6 +206,13 @@ def test_a_worker_that_was_restarted_is_set_up_again_and_resumes(world):
     world.end_trainers()
     assert "the worker was restarted" in world.run("watch", "--", *TRAINER)
     assert world.trained(0)[1][-2] == "--config.checkpoint.resume=auto"
+
+
+def test_a_slice_that_is_gone_before_its_request_says_so_is_asked_for_again(world):
+    ready(world)
+    world.run("train", "--", *TRAINER)
+    world.preempt(state="ACTIVE")
+    assert "the slice was taken away" in world.run("watch", "--", *TRAINER, "--config.fails=0")
 
 
 def test_two_trainers_are_refused_and_so_is_setup_under_one(world):
