@@ -31,6 +31,7 @@ class World:
 
     def __init__(self, folder: Path):
         self.checkout, self.cloud = folder / "a checkout", folder / "cloud"
+        self.processes: list[subprocess.Popen] = []
         for name in ("requests", "nodes", "buckets/bucket", "tools"):
             (self.cloud / name).mkdir(parents=True)
         for tool in ("uv", "sudo", "mountpoint", "gcsfuse", "mount", "mount.nfs"):
@@ -58,7 +59,7 @@ class World:
         }
 
     def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [self.checkout / "launch" / f"{script}.sh", *arguments],
             cwd=self.checkout.parent,
             env=self.environment | environment,
@@ -67,6 +68,8 @@ class World:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
+        return process
 
     def run(self, script: str, *arguments: str, code: int = 0, **environment: str) -> str:
         """What the script prints, both ways; the token is in none of it, and in no call of gcloud."""
@@ -113,6 +116,8 @@ class World:
 def world(tmp_path):
     world = World(tmp_path)
     yield world
+    for process in world.processes:
+        process.kill()
     world.end_trainers()
 
 
