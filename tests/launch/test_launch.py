@@ -58,27 +58,30 @@ class World:
             **SETTINGS,
         }
 
-    def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
-        process = subprocess.Popen(
-            [self.checkout / "launch" / f"{script}.sh", *arguments],
-            cwd=self.checkout.parent,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, script: str, *arguments: str, **environment: str) -> tuple[subprocess.Popen, Path, Path]:
+        """The process, and the files of what it prints."""
+        out, err = (self.cloud / f"{len(self.processes)}.{name}" for name in ("out", "err"))
+        command = [self.checkout / "launch" / f"{script}.sh", *arguments]
+        environment = self.environment | environment
+        with out.open("w") as o, err.open("w") as e:
+            process = subprocess.Popen(
+                command, cwd=self.checkout.parent, env=environment, stdin=subprocess.DEVNULL, stdout=o, stderr=e
+            )
         self.processes.append(process)
-        return process
+        return process, out, err
 
     def run(self, script: str, *arguments: str, code: int = 0, **environment: str) -> str:
         """What the script prints, both ways; the token is in none of it, and in no call of gcloud."""
-        process = self.start(script, *arguments, **environment)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == code, (script, out, err)
-        assert TOKEN not in out + err
+        process, out, err = self.start(script, *arguments, **environment)
+        return "".join(self.end(process, out, err, code))
+
+    def end(self, process: subprocess.Popen, out: Path, err: Path, code: int = 0) -> tuple[str, str]:
+        ended = process.wait(timeout=60)
+        printed = out.read_text(), err.read_text()
+        assert ended == code, printed
+        assert TOKEN not in "".join(printed)
         self.check_token()
-        return out + err
+        return printed
 
     @property
     def recorded(self) -> list[dict]:
@@ -138,12 +141,10 @@ def test_a_slice_from_nothing_to_the_export_with_a_preemption_and_an_interruptio
     world.run("train", "--keep-logs", "--", *TRAINER)
     step = world.cloud / "buckets" / "bucket" / "mine" / "step"
     wait_for(lambda: step.exists() and step.read_text() == "3\n")
-    watch = world.start("watch", "--keep-logs", "--", *TRAINER)
-    wait_for(lambda: any("status.sh" in " ".join(call) for call in world.calls))
+    watch, *files = world.start("watch", "--keep-logs", "--", *TRAINER)
+    wait_for(lambda: "update 3" in files[0].read_text())
     world.preempt()
-    out, err = watch.communicate(timeout=60)
-    assert watch.returncode == 0, (out, err)
-    assert TOKEN not in out + err
+    out, err = world.end(watch, *files)
     # it says what happened, and shows every update of worker 0's log once a slice
     for sentence in ("the slice was taken away", "has saved: starting it again", "The run is done"):
         assert sentence in err
