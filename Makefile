@@ -22,6 +22,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/shellcheck .ci/run launch/*.sh launch/worker/*.sh tests/launch/trainer tests/launch/worker_tool
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import glob
 import importlib.util
+import json
 import os
 import sys
 import traceback
@@ -16,17 +17,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from mpo_jax.errors import InputError
 
-MESSAGE = 4096  # bytes of an error that all processes are told
+MESSAGE = 2**16  # bytes of what the first process tells the others
 
 
 @dataclasses.dataclass
 class HostsConfig:
-    """`count` processes, this one being number `index` from 0, which meet at `coordinator`: HOST:PORT on the machine of process 0.
-    Where none of the three is given a Cloud TPU VM finds them out, and any other machine is one process. A process that is
+    """`count` processes, this one being number `index` from 0, which meet at `coordinator`: HOST:PORT on the machine of process
+    0. Where none of the three is given a Cloud TPU VM finds them out, and any other machine is one process. A process that is
     silent for `timeout` seconds ends the others."""
 
     coordinator: str | None = None
@@ -108,20 +110,22 @@ def wait(name: str, timeout: int = 600) -> None:
         multihost.sync_global_processes(name, timeout=timeout)
 
 
-def on_first(do: Callable[[], Any]) -> None:
-    """The first process does it, and the others wait. What stops it stops them too, with the same sentence."""
-    error = ""
+def on_first(do: Callable[[], Any]) -> Any:
+    """What `do` returns in the first process, a value of JSON: it alone does it, and the others wait. A sentence that stops it
+    stops them too."""
+    if jax.process_count() == 1:
+        return do()
+    answer: dict[str, Any] = {}
     if first():
         try:
-            do()
+            answer = {"value": do()}
         except InputError as refused:
-            error = str(refused)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        text = error.encode()[:MESSAGE]
-        sent = np.frombuffer(text.ljust(MESSAGE, b"\0"), np.uint8)
-        with jax.transfer_guard("allow"):
-            error = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent))).rstrip(b"\0").decode(errors="ignore")
-    if error:
-        raise InputError(error)
+            answer = {"error": str(refused)[: MESSAGE // 8]}  # a character takes up to six bytes in JSON
+    text = json.dumps(answer).encode()
+    assert len(text) <= MESSAGE, f"{len(text)} bytes to tell the other processes"
+    with jax.transfer_guard("allow"):
+        told = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(MESSAGE), np.uint8))
+    answer = json.loads(bytes(np.asarray(told)))
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return answer["value"]

@@ -5,7 +5,6 @@ authors' 600 rows have 100 distinct ones. A store is read by any later run with 
 rows; afterwards the reference's parameters need no memory.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import math
@@ -78,7 +77,7 @@ def cached_reference(
     """The scores that `reads` asks for of all rows of `pipelines`, from `folder` as far as they are there. Where they are not,
     `load` brings the reference's parameters, of `dtype`, which are deleted once the rest is scored and kept.
 
-    `identity` is what determines the scores besides what is given here (see `fingerprint`). Every process scores, the first
+    `identity` is what determines the scores besides what is given here (see `digests`). Every process scores, the first
     one writes, and all must see the same folder. Errors: those of `ScoreStore`; scores that are not finite.
     """
     first = pipelines[0]
@@ -179,17 +178,3 @@ def digest(pair: TokenPair) -> bytes:
     parts = (pair.prompt, pair.chosen, pair.rejected)
     lengths = np.asarray([len(ids) for ids in parts], np.int64)
     return hashlib.blake2b(b"".join([lengths.tobytes(), *(ids.tobytes() for ids in parts)]), digest_size=DIGEST).digest()
-
-
-def fingerprint(folder: Path, patterns: Iterable[str]) -> str:
-    """Names what is in the files of a folder: a digest of their names and bytes, read as streams."""
-    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # blake2b holds no lock, and a big model has many files
-        digests = hosts.progress(pool.map(_file_digest, paths), total=len(paths), desc="fingerprint", unit="file", delay=2)
-        named = [f"{path.name} {value}\n" for path, value in zip(paths, digests, strict=True)]
-    return hashlib.blake2b("".join(named).encode(), digest_size=DIGEST).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()

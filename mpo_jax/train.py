@@ -5,6 +5,7 @@
 The output folder then holds config.json, metrics.jsonl, tensorboard/, checkpoints/, plots (PNG), reward_gap.json and export/.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -17,13 +18,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mpo_jax import hosts, hub
+from mpo_jax.budget import budget
 from mpo_jax.checkpoint import Checkpointer
 from mpo_jax.config import TrainConfig, describe, format_config, parse
 from mpo_jax.convert import load_params
+from mpo_jax.digests import digests, fingerprint
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.evaluate import evaluate
 from mpo_jax.flops import update_work
-from mpo_jax.memory import Line, bytes_on, kept_bytes, table
+from mpo_jax.identity import identity
+from mpo_jax.interruption import Interrupted, Interruption
+from mpo_jax.memory import table
 from mpo_jax.metering import Meter, Trace, parse_range
 from mpo_jax.metrics import MetricWriter, Silent, write_json
 from mpo_jax.models.decoder import Model
@@ -32,10 +37,10 @@ from mpo_jax.models.family import Family
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import make_optimizer
 from mpo_jax.prepare import Batching, Data, prepare
-from mpo_jax.reference import cached_reference, fingerprint
+from mpo_jax.reference import cached_reference
 from mpo_jax.report import Measured, export, make_measure, report
 from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
-from mpo_jax.step import HOST, TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
+from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
 from mpo_jax.types import Params
 
 
@@ -43,11 +48,16 @@ def main(argv: list[str] | None = None) -> None:
     with one_sentence():
         config = parse(sys.argv[1:] if argv is None else argv)
         with hosts.joined(config.hosts):
-            train(config)
+            try:
+                train(config)
+            except Interrupted as interrupted:
+                hosts.say(str(interrupted))
+                sys.exit(interrupted.code)
 
 
 def train(config: TrainConfig) -> None:
-    """Runs `config` from the checkpoint's download to the export. Errors: `InputError` with a sentence, nothing half-written."""
+    """Runs `config` from the checkpoint's download to the export. Errors: `InputError` with a sentence, nothing half-written;
+    `Interrupted` where somebody asked it to stop."""
     # ---- the run
     begun = time.monotonic()
     description = describe(config)
@@ -74,15 +84,16 @@ def train(config: TrainConfig) -> None:
         full = f"{data.train.efficiency:.0%} of their positions are real tokens"
         hosts.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
         # ---- the frozen reference is the same checkpoint in its own dtype
-        data, ref_params = _with_reference(config, folder, model_dir, model, family, data, mesh)
+        weights, tokenizer = digests(model_dir, ("config.json", *hub.WEIGHT_FILES)), digests(model_dir, hub.TOKENIZER_FILES)
+        key = {"weights": fingerprint(weights), "tokenizer": fingerprint(tokenizer)}
+        data, ref_params = _with_reference(config, folder, model_dir, key, model, family, data, mesh)
         # ---- parameters
         optimizer = make_optimizer(config.optim, updates := data.train.steps)
         abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
         trace = Trace(_profiled(config.profile, updates), folder / "profile")
-        plain = dataclasses.replace(config.optim, kind="adamw", moments_dtype="float32", offload=False)
-        without = abstract_state(model.abstract(mesh), make_optimizer(plain, updates), mesh)
-        hosts.say(table(_memory(config, model, data, abstract, without, mesh)))
-        checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, _identity(description))
+        hosts.say(table(budget(config, model, data, abstract, mesh)))
+        belongs_to = identity(description, data, weights | tokenizer)
+        checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, belongs_to)
         state = checkpointer.restore_latest(abstract)
         measure = make_measure(config, model, data, mesh)
         if state is None:
@@ -102,14 +113,16 @@ def train(config: TrainConfig) -> None:
             writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)
             write_json(folder / "config.json", description)
             write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
-        loop = _Loop(config, data, model, mesh, checkpointer, writer, Meter(list(mesh.devices.flat)), trace, updates, begun)
-        try:
-            with jax.transfer_guard("disallow"):
-                state = loop.run(start, state, ref_params, step, eval_step)
-        finally:
-            trace.close()
-            writer.close()
-            checkpointer.close()
+        meter, interruption = Meter(list(mesh.devices.flat)), Interruption()
+        loop = _Loop(config, data, model, mesh, checkpointer, writer, meter, trace, interruption, updates, begun)
+        with contextlib.ExitStack() as owned:  # closed in any case, the last one first
+            owned.enter_context(interruption)
+            for resource in (checkpointer, writer, trace):
+                owned.callback(resource.close)
+            owned.enter_context(jax.transfer_guard("disallow"))
+            state = loop.run(start, state, ref_params, step, eval_step)
+        if interruption.asked:
+            raise Interrupted(int(jax.device_get(state.step)), kept=config.checkpoint.every > 0)
         # ---- what came out
         after = measure(state.params)
         tables = report(folder, data, {"before": Measured.load(folder / "before.json"), "after": after}) if hosts.first() else {}
@@ -129,6 +142,7 @@ class _Loop:
     writer: MetricWriter | Silent
     meter: Meter
     trace: Trace
+    interruption: Interruption
     updates: int
     begun: float  # when the run began, by `time.monotonic`
     pending: tuple[int, dict[str, Any], int] | None = None  # updates done, metrics of the last, real tokens seen
@@ -138,14 +152,15 @@ class _Loop:
         for k in range(start, self.updates + 1):
             if k > start or k == 0:  # the run that wrote a checkpoint had evaluated it
                 self._evaluate(k, state, ref_params, eval_step)
-            if k > start and self.checkpointer.due(k, self.updates):
+            stop = self.interruption.stops(k)
+            if self.checkpointer.due(k, self.updates, stop):
                 self._log()
                 with self.meter.paused(state):
                     self.checkpointer.save(k, state)
             if self.trace.turns_at(k):
                 with self.meter.paused(state):
                     self.writer.say(self.trace.turn())
-            if k == self.updates:
+            if k == self.updates or stop:
                 break
             batch = self.data.train.batch_at(k)
             state, metrics = step(state, ref_params, batch_to_mesh(batch, self.mesh))
@@ -228,31 +243,18 @@ def _profiled(text: str | None, updates: int) -> range:
     return profiled
 
 
-def _memory(config: TrainConfig, model: Model, data: Data, abstract: TrainState, plain: TrainState, mesh: Mesh) -> list[Line]:
-    """What the settings take and save, against float32 AdamW on the devices (`plain`), a live float32 reference, and no
-    rematerialisation."""
-    masters, optim = bytes_on(abstract.params), config.optim
-    setting = f"optim: kind={optim.kind}, moments_dtype={optim.moments_dtype}, offload={optim.offload}"
-    setting += " (on the devices for the update alone)" if optim.offload else ""
-    lines = [
-        Line("parameters", "float32 masters", masters),
-        Line("moments", setting, bytes_on(abstract.opt_state), bytes_on(plain.opt_state), bytes_on(abstract.opt_state, HOST)),
-    ]
-    if config.loss.reference_reads.anything:
-        live = bytes_on(model.abstract(mesh, jnp.dtype(config.reference_dtype)))
-        setting = f"reference={config.reference}, reference_dtype={config.reference_dtype}"
-        lines.append(Line("reference", setting, live if config.reference == "live" else 0, masters))
-    micro = jax.tree.map(lambda x: x[0], data.train.batch_at(0).policy)
-    pieces = shards(mesh, "batch")
-    kept, all_kept = (kept_bytes(m, micro, config.compute_dtype) for m in (model, dataclasses.replace(model, remat="none")))
-    setting = f"remat={config.remat}, compute_dtype={config.compute_dtype}; of the first update"
-    return [*lines, Line("kept for backward pass", setting, kept[0] // pieces, all_kept[0] // pieces, kept[1] // pieces)]
-
-
 def _with_reference(
-    config: TrainConfig, folder: Path, model_dir: Path, model: Model, family: Family, data: Data, mesh: Mesh
+    config: TrainConfig,
+    folder: Path,
+    model_dir: Path,
+    key: dict[str, str],
+    model: Model,
+    family: Family,
+    data: Data,
+    mesh: Mesh,
 ) -> tuple[Data, Params]:
-    """The reference as scores that come with the data, or as parameters for the step; nothing for a method that reads none."""
+    """The reference as scores that come with the data, or as parameters for the step; nothing for a method that reads none.
+    `key` names the model's files."""
     reads = config.loss.reference_reads
     if not reads.anything:
         return data, {}
@@ -271,9 +273,8 @@ def _with_reference(
         [data.train] if data.held_out is None else [data.train, data.held_out],
         mesh,
         folder=Path(config.reference_store) if config.reference_store else folder / "reference",
-        identity={
-            "weights": fingerprint(model_dir, ("config.json", *hub.WEIGHT_FILES)),
-            "tokenizer": fingerprint(model_dir, hub.TOKENIZER_FILES),
+        identity=key
+        | {
             "template": config.data.template,
             "truncation": config.data.truncation,
             "max_length": config.data.max_length,
@@ -281,14 +282,6 @@ def _with_reference(
         dtype=config.reference_dtype,
     )
     return data.with_reference(reference), {}
-
-
-def _identity(description: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same computation: not where they write, how often they look, or which devices they use."""
-    free = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
-    free += ("compilation_cache", "profile", "hosts")
-    optim = {name: value for name, value in description["optim"].items() if name != "offload"}
-    return {name: value for name, value in description.items() if name not in free} | {"optim": optim}
 
 
 if __name__ == "__main__":

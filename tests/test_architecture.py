@@ -12,18 +12,18 @@ METHODS = {f"losses.{name}" for name in ("sft", "dpo", "ipo", "rdpo", "cpo", "kt
 
 # A module imports from lower layers only. docs/architecture.md shows the same table.
 LAYERS = [
-    {"errors", "types", "gaps", "data.language"},
+    {"errors", "types", "gaps", "data.language", "interruption"},
     {
         *("hosts", "sharding", "optim", "metrics", "losses.base", "data.rows", "plots", "card", "hub", "tpu_compiler"),
         *("models.attention_blocks", "models.attention_splash"),
     },
-    {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob"},
+    {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob", "digests"},
     {"losses", "checkpoint", "divergence", "data.audit", "data.layout", "data.views", "models.decoder"},
     {"models.weights", "data.shapes", "data.packing", "scoring", "reference_store", "flops", "memory"},
     {"data.pipeline", "objective", "models.family", "metering"},
     {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "reference"},
-    {"models.families", "config"},
-    {"convert", "preview", "plan", "variants"},
+    {"models.families", "config", "identity"},
+    {"convert", "preview", "plan", "variants", "budget"},
     {"reward_gap", "report"},
     {"train"},
 ]

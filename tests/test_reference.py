@@ -16,7 +16,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, make_optimizer
-from mpo_jax.reference import cached_reference, fingerprint
+from mpo_jax.reference import cached_reference
 from mpo_jax.reference_store import ScoreStore
 from mpo_jax.scoring import score
 from mpo_jax.sharding import batch_to_mesh, shards
@@ -238,21 +238,3 @@ def test_scores_that_are_not_finite_are_refused_with_the_row(tmp_path):
     with jax.set_mesh(on), pytest.raises(InputError, match=r"logp_B of row \d is not finite"):
         cached(tmp_path, on, [pipeline(on)], Reads(source=Want.LOGP), load=lambda: broken)
     assert not any(tmp_path.iterdir())
-
-
-def test_a_fingerprint_tells_names_and_bytes(tmp_path):
-    patterns = ("config.json", "*.safetensors")
-    for name in ("config.json", "a.safetensors", "b.safetensors", "README.md"):
-        (tmp_path / name).write_text(name)
-    seen = [fingerprint(tmp_path, patterns)]
-    (tmp_path / "README.md").write_text("other")
-    assert fingerprint(tmp_path, patterns) == seen[0]
-    for change in (
-        lambda: (tmp_path / "config.json").write_text("other"),
-        lambda: (tmp_path / "b.safetensors").write_text("other"),
-        lambda: (tmp_path / "b.safetensors").rename(tmp_path / "c.safetensors"),
-        lambda: (tmp_path / "a.safetensors").unlink(),
-    ):
-        change()
-        seen.append(fingerprint(tmp_path, patterns))
-    assert len(set(seen)) == 5

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,36 @@ def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole
     assert metrics(resumed) == metrics(whole)
     first, second = (load_file(run / "export" / "model.safetensors") for run in (whole, resumed))
     assert all((first[name] == second[name]).all() for name in first)
+
+
+@pytest.mark.parametrize("every", [50, 0], ids=["checkpoints", "no checkpoints"])
+def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole, tmp_path, monkeypatch, capsys, every):
+    """SIGTERM while the second update is under way, where no checkpoint would be due before the end."""
+    batch_at, asked = Pipeline.batch_at, []
+
+    def interrupted(self, step):
+        if step == 1 and not asked and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # in the loop
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+        return batch_at(self, step)
+
+    settings = [f"--config={config_file(world, tmp_path)}", f"--config.checkpoint.every={every}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "batch_at", interrupted)
+        with pytest.raises(SystemExit) as end:
+            train.main(settings)
+    run = tmp_path / "run"
+    assert metrics(run) == [line for line in metrics(whole) if line["step"] <= 2], "all there is of the two updates"
+    assert not (run / "export").exists()
+    printed = capsys.readouterr().out
+    if not every:
+        assert end.value.code == 43
+        assert "interrupted after update 2; nothing is kept" in printed
+        return
+    assert end.value.code == 42
+    assert "interrupted after update 2; saved; continue with --config.checkpoint.resume=auto" in printed
+    train.main([*settings, "--config.checkpoint.resume=auto"])
+    assert "continuing after update 2" in capsys.readouterr().out
+    assert metrics(run) == metrics(whole)
 
 
 def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, tmp_path, monkeypatch, capsys):
