@@ -1,6 +1,7 @@
 """Hugging Face in and out: bit for bit, on any mesh, with a sentence for every way in which a folder can be wrong."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_shards_index_and_what_lies_beside(tmp_path):
     assert (out / "README.md").read_text() == "# A model\n"
     assert not (tmp_path / "out.partial").exists()
     jax.tree.map(np.testing.assert_array_equal, params, load(out))
+
+
+def test_no_room_for_an_export_is_a_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    params = load(FIXTURES / "llama")
+    monkeypatch.setattr("mpo_jax.convert.save_file", full)
+    with pytest.raises(InputError, match=r"could not be written to .*out .*No space left on device"):
+        save(params, tmp_path / "out", FIXTURES / "llama")
+    assert not any(tmp_path.iterdir())
 
 
 def test_changed_weights_are_counted_after_rounding(tmp_path):
