@@ -2,9 +2,9 @@
 
     python tests/faults.py [--runs N] [--seed S] [--only WORDS]
 
-Every fault must end in one of two ways: the resumed run has the metrics and the export of the undisturbed one, bit for bit, or the
-program stops with a sentence. An export that is neither absent nor the undisturbed one's is a failure in any case. The seed chooses
-the moments; what a process is doing at one is up to the machine. A table is printed, and the exit code is 1 if any run failed.
+Every fault must end in one of two ways: the resumed run has the metrics and the export of the undisturbed one, bit for bit, or
+the program stops with a sentence. An export that is neither absent nor the undisturbed one's is a failure in any case. The seed
+chooses the moments; what a process is doing at one is up to the machine. A table is printed; the exit code is 1 if a run failed.
 """
 
 import argparse
@@ -21,12 +21,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ["JAX_PLATFORMS"] = "cpu"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from world import CLOCK, config_file, make_world, metrics
 
+from mpo_jax.checkpoint import UNSIGNED
+
+ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ["--config.epochs=6", "--config.metrics.tensorboard=True", "--config.compilation_cache="]
 RESUME = "--config.checkpoint.resume=auto"
 
@@ -153,7 +155,7 @@ def damaged(how: Callable[[random.Random, Path], None], *, every: bool = False) 
         process.end()
         hurt = []
         for step in kept(process) if every else kept(process)[-1:]:
-            files = [path for path in sorted(step.rglob("*")) if path.stat().st_size and path.is_file() and is_signed(path)]
+            files = [path for path in sorted(step.rglob("*")) if path.is_file() and path.name not in UNSIGNED]
             how(campaign.dice, file := campaign.dice.choice(files))
             hurt.append(str(file.relative_to(process.run / "checkpoints")))
         return " ".join(hurt)
@@ -164,12 +166,6 @@ def damaged(how: Callable[[random.Random, Path], None], *, every: bool = False) 
 def kept(process: Process) -> list[Path]:
     found = [path for path in process.run.glob("checkpoints/step_*") if path.name.removeprefix("step_").isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
-
-
-def is_signed(path: Path) -> bool:
-    from mpo_jax.checkpoint import UNSIGNED
-
-    return path.name not in UNSIGNED
 
 
 def truncate(dice: random.Random, path: Path) -> None:
@@ -297,10 +293,8 @@ def main() -> None:
             process, began = campaign.start(name), time.monotonic()
             assert process.end() == 0, process.said
         campaign.whole, campaign.seconds = process.run, time.monotonic() - began
-        print(
-            f"an undisturbed run takes {campaign.seconds:.0f} s\n\n| fault | what happened | afterwards | s |\n|---|---|---|---|",
-            flush=True,
-        )
+        print(f"an undisturbed run takes {campaign.seconds:.0f} s\n")
+        print("| fault | what happened | afterwards | s |\n|---|---|---|---|", flush=True)
         for number in range(given.runs):
             name, began = names[number % len(names)], time.monotonic()
             what, ended, well = one(campaign, number, name)
