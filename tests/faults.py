@@ -119,6 +119,7 @@ def in_a_save(campaign: Campaign, process: Process) -> None:
 
 
 def in_the_export(campaign: Campaign, process: Process) -> None:
+    process.wait_for((process.run / "reward_gap.json").exists)  # the start of a run also tries whether it may write there
     process.wait_for((process.run / "export.partial").exists)
     time.sleep(campaign.dice.uniform(0, 0.02))
 
