@@ -24,6 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/shellcheck .ci/run launch/*.sh launch/worker/*.sh tests/launch/trainer tests/launch/worker_tool
 
 faults: $(VENV)/.runtime
 	$(BIN)/python tests/faults.py --runs $(RUNS)

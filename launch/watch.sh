@@ -25,6 +25,7 @@ start() { "$HERE/train.sh" --resume ${KEEP_LOGS:+--keep-logs} -- "$@"; }
 # attempt SENTENCE STEPS: one more attempt to get the run going; a slice may be lost again on the way, a mistake stays.
 attempt() {
   say "$(date +%H:%M:%S) $1"
+  seen=1
   [ -n "$ARGS" ] || fail "$NAME needs to be resumed: give watch.sh the trainer's arguments after --, and it does that."
   case $2 in
     create) create && "$HERE/setup.sh" && start "${@:3}" ;;
@@ -39,6 +40,7 @@ attempt() {
 look() {
   local answer first size
   if ! answer=$(on 0 "if [ -e mpo/run/pid ]; then bash mpo/code/launch/worker/status.sh $offset; else echo none 0; fi" < /dev/null 2> "$messages"); then
+    if taken; then attempt "the slice was taken away: asking for another" create "$@"; return; fi
     say "$(date +%H:%M:%S) worker 0 does not answer: $(tail -n 1 "$messages")"
     return
   fi
@@ -50,9 +52,9 @@ look() {
   case $first in
     running*) seen=1; failures=0 ;;
     "exited 0 "*) say "The run is done: launch/fetch.sh copies its export here, launch/delete.sh ends the slice."; exit 0 ;;
-    "exited 42 "*) seen=1; attempt "the trainer was interrupted and has saved: starting it again" start "$@" ;;
+    "exited 42 "*) attempt "the trainer was interrupted and has saved: starting it again" start "$@" ;;
     exited*) seen=1; failed "$(echo "$first" | cut -d' ' -f2)" ;;
-    lost*) seen=1; attempt "the worker was restarted: setting it up again" setup "$@" ;;
+    lost*) attempt "the worker was restarted: setting it up again" setup "$@" ;;
     none*)
       [ -n "$seen" ] || fail "No trainer was started on $NAME: launch/setup.sh, then launch/train.sh."
       attempt "the slice is new: setting it up" setup "$@" ;;
@@ -62,9 +64,14 @@ look() {
 # A slice that is being taken away kills its trainers first, so news of that may come after their exit code.
 failed() {
   sleep "$GRACE"
-  case $(state) in
-    ACTIVE) fail "The trainer ended with exit code $1: its log is above, and in mpo/run/train.log on each worker; the slice is still there, and costs." ;;
-  esac
+  if [ "$(state)" = ACTIVE ] && ! taken; then
+    fail "The trainer ended with exit code $1: its log is above, and in mpo/run/train.log on each worker; the slice is still there, and costs."
+  fi
+}
+
+# Whether the slice is gone although its request still says ACTIVE.
+taken() {
+  case $(tpus tpu-vm describe "$NAME" --format='value(state)' 2> /dev/null) in PREEMPTED | TERMINATED) ;; *) return 1 ;; esac
 }
 
 messages=$(mktemp)
@@ -84,7 +91,7 @@ while :; do
   [ "$now" = UNKNOWN ] || unknown=0
   case $now in
     ACTIVE) look "$@" ;;
-    SUSPENDED) seen=1; attempt "the slice was taken away: asking for another" create "$@" ;;
+    SUSPENDED) attempt "the slice was taken away: asking for another" create "$@" ;;
     NONE) attempt "the request is gone: asking again" create "$@" ;;
     FAILED) fail "The request for $NAME has failed: launch/delete.sh, then launch/create.sh, which says why." ;;
     UNKNOWN) unknown=$((unknown + 1)); [ $unknown -lt 10 ] || fail "gcloud has failed ten times, see above: the run may still go on." ;;

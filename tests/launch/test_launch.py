@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -30,13 +31,16 @@ class World:
 
     def __init__(self, folder: Path):
         self.checkout, self.cloud = folder / "a checkout", folder / "cloud"
+        self.processes: list[subprocess.Popen] = []
         for name in ("requests", "nodes", "buckets/bucket", "tools"):
             (self.cloud / name).mkdir(parents=True)
         for tool in ("uv", "sudo", "mountpoint", "gcsfuse", "mount", "mount.nfs"):
             shutil.copy(HERE / "worker_tool", self.cloud / "tools" / tool)
         shutil.copy(HERE / "trainer", self.cloud / "trainer")
         (folder / "bin").mkdir()
-        shutil.copy(HERE / "gcloud", folder / "bin" / "gcloud")
+        gcloud = folder / "bin" / "gcloud"
+        gcloud.write_text((HERE / "gcloud").read_text().replace("/usr/bin/env python3", f"{sys.executable} -I", 1))
+        gcloud.chmod(0o755)
         shutil.copytree(ROOT / "launch", self.checkout / "launch")
         shutil.copy(ROOT / "requirements.txt", self.checkout)
         git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(self.checkout)]
@@ -54,31 +58,44 @@ class World:
             **SETTINGS,
         }
 
-    def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [self.checkout / "launch" / f"{script}.sh", *arguments],
-            cwd=self.checkout.parent,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, script: str, *arguments: str, **environment: str) -> tuple[subprocess.Popen, Path, Path]:
+        """The process, and the files of what it prints."""
+        out, err = (self.cloud / f"{len(self.processes)}.{name}" for name in ("out", "err"))
+        command = [self.checkout / "launch" / f"{script}.sh", *arguments]
+        environment = self.environment | environment
+        with out.open("w") as o, err.open("w") as e:
+            process = subprocess.Popen(
+                command, cwd=self.checkout.parent, env=environment, stdin=subprocess.DEVNULL, stdout=o, stderr=e
+            )
+        self.processes.append(process)
+        return process, out, err
 
     def run(self, script: str, *arguments: str, code: int = 0, **environment: str) -> str:
-        """What the script prints, both ways."""
-        process = self.start(script, *arguments, **environment)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == code, (script, out, err)
-        assert TOKEN not in out + err
-        return out + err
+        """What the script prints, both ways; the token is in none of it, and in no call of gcloud."""
+        process, out, err = self.start(script, *arguments, **environment)
+        return "".join(self.end(process, out, err, code))
+
+    def end(self, process: subprocess.Popen, out: Path, err: Path, code: int = 0) -> tuple[str, str]:
+        ended = process.wait(timeout=60)
+        printed = out.read_text(), err.read_text()
+        assert ended == code, printed
+        assert TOKEN not in "".join(printed)
+        self.check_token()
+        return printed
+
+    @property
+    def recorded(self) -> list[dict]:
+        path = self.cloud / "argv.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
     def calls(self) -> list[list[str]]:
-        path = self.cloud / "argv.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        assert not any(line["token_in_environment"] for line in lines)
-        return [line["argv"] for line in lines]
+        """The arguments of each call of gcloud."""
+        return [call["argv"] for call in self.recorded]
+
+    def check_token(self) -> None:
+        assert TOKEN not in json.dumps(self.calls)
+        assert not any(call["token_in_environment"] for call in self.recorded)
 
     def home(self, worker: int) -> Path:
         return self.cloud / "nodes" / "mine" / str(worker)
@@ -92,16 +109,18 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(pid.read_text()), signal.SIGKILL)  # the scripts make each trainer the leader of its group
 
-    def preempt(self) -> None:
+    def preempt(self, state: str = "SUSPENDED") -> None:
         self.end_trainers()
         shutil.rmtree(self.cloud / "nodes" / "mine")
-        (self.cloud / "requests" / "mine").write_text("SUSPENDED")
+        (self.cloud / "requests" / "mine").write_text(state)
 
 
 @pytest.fixture
 def world(tmp_path):
     world = World(tmp_path)
     yield world
+    for process in world.processes:
+        process.kill()
     world.end_trainers()
 
 
@@ -122,12 +141,10 @@ def test_a_slice_from_nothing_to_the_export_with_a_preemption_and_an_interruptio
     world.run("train", "--keep-logs", "--", *TRAINER)
     step = world.cloud / "buckets" / "bucket" / "mine" / "step"
     wait_for(lambda: step.exists() and step.read_text() == "3\n")
-    watch = world.start("watch", "--keep-logs", "--", *TRAINER)
-    wait_for(lambda: any("status.sh" in " ".join(call) for call in world.calls))
+    watch, *files = world.start("watch", "--keep-logs", "--", *TRAINER)
+    wait_for(lambda: "update 3" in files[0].read_text())
     world.preempt()
-    out, err = watch.communicate(timeout=60)
-    assert watch.returncode == 0, (out, err)
-    assert TOKEN not in out + err
+    out, err = world.end(watch, *files)
     # it says what happened, and shows every update of worker 0's log once a slice
     for sentence in ("the slice was taken away", "has saved: starting it again", "The run is done"):
         assert sentence in err
@@ -143,7 +160,6 @@ def test_a_slice_from_nothing_to_the_export_with_a_preemption_and_an_interruptio
     world.run("delete", "--yes")
     assert not list((world.cloud / "requests").iterdir())
     assert step.exists()
-    assert TOKEN not in json.dumps(world.calls)
 
 
 def test_the_trainer_reads_the_arguments_that_the_scripts_add():
@@ -196,6 +212,13 @@ def test_a_worker_that_was_restarted_is_set_up_again_and_resumes(world):
     world.end_trainers()
     assert "the worker was restarted" in world.run("watch", "--", *TRAINER)
     assert world.trained(0)[1][-2] == "--config.checkpoint.resume=auto"
+
+
+def test_a_slice_that_is_gone_before_its_request_says_so_is_asked_for_again(world):
+    ready(world)
+    world.run("train", "--", *TRAINER)
+    world.preempt(state="ACTIVE")
+    assert "the slice was taken away" in world.run("watch", "--", *TRAINER, "--config.fails=0")
 
 
 def test_two_trainers_are_refused_and_so_is_setup_under_one(world):
