@@ -1,14 +1,16 @@
 # make quickstart   train the toy model that comes with the repository, on a CPU, and see what it learned
 # make test         lint, types and all tests
 # make lint         lint and types only
+# make faults       kill, corrupt and fill the disk under small trainings, and see that no work is lost (RUNS=50 for more)
 # make clean        remove the environment and every output of a run
 # Other Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+RUNS ?= 14
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint faults clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.runtime
@@ -23,6 +25,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/shellcheck .ci/run launch/*.sh launch/worker/*.sh tests/launch/trainer tests/launch/worker_tool
+
+faults: $(VENV)/.runtime
+	$(BIN)/python tests/faults.py --runs $(RUNS)
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -5,12 +5,13 @@ transformers and vLLM read, written beside its place and renamed when it is comp
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,24 +193,42 @@ def save_hf(
         collections.deque(exported, maxlen=0)  # takes its part in the gathers, keeps nothing
         return None
     check_export_dir(out_dir)
-    partial = _partial(out_dir)
-    partial.mkdir(parents=True)
     stored = _catalogue(source_dir)
     counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
     files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)
     last = {file: name for name, file in files.items()}
     shard, changed = {}, 0
-    for name, tensor in hosts.progress(exported, desc="export", unit="tensor", delay=2, total=len(counts)):
-        shard[name] = tensor.astype(dtype)
-        changed += _changed(shard[name], stored[name][(slice(None),) * tensor.ndim])
-        if name == last[files[name]]:
-            save_file(shard, partial / files[name], metadata={"format": "pt"})
-            shard = {}
-    _write_sidecars(partial, source_dir, dtype, model_card())
-    if len(last) > 1:
-        _write_json(partial / INDEX, {"metadata": _totals(counts, dtype), "weight_map": files})
-    os.replace(partial, out_dir)
+    with _whole(out_dir) as partial:
+        for name, tensor in hosts.progress(exported, desc="export", unit="tensor", delay=2, total=len(counts)):
+            shard[name] = tensor.astype(dtype)
+            changed += _changed(shard[name], stored[name][(slice(None),) * tensor.ndim])
+            if name == last[files[name]]:
+                save_file(shard, partial / files[name], metadata={"format": "pt"})
+                shard = {}
+        _write_sidecars(partial, source_dir, dtype, model_card())
+        if len(last) > 1:
+            _write_json(partial / INDEX, {"metadata": _totals(counts, dtype), "weight_map": files})
     return ExportReport(sum(counts.values()), changed, tuple(sorted(path.name for path in out_dir.iterdir())))
+
+
+@contextlib.contextmanager
+def _whole(out_dir: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its place once all of it is on the disk. Errors: a disk that takes no more."""
+    partial = _partial(out_dir)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, out_dir)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"The export could not be written to {out_dir} ({error}), and nothing of it is kept: make room there, and run the "
+            "command again."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _partial(out_dir: Path) -> Path:

@@ -1,8 +1,11 @@
 """What does a person see who gave bad input? One sentence, and no traceback."""
 
 import contextlib
+import errno
 import sys
 from collections.abc import Collection, Iterator
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nobody's bug, wherever it happens
 
 
 class InputError(ValueError):
@@ -17,9 +20,17 @@ def check_choice(setting: str, value: str, choices: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Ends the program with the sentence of an `InputError` and exit code 2; anything else is a bug and keeps its traceback."""
+    """Ends the program with exit code 2 and the sentence of an `InputError`, or of a disk that takes no more; anything else is a
+    bug and keeps its traceback."""
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sentence = str(error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        sentence = f"{error.filename or 'A file'} could not be written ({error.strerror}): make room, and run the command again."
+    else:
+        return
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)

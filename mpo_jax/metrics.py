@@ -109,7 +109,10 @@ def write_json(path: Path, value: Any) -> None:
 def replace_text(path: Path, text: str) -> None:
     """The file is the old one or the new one, never half of it."""
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

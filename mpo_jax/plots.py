@@ -1,5 +1,6 @@
 """What does a run look like? PNG files for people who would rather look than read."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
-    figure.savefig(path, dpi=120)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, dpi=120, format="png")
+    os.replace(partial, path)  # nobody ever sees half a plot
     pyplot.close(figure)
 
 

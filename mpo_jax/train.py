@@ -21,7 +21,7 @@ from mpo_jax import hosts, hub
 from mpo_jax.budget import budget
 from mpo_jax.checkpoint import Checkpointer
 from mpo_jax.config import TrainConfig, describe, format_config, parse
-from mpo_jax.convert import load_params
+from mpo_jax.convert import check_export_dir, load_params
 from mpo_jax.digests import digests, fingerprint
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.evaluate import evaluate
@@ -108,6 +108,8 @@ def train(config: TrainConfig) -> None:
         eval_step = make_eval_step(objective, compute_dtype)
         # ---- the loop
         start = int(jax.device_get(state.step))
+        if config.export.enabled and start < updates:
+            hosts.on_first(lambda: check_export_dir(folder / "export"))
         writer = Silent()
         if hosts.first():
             writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)

@@ -10,13 +10,11 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import json
 from pathlib import Path
 
 import jax
-import make_small
 import pytest
-import toy_chat
+from world import make_world
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)  # tests leave nothing in a person's home, and find nothing there
@@ -36,15 +34,4 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
     """A folder with a toy model, its tokenizer, rows and texts."""
-    folder = tmp_path_factory.mktemp("world")
-    toy_chat.tokenizer().save_pretrained(folder / "tokenizer")
-    make_small.make("llama", folder / "tokenizer", folder / "model", vocab=264)
-    side = lambda t: {"language": t.language, "prompt": t.prompt, "chosen": t.chosen, "rejected": t.rejected}  # noqa: E731
-    rows = [{"id": f"r{r.id}", "source": side(r.source), "target": side(r.target)} for r in toy_chat.rows(10)]
-    write_lines(folder / "rows.jsonl", rows)
-    write_lines(folder / "texts.jsonl", [{"language": "en", "prompt": "hi", "answer": "hello"}] * 3)
-    return folder
-
-
-def write_lines(path: Path, rows: list) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return make_world(tmp_path_factory.mktemp("world"))

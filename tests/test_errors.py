@@ -1,5 +1,7 @@
 """A person's mistake is a sentence and exit code 2; a bug keeps its traceback."""
 
+import errno
+
 import pytest
 
 from mpo_jax.errors import InputError, check_choice, one_sentence
@@ -12,7 +14,16 @@ def test_an_input_error_ends_the_program_with_its_sentence(capsys):
     assert capsys.readouterr() == ("", "error: rows.jsonl has no rows: give a file with at least one.\n")
 
 
-@pytest.mark.parametrize("bug", [ValueError, AssertionError, KeyError])
+def test_a_full_disk_is_a_sentence_wherever_it_happens(capsys):
+    with pytest.raises(SystemExit) as stopped, one_sentence():
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: metrics.jsonl could not be written (No space left on device): make room, and run the command again.\n"
+    )
+
+
+@pytest.mark.parametrize("bug", [ValueError, AssertionError, KeyError, FileNotFoundError])
 def test_a_bug_keeps_its_traceback(bug):
     with pytest.raises(bug), one_sentence():
         raise bug("x")

@@ -2,61 +2,26 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from world import config_file, metrics, write_lines
 
 from mpo_jax import config as configs
 from mpo_jax import train
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
 
-SETTINGS = """
-from mpo_jax.config import TrainConfig
-from mpo_jax.checkpoint import CheckpointConfig
-from mpo_jax.metrics import MetricsConfig
-from mpo_jax.optim import OptimConfig
-from mpo_jax.prepare import DataConfig
-
-def get_config(variant=None):
-    return TrainConfig(
-        model={model!r},
-        data=DataConfig(path={data!r}, eval_fraction=0.2, texts={texts!r}, template="hf"),
-        output={output!r},
-        optim=OptimConfig(peak_lr=1e-3, eps=1e-3),  # Adam makes no whole step of a gradient that is rounding alone
-        epochs=2,
-        batch_size=4,
-        compute_dtype="float32",
-        reference_dtype="float32",
-        eval_every=2,
-        checkpoint=CheckpointConfig(every=2),
-        metrics=MetricsConfig(tensorboard=False),
-    )
-"""
-CLOCK = ("step_seconds", "tokens_per_second", "tflops_per_second")
 UPDATES = 4  # 8 of the 10 rows, 4 at a time, twice
-
-
-def config_file(world: Path, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / "config_of_run.py"
-    data, texts = world / "rows.jsonl", world / "texts.jsonl"
-    path.write_text(SETTINGS.format(model=str(world / "model"), data=str(data), texts=str(texts), output=str(folder / "run")))
-    return path
 
 
 def command(world: Path, folder: Path, *overrides: str) -> Path:
     train.train(configs.parse([f"--config={config_file(world, folder)}", *overrides]))
     return folder / "run"
-
-
-def metrics(run: Path) -> list[dict]:
-    """The lines without what depends on the clock."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
 
 
 @pytest.fixture(scope="session")
@@ -279,6 +244,44 @@ def test_an_output_folder_of_another_run_is_not_touched(world, tmp_path):
 def test_a_checkpoint_of_another_config_is_refused_with_the_difference(world, whole):
     with pytest.raises(InputError, match=r"loss\.beta was 1\.0 and is now 2\.0"):
         command(world, whole.parent, "--config.checkpoint.resume=auto", "--config.loss.beta=2.0")
+
+
+def swap_answers(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[3]["target"]["chosen"], rows[3]["target"]["rejected"] = rows[3]["target"]["rejected"], rows[3]["target"]["chosen"]
+    write_lines(path, rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("rows.jsonl", swap_answers, r"contents\.rows was '8 with digest \w+' and is now '8 with digest"),
+        ("texts.jsonl", lambda path: path.write_text(path.read_text() * 2), r"contents\.texts was '3 with .* and is now '6 with"),
+        (
+            "model/tokenizer_config.json",
+            lambda path: path.write_text(path.read_text() + " "),
+            r"model files\.tokenizer_config\.json",
+        ),
+        ("model/config.json", lambda path: path.write_text(path.read_text() + " "), r"model files\.config\.json was"),
+    ],
+    ids=["rows", "texts", "tokenizer", "config"],
+)
+def test_a_file_that_changed_since_the_checkpoint_is_refused_with_the_difference(world, whole, file, change, said):
+    before = (world / file).read_bytes()
+    try:
+        change(world / file)
+        with pytest.raises(InputError, match=rf"update 4 in .* belongs to another run: [^;]*{said}.*allow_changed=True"):
+            command(world, whole.parent, "--config.checkpoint.resume=auto")
+    finally:
+        (world / file).write_bytes(before)
+
+
+def test_a_run_that_would_go_on_under_a_finished_export_is_refused(world, whole, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copytree(whole / "export", tmp_path / "run" / "export")
+    with pytest.raises(InputError, match="an export never overwrites"):
+        command(world, tmp_path, "--config.checkpoint.resume=auto")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_no_permission_is_a_sentence(world, tmp_path):

@@ -1,0 +1,60 @@
+"""All that a small training run needs, made in a second: a toy model, its tokenizer, rows, texts and a config file."""
+
+import json
+from pathlib import Path
+
+import make_small
+import toy_chat
+
+CONFIG = """
+from mpo_jax.config import TrainConfig
+from mpo_jax.checkpoint import CheckpointConfig
+from mpo_jax.metrics import MetricsConfig
+from mpo_jax.optim import OptimConfig
+from mpo_jax.prepare import DataConfig
+
+def get_config(variant=None):
+    return TrainConfig(
+        model={model!r},
+        data=DataConfig(path={data!r}, eval_fraction=0.2, texts={texts!r}, template="hf"),
+        output={output!r},
+        optim=OptimConfig(peak_lr=1e-3, eps=1e-3),  # Adam makes no whole step of a gradient that is rounding alone
+        epochs=2,
+        batch_size=4,
+        compute_dtype="float32",
+        reference_dtype="float32",
+        eval_every=2,
+        checkpoint=CheckpointConfig(every=2),
+        metrics=MetricsConfig(tensorboard=False),
+    )
+"""
+CLOCK = ("step_seconds", "tokens_per_second", "tflops_per_second")
+
+
+def make_world(folder: Path) -> Path:
+    toy_chat.tokenizer().save_pretrained(folder / "tokenizer")
+    make_small.make("llama", folder / "tokenizer", folder / "model", vocab=264)
+    side = lambda t: {"language": t.language, "prompt": t.prompt, "chosen": t.chosen, "rejected": t.rejected}  # noqa: E731
+    rows = [{"id": f"r{r.id}", "source": side(r.source), "target": side(r.target)} for r in toy_chat.rows(10)]
+    write_lines(folder / "rows.jsonl", rows)
+    write_lines(folder / "texts.jsonl", [{"language": "en", "prompt": "hi", "answer": "hello"}] * 3)
+    return folder
+
+
+def write_lines(path: Path, rows: list) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def config_file(world: Path, folder: Path) -> Path:
+    """A config whose run writes into `folder`/run: 2 updates an epoch, on 8 of the 10 rows."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "config_of_run.py"
+    data, texts = world / "rows.jsonl", world / "texts.jsonl"
+    path.write_text(CONFIG.format(model=str(world / "model"), data=str(data), texts=str(texts), output=str(folder / "run")))
+    return path
+
+
+def metrics(run: Path) -> list[dict]:
+    """The lines of a run's metrics, without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
