@@ -79,9 +79,9 @@ class Process:
 
     @property
     def sentence(self) -> str | None:
-        """The one that the program ended with, if it did."""
-        lines = (self.folder / "err.txt").read_text().splitlines()
-        return lines[-1] if lines and lines[-1].startswith("error: ") and self.process.returncode == 2 else None
+        """The one that the program ended with, if it did. Libraries that fail to close their files may add to it."""
+        said = [line for line in (self.folder / "err.txt").read_text().splitlines() if line.startswith("error: ")]
+        return said[-1] if said and self.process.returncode == 2 else None
 
 
 def exported(run: Path) -> dict[str, list[bytes]] | None:
@@ -90,6 +90,11 @@ def exported(run: Path) -> dict[str, list[bytes]] | None:
     lines = lambda path: [line for line in path.read_bytes().splitlines() if not line.startswith(clock)]  # noqa: E731
     folder = run / "export"
     return {path.name: lines(path) for path in sorted(folder.iterdir())} if folder.is_dir() else None
+
+
+def shown(sentence: str) -> str:
+    """Short, and without the folders of the moment."""
+    return re.sub(r"/\S*/", "", sentence)[:90] + " ..."
 
 
 def lines_of(process: Process) -> int:
@@ -217,7 +222,7 @@ def full_disk(moment: Callable[[Campaign, Process], None]) -> Callable[[Campaign
         code = process.end()
         ballast.unlink()
         assert code == 0 or process.sentence, process.said[-2000:]
-        return f"code {code}" + (f", {process.sentence[:60]}..." if process.sentence else "")
+        return f"code {code}" + (f", {shown(process.sentence)}" if process.sentence else "")
 
     return fault
 
@@ -265,7 +270,7 @@ def one(campaign: Campaign, number: int, name: str) -> tuple[str, str, bool]:
                 same = campaign.the_same(process.run)
                 return what, f"{since}: " + ("the same" if same else "other numbers"), same and nothing_lost
             if sentence := process.sentence:
-                return what, sentence[:120], exported(process.run) in (None, exported(campaign.whole))
+                return what, shown(sentence), exported(process.run) in (None, exported(campaign.whole))
         return what, f"code {code}: {process.said[-2000:]}", False
     finally:
         if mounted:
