@@ -71,6 +71,10 @@ class TrainConfig:
         check_choice("reference_dtype", self.reference_dtype, DTYPES)
         check_choice("reference", self.reference, ("live", "cached"))
         parse_range(self.profile)
+        if "://" in self.output:
+            raise InputError(
+                f"output='{self.output}' is no folder: a run writes to file systems, so mount the bucket and give a folder in it."
+            )
         if self.reference_store is not None and self.reference != "cached":
             raise InputError(
                 f"reference_store='{self.reference_store}' has no use with reference='{self.reference}': add "
