@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mpo_jax.sharding import Axes, constrain
+from mpo_jax.sharding import RULES, Axes, constrain, spec
 from mpo_jax.types import Array
 
 Activation = Literal["silu", "gelu_tanh"]
@@ -84,10 +84,25 @@ def rotate(x_STNH: Array, angle_STR: Array) -> Array:
 
 
 def embed(table_VD: Array, tokens_ST: Array) -> Array:
-    """Rows of the embedding table. The table is gathered over its width first: looking up rows of a table that is sharded over
-    its width would have the compiler replicate activations to move them to their place ("involuntary rematerialization")."""
-    table_VD = constrain(table_VD, "vocab", None)
-    return constrain(table_VD[tokens_ST], "batch", None, None)
+    """Rows of the embedding table, [S, T, D].
+
+    On a mesh each device looks up its part of the width, and of the vocabulary, for the tokens of all who share the table with
+    it, and the parts change hands then. So neither the table nor its gradient is ever whole on a device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return table_VD[tokens_ST]
+    vocab, width = RULES["vocab"], RULES["embed"]
+
+    def on_device(table_VD: Array, tokens_ST: Array) -> Array:
+        tokens_ST = jax.lax.all_gather(tokens_ST, width, axis=0, tiled=True)
+        entry_ST = tokens_ST - jax.lax.axis_index(vocab) * len(table_VD)
+        mine_ST = (entry_ST >= 0) & (entry_ST < len(table_VD))
+        part_STD = jnp.where(mine_ST[..., None], table_VD[jnp.where(mine_ST, entry_ST, 0)], 0)
+        return jax.lax.all_to_all(jax.lax.psum(part_STD, vocab), width, split_axis=0, concat_axis=2, tiled=True)
+
+    inputs = (spec(("vocab", "embed")), spec(("batch", None)))
+    return jax.shard_map(on_device, in_specs=inputs, out_specs=spec(("batch", None, None)), check_vma=False)(table_VD, tokens_ST)
 
 
 @jax.custom_vjp
