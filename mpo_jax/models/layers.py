@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mpo_jax.sharding import RULES, Axes, constrain, spec
+from mpo_jax.sharding import RULES, Axes, constrain, shards, spec
 from mpo_jax.types import Array
 
 Activation = Literal["silu", "gelu_tanh"]
@@ -90,8 +90,8 @@ def embed(table_VD: Array, tokens_ST: Array) -> Array:
     it, and the parts change hands then. So neither the table nor its gradient is ever whole on a device.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return table_VD[tokens_ST]
+    if mesh.empty or shards(mesh, "vocab") * shards(mesh, "embed") == 1:
+        return constrain(table_VD[tokens_ST], "batch", None, None)
     vocab, width = RULES["vocab"], RULES["embed"]
 
     def on_device(table_VD: Array, tokens_ST: Array) -> Array:
