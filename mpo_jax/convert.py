@@ -188,11 +188,11 @@ def save_hf(
     On several hosts each one must call this; the first one writes, the others return None. Errors: as `check_export_dir`.
     """
     out_dir, table = Path(out_dir), family.weights(model.config)
+    hosts.on_first(lambda: check_export_dir(out_dir))
     exported = export_tree(params, model, table)
     if not hosts.first():
         collections.deque(exported, maxlen=0)  # takes its part in the gathers, keeps nothing
         return None
-    check_export_dir(out_dir)
     stored = _catalogue(source_dir)
     counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
     files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from mpo_jax.errors import InputError
 
-MESSAGE = 2**16  # bytes of what the first process tells the others
+MESSAGE = 2**20  # bytes of what the first process tells the others
+LEAVING = 15  # seconds in which processes that all stop come together to do so
 
 
 @dataclasses.dataclass
@@ -53,8 +54,8 @@ class HostsConfig:
 def joined(config: HostsConfig) -> Iterator[None]:
     """Within it this process is one of the run's. For the start of a program, before anything asks for a device.
 
-    A process that fails ends at once, and the others with it: one that took its leave in order would wait for them, and they
-    for it.
+    Processes that all stop with an exit code leave together. One that stops or fails alone ends without taking its leave, and
+    JAX ends the others: in order it would wait for them, and they for it.
     """
     if config.coordinator is not None:
         jax.distributed.initialize(
@@ -69,14 +70,26 @@ def joined(config: HostsConfig) -> Iterator[None]:
         jax.distributed.initialize(heartbeat_timeout_seconds=config.timeout)
     try:
         yield
-    except InputError:
-        raise  # all processes have it
-    except Exception:
+    except SystemExit as end:
+        if end.code:
+            _leave(end.code)
+        raise
+    except BaseException:
         if jax.process_count() == 1:
             raise
         print(f"process {jax.process_index()} of {jax.process_count()} failed:\n{traceback.format_exc()}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
+
+
+def _leave(code: Any) -> None:
+    """Returns if all processes leave, and ends this one with `code` if it is alone."""
+    try:
+        wait("all processes leave", LEAVING)
+    except TimeoutError:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _on_cloud_tpu() -> bool:
@@ -103,11 +116,16 @@ def progress(*args: Any, **options: Any) -> Any:
 
 
 def wait(name: str, timeout: int = 600) -> None:
-    """Returns when every process is here. Errors: a process that is not after `timeout` seconds, with the name of the place."""
+    """Returns when every process is here. Errors: TimeoutError where one is not after `timeout` seconds, with this place's
+    name."""
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
 
-        multihost.sync_global_processes(name, timeout=timeout)
+        try:
+            multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * timeout)
+        except jax.errors.JaxRuntimeError as error:
+            text = f"'{name}': not all {jax.process_count()} processes were there after {timeout} s ({error})"
+            raise TimeoutError(text) from error
 
 
 def on_first(do: Callable[[], Any]) -> Any:

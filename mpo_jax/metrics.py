@@ -40,7 +40,7 @@ SHOWN = {
 class MetricWriter:
     """Owns the run's metric files. Lines after `start`, left by an interrupted run, are dropped: the run writes them again."""
 
-    def __init__(self, config: MetricsConfig, folder: Path, *, start: int, updates: int, run: dict[str, Any]):
+    def __init__(self, config: MetricsConfig, folder: Path, start: int, updates: int, run: dict[str, Any]):
         self._wandb = _wandb(config.wandb, folder, run) if config.wandb else None
         path = folder / "metrics.jsonl"
         if path.exists():

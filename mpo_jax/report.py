@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from mpo_jax import hosts
 from mpo_jax.card import model_card
 from mpo_jax.config import TrainConfig, describe
-from mpo_jax.convert import check_export_dir, save_hf
+from mpo_jax.convert import save_hf
 from mpo_jax.evaluate import make_score_step, measure_gaps, measure_perplexity
 from mpo_jax.gaps import GapLine, GapTable, format_tables, gap_table
 from mpo_jax.metrics import read_metrics, write_json
@@ -80,7 +80,6 @@ def export(
     if out_dir.exists():
         hosts.say(f"export: {out_dir} is there already, from the run that this one continues")
         return
-    hosts.on_first(lambda: check_export_dir(out_dir))
     pipeline, dtype = data.train, config.export.dtype
 
     def card() -> str:

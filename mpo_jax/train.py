@@ -47,7 +47,7 @@ from mpo_jax.types import Params
 def main(argv: list[str] | None = None) -> None:
     with one_sentence():
         config = parse(sys.argv[1:] if argv is None else argv)
-        with hosts.joined(config.hosts):
+        with hosts.joined(config.hosts), one_sentence():
             try:
                 train(config)
             except Interrupted as interrupted:
@@ -84,7 +84,8 @@ def train(config: TrainConfig) -> None:
         full = f"{data.train.efficiency:.0%} of their positions are real tokens"
         hosts.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
         # ---- the frozen reference is the same checkpoint in its own dtype
-        weights, tokenizer = digests(model_dir, ("config.json", *hub.WEIGHT_FILES)), digests(model_dir, hub.TOKENIZER_FILES)
+        kinds = (("config.json", *hub.WEIGHT_FILES), hub.TOKENIZER_FILES)
+        weights, tokenizer = hosts.on_first(lambda: [digests(model_dir, files) for files in kinds])
         key = {"weights": fingerprint(weights), "tokenizer": fingerprint(tokenizer)}
         data, ref_params = _with_reference(config, folder, model_dir, key, model, family, data, mesh)
         # ---- parameters
@@ -110,9 +111,8 @@ def train(config: TrainConfig) -> None:
         start = int(jax.device_get(state.step))
         if config.export.enabled and start < updates:
             hosts.on_first(lambda: check_export_dir(folder / "export"))
-        writer = Silent()
+        writer = MetricWriter(config.metrics, folder, start, updates, description) if hosts.first() else Silent()
         if hosts.first():
-            writer = MetricWriter(config.metrics, folder, start=start, updates=updates, run=description)
             write_json(folder / "config.json", description)
             write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
         meter, interruption = Meter(list(mesh.devices.flat)), Interruption()

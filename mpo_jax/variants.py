@@ -54,7 +54,7 @@ WITH_VALUE: dict[str, tuple[str, Callable[[str], Changes]]] = {
 
 def variant_of(config: TrainConfig, variant: str | None) -> TrainConfig:
     """The config with the differences that `variant` names. Errors: a name that is not known, a setting that the loss lacks."""
-    for name in (variant or "").split("+") if variant else ():
+    for name in variant.split("+") if variant else ():
         config = _changed(config, name, _changes(name))
     return config
 

@@ -22,12 +22,16 @@ EPOCHS, UPDATES = 6, 12
 PATIENCE = 300  # seconds: for a machine with two busy cores
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def start(world: Path, folder: Path, count: int, *overrides: str) -> list[subprocess.Popen]:
     """The training command in `count` processes, which share the devices."""
     config = config_file(world, folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
@@ -115,6 +119,46 @@ def test_what_stops_the_first_process_stops_all(world, tmp_path):
     ends = finish(start(world, tmp_path, 2))
     assert [code for code, _, _ in ends] == [2, 2]
     assert all("already holds files" in err for _, _, err in ends)
+
+
+SCRIPT = """
+import sys
+from mpo_jax import hosts
+from mpo_jax.errors import InputError, one_sentence
+index, case = int(sys.argv[2]), sys.argv[3]
+with hosts.joined(hosts.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, index, timeout=20)), one_sentence():
+    assert hosts.on_first(lambda: {"of the first": hosts.first()}) == {"of the first": True}
+    if case == "all stop" or (case == "one stops" and index == 0):
+        raise InputError("nothing to train on")
+    if case == "one fails" and index == 1:
+        raise RuntimeError("a bug")
+    if case == "one does not come" and index == 1:
+        import time
+        time.sleep(60)
+    hosts.wait("the meeting", 5 if case == "one does not come" else 600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "first", "second", "words"),
+    [
+        ("all stop", 2, 2, "error: nothing to train on"),
+        ("one stops", 2, None, "error: nothing to train on"),
+        ("one fails", None, 1, "process 1 of 2 failed"),
+        ("one does not come", 1, None, "'the meeting': not all 2 processes were there after 5 s"),
+    ],
+)
+def test_processes_end_together(case, first, second, words):
+    """Exit codes; None is any but 0, the end that JAX makes of a process whose peer is gone."""
+    port, begun = free_port(), time.monotonic()
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    commands = [[sys.executable, "-c", SCRIPT, str(port), str(i), case] for i in range(2)]
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    ends = finish([subprocess.Popen(command, env=env, **pipes) for command in commands])
+    for (code, _, _), expected in zip(ends, (first, second), strict=True):
+        assert code == expected if expected is not None else code, ends
+    assert any(words in err for _, _, err in ends), ends
+    assert time.monotonic() - begun < 100, "nobody waits out the whole of JAX's patience"
 
 
 @pytest.mark.parametrize(
