@@ -52,33 +52,36 @@ def on_mesh(f: Any, in_axes: tuple[Any, ...], out_axes: tuple[Any, ...], softcap
 
 
 class Axes:
-    """The collectives over the mesh axes of our logical axes, identities outside of a mesh."""
+    """The collectives over the mesh axes of our logical axes; none over an axis that cuts nothing, where XLA would keep it and
+    turn its operand (and with it, before the loop over blocks, the whole unembedding) into the layout that it prefers."""
 
     def __init__(self, mesh: Any):
-        self.inside = not mesh.empty
+        def cut(axis: str) -> tuple[str, ...]:
+            rule = RULES[axis]
+            return tuple(name for name in ((rule,) if isinstance(rule, str) else rule or ()) if mesh.shape.get(name, 1) > 1)
+
+        self.vocab, self.embed, self.batch = cut("vocab"), cut("embed"), cut("batch")
         # A CPU multiplies bfloat16 many times slower than float32, and the product of two bfloat16 is exact in float32.
-        platform = mesh.abstract_device.platform if self.inside and mesh.abstract_device else jax.default_backend()
+        platform = mesh.abstract_device.platform if not mesh.empty and mesh.abstract_device else jax.default_backend()
         self.widen = platform == "cpu"
 
     def vocab_start(self, size: int) -> Any:
-        return jax.lax.axis_index(RULES["vocab"]) * size if self.inside else 0
+        return jax.lax.axis_index(self.vocab) * size if self.vocab else 0
 
     def sum_vocab(self, x: Array) -> Array:
-        return jax.lax.psum(x, RULES["vocab"]) if self.inside else x
+        return jax.lax.psum(x, self.vocab) if self.vocab else x
 
     def max_vocab(self, x: Array) -> Array:
-        return jax.lax.pmax(x, RULES["vocab"]) if self.inside else x
+        return jax.lax.pmax(x, self.vocab) if self.vocab else x
 
     def gather_embed(self, block_bD: Array) -> Array:
-        return jax.lax.all_gather(block_bD, RULES["embed"], axis=1, tiled=True) if self.inside else block_bD
+        return jax.lax.all_gather(block_bD, self.embed, axis=1, tiled=True) if self.embed else block_bD
 
     def scatter_embed(self, grad_bD: Array) -> Array:
         """The sum over the batch axes of a block's gradient, of which each device keeps its part of the width."""
-        if not self.inside:
-            return grad_bD
-        batch = RULES["batch"] or ()
-        others = tuple(axis for axis in batch if axis != RULES["embed"])
-        return jax.lax.psum_scatter(jax.lax.psum(grad_bD, others), RULES["embed"], scatter_dimension=1, tiled=True)
+        if others := tuple(name for name in self.batch if name not in self.embed):
+            grad_bD = jax.lax.psum(grad_bD, others)
+        return jax.lax.psum_scatter(grad_bD, self.embed, scatter_dimension=1, tiled=True) if self.embed else grad_bD
 
 
 def operand(x: Array, axes: Axes) -> Array:
