@@ -30,12 +30,14 @@ LEAVING = 15  # seconds in which processes that all stop come together to do so
 class HostsConfig:
     """`count` processes, this one being number `index` from 0, which meet at `coordinator`: HOST:PORT on the machine of process
     0. Where none of the three is given a Cloud TPU VM finds them out, and any other machine is one process. A process that is
-    silent for `timeout` seconds ends the others."""
+    silent for `timeout` seconds, dead or cut off, ends the others; so does an update that takes all of them longer than
+    `patience` seconds (see `standstill`)."""
 
     coordinator: str | None = None
     count: int | None = None
     index: int | None = None
     timeout: int = 300
+    patience: int = 1800
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in ("coordinator", "count", "index")}
@@ -46,8 +48,9 @@ class HostsConfig:
             )
         if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
             raise InputError(f"hosts.index={self.index} is none of the hosts.count={self.count} processes: they count from 0.")
-        if self.timeout < 10:
-            raise InputError(f"hosts.timeout={self.timeout} is too short for hosts that are busy: give 10 seconds or more.")
+        for name in ("timeout", "patience"):
+            if (seconds := getattr(self, name)) < 10:
+                raise InputError(f"hosts.{name}={seconds} is too short for hosts that are busy: give 10 seconds or more.")
 
 
 @contextlib.contextmanager

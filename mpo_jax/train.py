@@ -40,6 +40,7 @@ from mpo_jax.prepare import Batching, Data, prepare
 from mpo_jax.reference import cached_reference
 from mpo_jax.report import Measured, export, make_measure, report
 from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
+from mpo_jax.standstill import Watch
 from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
 from mpo_jax.types import Params
 
@@ -103,8 +104,10 @@ def train(config: TrainConfig) -> None:
             if hosts.first():
                 before.save(folder / "before.json")
         # ---- steps
-        objective = make_objective(model, config.loss, tuple(data.train.languages))
-        compute_dtype = jnp.dtype(config.compute_dtype)
+        objective, compute_dtype = (
+            make_objective(model, config.loss, tuple(data.train.languages)),
+            jnp.dtype(config.compute_dtype),
+        )
         step = jit_train_step(make_train_step(objective, optimizer, compute_dtype), abstract)
         eval_step = make_eval_step(objective, compute_dtype)
         # ---- the loop
@@ -115,10 +118,11 @@ def train(config: TrainConfig) -> None:
         if hosts.first():
             write_json(folder / "config.json", description)
             write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
-        meter, interruption = Meter(list(mesh.devices.flat)), Interruption()
-        loop = _Loop(config, data, model, mesh, checkpointer, writer, meter, trace, interruption, updates, begun)
+        meter, interruption, watch = Meter(list(mesh.devices.flat)), Interruption(), Watch(config.hosts.patience)
+        loop = _Loop(config, data, model, mesh, checkpointer, writer, meter, trace, interruption, watch, updates, begun)
         with contextlib.ExitStack() as owned:  # closed in any case, the last one first
             owned.enter_context(interruption)
+            owned.enter_context(watch)
             for resource in (checkpointer, writer, trace):
                 owned.callback(resource.close)
             owned.enter_context(jax.transfer_guard("disallow"))
@@ -145,6 +149,7 @@ class _Loop:
     meter: Meter
     trace: Trace
     interruption: Interruption
+    watch: Watch
     updates: int
     begun: float  # when the run began, by `time.monotonic`
     pending: tuple[int, dict[str, Any], int] | None = None  # updates done, metrics of the last, real tokens seen
@@ -152,15 +157,16 @@ class _Loop:
     def run(self, start: int, state: TrainState, ref_params: Params, step: Any, eval_step: Any) -> TrainState:
         seen = sum(map(self.data.train.tokens_at, range(start)))
         for k in range(start, self.updates + 1):
+            self.watch.begins(k)
             if k > start or k == 0:  # the run that wrote a checkpoint had evaluated it
                 self._evaluate(k, state, ref_params, eval_step)
             stop = self.interruption.stops(k)
             if self.checkpointer.due(k, self.updates, stop):
                 self._log()
-                with self.meter.paused(state):
+                with self.meter.paused(state), self.watch.paused():
                     self.checkpointer.save(k, state)
             if self.trace.turns_at(k):
-                with self.meter.paused(state):
+                with self.meter.paused(state), self.watch.paused():
                     self.writer.say(self.trace.turn())
             if k == self.updates or stop:
                 break
@@ -185,7 +191,7 @@ class _Loop:
         every = self.config.eval_every
         if self.data.held_out is not None and (k in (0, self.updates) or (every and k % every == 0)):
             self._log()
-            with self.meter.paused(state):
+            with self.meter.paused(state), self.watch.paused():
                 values = evaluate(eval_step, state.params, ref_params, self.data.held_out, self.mesh)
             self.writer.write(k, values)
             said = {name.removeprefix("eval_"): x for name, x in values.items() if name.startswith("eval_loss")}

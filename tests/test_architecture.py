@@ -12,7 +12,7 @@ METHODS = {f"losses.{name}" for name in ("sft", "dpo", "ipo", "rdpo", "cpo", "kt
 
 # A module imports from lower layers only. docs/architecture.md shows the same table.
 LAYERS = [
-    {"errors", "types", "gaps", "data.language", "interruption"},
+    {"errors", "types", "gaps", "data.language", "interruption", "standstill"},
     {
         *("hosts", "sharding", "optim", "metrics", "losses.base", "data.rows", "plots", "card", "hub", "tpu_compiler"),
         *("models.attention_blocks", "models.attention_splash"),

@@ -1,6 +1,7 @@
 """Several processes are one run: the same numbers, one set of files, and an error that all of them hear."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from test_train import config_file, metrics
 from mpo_jax.errors import InputError
 from mpo_jax.hosts import HostsConfig
 from mpo_jax.interruption import CONTINUE
+from mpo_jax.standstill import STANDSTILL
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = 8
-EPOCHS, UPDATES = 6, 12
+EPOCHS, UPDATES = 3, 6
 PATIENCE = 300  # seconds: for a machine with two busy cores
 
 
@@ -74,11 +76,13 @@ def alone(world, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "settings", [(), ("--config.mesh.tensor=2", "--config.reference=cached")], ids=["fsdp", "tensor, cached"]
+    ("count", "settings"),
+    [(2, ()), (4, ("--config.mesh.tensor=2", "--config.reference=cached"))],
+    ids=["two, fsdp", "four, tensor, cached"],
 )
-def test_two_processes_are_one_run(world, tmp_path, alone, settings):
-    ends = finish(start(world, tmp_path, 2, *settings))
-    assert [code for code, _, _ in ends] == [0, 0], ends
+def test_several_processes_are_one_run(world, tmp_path, alone, count, settings):
+    ends = finish(start(world, tmp_path, count, *settings))
+    assert [code for code, _, _ in ends] == [0] * count, ends
     ours, theirs = metrics(tmp_path / "run"), metrics(alone)
     assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
     for a, b in zip(ours, theirs, strict=True):
@@ -88,24 +92,31 @@ def test_two_processes_are_one_run(world, tmp_path, alone, settings):
     assert exported.keys() == expected.keys()
     for name in exported:
         np.testing.assert_allclose(exported[name].astype(np.float32), expected[name].astype(np.float32), rtol=1e-2, atol=1e-3)
-    first, second = (out for _, out, _ in ends)
+    first, *others = (out for _, out, _ in ends)
     assert "reward gap, nats per token" in first
-    assert "reward gap" not in second, "one process talks"
+    assert not any("reward gap" in out for out in others), "one process talks"
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"reward_gap.png", "loss.png", "checkpoints", "config.json"}
 
 
-def test_a_run_that_is_taken_away_goes_on_with_another_number_of_processes(world, tmp_path, alone):
-    """SIGTERM to the second of two processes, while the first one's metrics come in."""
-    processes = start(world, tmp_path, 2, "--config.eval_every=0")
-    lines = tmp_path / "run" / "metrics.jsonl"
-    until = time.monotonic() + PATIENCE
-    while not (lines.exists() and '"loss"' in lines.read_text()) and time.monotonic() < until:
-        time.sleep(0.1)
-    processes[1].terminate()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_run_that_is_taken_away_goes_on_with_another_number_of_processes(world, tmp_path, alone, number):
+    """A signal to the second of two processes, when there is a checkpoint."""
+    settings = ("--config.eval_every=0", "--config.checkpoint.every=2", "--config.hosts.timeout=10")
+    processes = start(world, tmp_path, 2, *settings)
+    saved, until = tmp_path / "run" / "checkpoints" / "step_2", time.monotonic() + PATIENCE
+    while not saved.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    processes[1].send_signal(number)
+    begun = time.monotonic()
     ends = finish(processes)
-    assert [code for code, _, _ in ends] == [CONTINUE, CONTINUE], ends
-    assert "saved; continue with --config.checkpoint.resume=auto" in ends[0][1]
-    ((code, out, err),) = finish(start(world, tmp_path, 1, "--config.eval_every=0", "--config.checkpoint.resume=auto"))
+    if number == signal.SIGTERM:
+        assert [code for code, _, _ in ends] == [CONTINUE, CONTINUE], ends
+        assert "saved; continue with --config.checkpoint.resume=auto" in ends[0][1]
+    else:
+        (code, _, err), _ = ends
+        assert code not in (0, CONTINUE) and ("Connection" in err or "task:1" in err), ends  # the collective's words, or JAX's
+        assert time.monotonic() - begun < 60, "ten seconds of silence, and not for ever"
+    ((code, out, err),) = finish(start(world, tmp_path, 1, *settings[:2], "--config.checkpoint.resume=auto"))
     assert code == 0, err
     assert "checkpoint: continuing after update" in out
     ours, theirs = ([line for line in metrics(run) if "loss" in line][-1] for run in (tmp_path / "run", alone))
@@ -161,12 +172,41 @@ def test_processes_end_together(case, first, second, words):
     assert time.monotonic() - begun < 100, "nobody waits out the whole of JAX's patience"
 
 
+HANGING = """
+import sys, time
+from mpo_jax import hosts
+from mpo_jax.standstill import Watch
+index = int(sys.argv[2])
+with hosts.joined(hosts.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, index)), Watch(4) as watch:
+    for update in range(7, 9):
+        watch.begins(update)
+        with watch.paused():
+            time.sleep(5)
+        watch.begins(update)
+        if index == 1 and update == 7:
+            time.sleep(600)
+    hosts.wait("an update that needs both")
+"""
+
+
+def test_a_process_that_hangs_is_named():
+    port = free_port()
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen([sys.executable, "-c", HANGING, str(port), str(i)], env=env, **pipes) for i in range(2)]
+    (code, _, err), (_, _, err_of_second) = finish(processes)
+    assert code == STANDSTILL, err
+    assert "After update 8 nothing came for 4 s: process 1 is at 7, the others at 8" in err
+    assert "nothing came" in err_of_second or "coordinat" in err_of_second.lower()
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"count": 2}, "give hosts.coordinator and hosts.index too"),
         ({"coordinator": "h:1", "count": 2, "index": 2}, "hosts.index=2 is none of the hosts.count=2 processes"),
         ({"timeout": 1}, "hosts.timeout=1 is too short"),
+        ({"patience": 1}, "hosts.patience=1 is too short"),
     ],
 )
 def test_a_wrong_setting_is_a_sentence(given, words):
