@@ -30,7 +30,7 @@ from mpo_jax.identity import identity
 from mpo_jax.interruption import Interrupted, Interruption
 from mpo_jax.memory import table
 from mpo_jax.metering import Meter, Trace, parse_range
-from mpo_jax.metrics import MetricWriter, Silent, write_json
+from mpo_jax.metrics import MetricsConfig, MetricWriter, Silent, write_json
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families import build
 from mpo_jax.models.family import Family
@@ -104,20 +104,15 @@ def train(config: TrainConfig) -> None:
             if hosts.first():
                 before.save(folder / "before.json")
         # ---- steps
-        objective, compute_dtype = (
-            make_objective(model, config.loss, tuple(data.train.languages)),
-            jnp.dtype(config.compute_dtype),
-        )
+        objective = make_objective(model, config.loss, tuple(data.train.languages))
+        compute_dtype = jnp.dtype(config.compute_dtype)
         step = jit_train_step(make_train_step(objective, optimizer, compute_dtype), abstract)
         eval_step = make_eval_step(objective, compute_dtype)
         # ---- the loop
         start = int(jax.device_get(state.step))
         if config.export.enabled and start < updates:
             hosts.on_first(lambda: check_export_dir(folder / "export"))
-        writer = MetricWriter(config.metrics, folder, start, updates, description) if hosts.first() else Silent()
-        if hosts.first():
-            write_json(folder / "config.json", description)
-            write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
+        writer = _writer(config.metrics, folder, start, updates, description, data)
         meter, interruption, watch = Meter(list(mesh.devices.flat)), Interruption(), Watch(config.hosts.patience)
         loop = _Loop(config, data, model, mesh, checkpointer, writer, meter, trace, interruption, watch, updates, begun)
         with contextlib.ExitStack() as owned:  # closed in any case, the last one first
@@ -232,6 +227,18 @@ def _open(folder: Path, config: TrainConfig) -> None:
         raise InputError(
             f"{folder} already holds files: choose another --config.output, or continue with --config.checkpoint.resume=auto."
         )
+
+
+def _writer(
+    config: MetricsConfig, folder: Path, start: int, updates: int, description: dict[str, Any], data: Data
+) -> MetricWriter | Silent:
+    """Where metrics go, beside what the run is and what was found in its data."""
+    if not hosts.first():
+        return Silent()
+    writer = MetricWriter(config, folder, start, updates, description)
+    write_json(folder / "config.json", description)
+    write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
+    return writer
 
 
 def _keep_programs(folder: str) -> None:
