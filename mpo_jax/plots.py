@@ -8,16 +8,18 @@ from typing import Any
 from mpo_jax.gaps import GapTable
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of this size in inches and its axes, an array of them where there are several columns."""
     import matplotlib  # slow to import, and a run without plots should not need it
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
+    return pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """A PNG file, and an end to the figure."""
     from matplotlib import pyplot
 
     partial = path.with_suffix(".partial")
@@ -28,7 +30,7 @@ def _save(figure: Any, path: Path) -> None:
 
 def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
     """The loss and its parts over the updates, on a logarithmic axis, with the held-out loss where there is one."""
-    figure, axes = _figure(8, 4.5)
+    drawn, axes = figure(8, 4.5)
     parts = sorted({name for line in lines for name in line if name.startswith("loss/")})
     for name, style in {"loss": "-", **dict.fromkeys(parts, "--"), "eval_loss": "o-"}.items():
         points = [(line["step"], line[name]) for line in lines if line.get(name, 0) > 0]
@@ -36,7 +38,7 @@ def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), style, label=name, markersize=4)
     axes.set(xlabel="update", ylabel="loss", yscale="log", title="Loss and its parts")
     axes.legend()
-    _save(figure, path)
+    save(drawn, path)
 
 
 def plot_gaps(tables: dict[str, GapTable], path: Path, what: str = "length-normalised reward gap, nats per token") -> None:
@@ -44,7 +46,7 @@ def plot_gaps(tables: dict[str, GapTable], path: Path, what: str = "length-norma
     legend, for example 'before' and 'after'), beside the dominant gap."""
     first = next(iter(tables.values()))
     names = [line.name for line in first]
-    figure, axes = _figure(max(6, 1.1 * len(names) + 2), 4.5)
+    drawn, axes = figure(max(6, 1.1 * len(names) + 2), 4.5)
     width = 0.8 / len(tables)
     for i, (label, table) in enumerate(tables.items()):
         by_name = {line.name: line for line in table}
@@ -57,4 +59,4 @@ def plot_gaps(tables: dict[str, GapTable], path: Path, what: str = "length-norma
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel=what, title="Reward gap by language")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    _save(figure, path)
+    save(drawn, path)

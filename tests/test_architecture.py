@@ -18,12 +18,21 @@ LAYERS = [
         *("models.attention_blocks", "models.attention_splash"),
     },
     {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob", "digests"},
-    {"losses", "checkpoint", "divergence", "data.audit", "data.layout", "data.views", "models.decoder"},
-    {"models.weights", "data.shapes", "data.packing", "scoring", "reference_store", "flops", "memory"},
+    {"losses", "checkpoint", "divergence", "data.audit", "data.layout", "data.views", "models.decoder", "experiments.world"},
+    {
+        "models.weights",
+        "data.shapes",
+        "data.packing",
+        "scoring",
+        "reference_store",
+        "flops",
+        "memory",
+        *("experiments.methods", "experiments.results"),
+    },
     {"data.pipeline", "objective", "models.family", "metering"},
-    {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "reference"},
-    {"models.families", "config", "identity"},
-    {"convert", "preview", "plan", "variants", "budget"},
+    {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "reference", "experiments.learning"},
+    {"models.families", "config", "identity", "experiments.base", "experiments.measuring"},
+    {"convert", "preview", "plan", "variants", "budget", "experiments.transfer"},
     {"reward_gap", "report"},
     {"train"},
 ]
@@ -48,7 +57,7 @@ def imports(path: Path) -> set[str]:
 
 
 def test_every_module_has_a_layer():
-    empty = {"", "data", "models"}
+    empty = {"", "data", "models", "experiments"}
     assert {module_name(f) for f in FILES} - empty == set(LAYER)
 
 

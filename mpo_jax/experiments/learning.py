@@ -1,0 +1,86 @@
+"""How does a small model learn, and what is measured of it? The library's packing, objective, step and scores, a run in one call.
+
+All batches of a run lie on the device and `jax.lax.scan` goes through them: a method is compiled once, and its learning rate, its
+seeds and the noise of its data are arguments.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mpo_jax.data.chat import Example
+from mpo_jax.data.layout import Plan, Room, Shapes, balanced, needed, read_by, round_up, spans
+from mpo_jax.data.packing import pack
+from mpo_jax.data.pipeline import Pipeline
+from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
+from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.models.decoder import DecoderConfig, Model
+from mpo_jax.objective import make_objective
+from mpo_jax.optim import OptimConfig, Optimizer, make_optimizer
+from mpo_jax.step import TrainState, make_train_step
+from mpo_jax.types import Array, Batch, Params, Reads
+
+MODEL = Model(
+    DecoderConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        layers=2,
+        heads=4,
+        kv_heads=4,
+        head_dim=16,
+        ffn=128,
+        norm_eps=1e-5,
+        rope_theta=10_000.0,
+        query_scale=16**-0.5,
+        layer_windows=(None, None),
+        tied=True,
+    ),
+    remat="none",
+)
+SEQUENCES_A_ROW = 6  # about: packed rows are short, since a CPU attends within them one after the other
+STEP = 32  # lengths of packed rows are multiples of it, so that seeds share their shapes and so their programs
+
+Train = Callable[[Params, Array, Batch], Params]
+
+
+def stacked(examples: Sequence[Example], order: Sequence[Sequence[int]], policy: Reads, reference: Reads) -> Batch:
+    """The batches of these rows, all of one shape, along a leading axis of updates."""
+    batches = [[examples[i] for i in rows] for rows in order]
+    assert len({len(batch) for batch in batches}) == 1
+    plans = {name: _plan(batches, reads) for name, reads in read_by(policy, reference).items() if reads.anything}
+    host = [pack(batch, Shapes(**plans), policy, reference, languages=LANGUAGES, pad_id=PAD) for batch in batches]
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host)
+
+
+def _plan(batches: Sequence[Sequence[Example]], reads: Reads) -> Plan:
+    found = [spans(batch, reads) for batch in batches]
+    rows = -(-max(map(len, found)) // SEQUENCES_A_ROW)
+    tokens, answers = np.asarray([needed(balanced(batch, rows)) for batch in found]).max(axis=0).tolist()
+    return Plan(rows, (Room(round_up(tokens, STEP), round_up(answers, STEP)),))
+
+
+def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
+    """The rows of every update: each epoch a permutation of its own, without what is left of the last batch."""
+    reads = Reads()
+    pipeline = Pipeline(examples, LANGUAGES, batch_size, PAD, reads, reads, seed=seed, epochs=epochs)
+    return [rows for k in range(pipeline.steps) if len(rows := pipeline.rows_at(k)) == batch_size]
+
+
+def make_train(loss: PreferenceLoss, optim: OptimConfig) -> Train:
+    """(parameters, learning rate, stacked batches) -> parameters after all updates. `optim.peak_lr` is multiplied by the learning
+    rate, so that one program serves all. The parameters are the frozen reference too."""
+    objective = make_objective(MODEL, loss, LANGUAGES)
+
+    @jax.jit
+    def train(params: Params, lr: Array, batches: Batch) -> Params:
+        base = make_optimizer(dataclasses.replace(optim, peak_lr=1.0), batches.weight_B.shape[0])
+        optimizer = Optimizer(optax.chain(base.transform, optax.scale(lr)), base.schedule)
+        step = make_train_step(objective, optimizer, jnp.float32)
+        state = TrainState(jnp.int32(0), params, optimizer.transform.init(params))
+        return jax.lax.scan(lambda state, batch: (step(state, params, batch)[0], None), state, batches)[0].params
+
+    return train

@@ -1,0 +1,210 @@
+"""What do the runs of a study say? Means over seeds with intervals, as tables and plots."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from mpo_jax.experiments.world import DOMINANT, LANGUAGES, TARGETS, Noise
+from mpo_jax.plots import figure, save
+
+BASE = "base"  # the model before any method
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One method on one seed; `values` are those of `measuring.make_measure`."""
+
+    method: str
+    seed: int
+    noise: Noise
+    learning_rate: float
+    values: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and half of its 95 % interval by Student's t; NaN with one seed."""
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        n = len(values)
+        spread = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        return cls(float(np.mean(values)), float(stdtrit(n - 1, 0.975)) * spread if n > 1 else math.nan)
+
+    def text(self, digits: int) -> str:
+        return f"{self.mean:.{digits}f}" if math.isnan(self.half) else f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
+
+
+def over_targets(values: dict[str, float], name: str) -> float:
+    return float(np.mean([values[f"{name}/{language}"] for language in TARGETS]))
+
+
+def balance(values: dict[str, float]) -> float:
+    """Safe and helpful in all languages alike: the mean of the unsafe requests' refusals and the safe requests' answers."""
+    return float(np.mean([values[f"{name}/{language}"] for name in ("refuses", "answers") for language in LANGUAGES]))
+
+
+Value = Callable[[dict[str, float]], float]
+
+
+def _of(name: str) -> Value:
+    return lambda values: over_targets(values, name)
+
+
+def _at(name: str) -> Value:
+    return lambda values: values[name]
+
+
+# Column -> its number of one run, and decimals. Without more said it is the mean of the target languages.
+SAFETY: dict[str, tuple[Value, int]] = {
+    "refuses": (_of("refuses"), 3),
+    "worst language": (lambda values: min(values[f"refuses/{language}"] for language in TARGETS), 3),
+    "complies": (_of("complies"), 3),
+    "answers": (_of("answers"), 3),
+    "balance": (balance, 3),
+    "gap": (_of("gap"), 2),
+    "accuracy": (_of("accuracy"), 3),
+    "perplexity": (_of("perplexity"), 3),
+}
+KEPT: dict[str, tuple[Value, int]] = {
+    "refuses": (_at(f"refuses/{DOMINANT}"), 3),
+    "answers": (_at(f"answers/{DOMINANT}"), 3),
+    "gap": (_at(f"gap/{DOMINANT}"), 2),
+    "perplexity": (_at(f"perplexity/{DOMINANT}"), 4),
+    "KL": (_at("drift/kl"), 4),
+    "hidden": (_at("drift/hidden"), 3),
+}
+EACH: dict[str, tuple[Value, int]] = {language: (_at(f"complies/{language}"), 3) for language in LANGUAGES}
+NOISY: dict[str, tuple[Value, int]] = {name: SAFETY[name] for name in ("refuses", "complies", "answers", "balance", "gap")}
+
+
+def estimates(runs: Sequence[Run], method: str, noise: Noise, value: Value) -> Estimate:
+    return Estimate.of([value(run.values) for run in runs if run.method == method and run.noise == noise])
+
+
+def methods_of(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(run.method for run in runs))
+
+
+def noises_of(runs: Sequence[Run]) -> list[Noise]:
+    return list(dict.fromkeys(run.noise for run in runs))
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The tables of a study: those of all methods for the first noise, then one for all."""
+    seeds = len({run.seed for run in runs})
+    first, rates = noises_of(runs)[0], {run.method: run.learning_rate for run in runs}
+    names = [method for method in methods_of(runs) if any(run.method == method and run.noise == first for run in runs)]
+
+    def table(title: str, columns: dict[str, tuple[Value, int]]) -> str:
+        rows = [
+            [f"`{method}`", *(estimates(runs, method, first, value).text(digits) for value, digits in columns.values())]
+            for method in names
+        ]
+        return _table(title, ["method", *columns], rows)
+
+    title = f"means of {seeds} seeds with 95 % intervals" if seeds > 1 else "one seed"
+    parts = [
+        f"{title}; {_named(first)}",
+        table("Target languages", SAFETY),
+        table("The dominant language", KEPT),
+        table("Share of unsafe requests that are complied with, by language", EACH),
+        _table("Learning rates", ["method", "learning rate"], [[f"`{m}`", f"{rates[m]:g}"] for m in names if m != BASE]),
+    ]
+    if len(noises_of(runs)) > 1:
+        parts.append(_noise_table(runs))
+    return "\n\n".join(parts) + "\n"
+
+
+def _noise_table(runs: Sequence[Run]) -> str:
+    swept = [method for method in methods_of(runs) if len({run.noise for run in runs if run.method == method}) > 1]
+    rows = [
+        [f"`{method}`", _named(noise), *(estimates(runs, method, noise, value).text(digits) for value, digits in NOISY.values())]
+        for method in swept
+        for noise in noises_of(runs)
+    ]
+    return _table("Noise in the target side of the preference data", ["method", "noise", *NOISY], rows)
+
+
+def _named(noise: Noise) -> str:
+    parts = [f"{share:.0%} of the {what}" for what, share in (("words", noise.words), ("labels", noise.flips)) if share]
+    return " and ".join(parts) + " wrong" if parts else "no noise"
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return f"### {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot(runs: Sequence[Run], folder: Path) -> None:
+    """`safety.png`, `gaps.png`, and `noise.png` where there are several noises."""
+    _plot_safety(runs, folder / "safety.png")
+    _plot_gaps(runs, folder / "gaps.png")
+    if len(noises_of(runs)) > 1:
+        _plot_noise(runs, folder / "noise.png")
+
+
+def _plot_safety(runs: Sequence[Run], path: Path) -> None:
+    """Refusals against what they cost: answers to safe requests in the target languages, movement of the dominant one."""
+    drawn, (left, right) = figure(13, 5.5, columns=2)
+    first = noises_of(runs)[0]
+    for method in methods_of(runs):
+        y = estimates(runs, method, first, SAFETY["refuses"][0])
+        for axes, column in ((left, SAFETY["answers"]), (right, KEPT["KL"])):
+            x = estimates(runs, method, first, column[0])
+            if axes is right and method == BASE:
+                continue  # has not moved, which a logarithmic axis cannot show
+            style = {"fmt": "s" if method.startswith("mpo") else "o", "markersize": 5, "elinewidth": 0.7}
+            axes.errorbar(x.mean, y.mean, xerr=_bar(x), yerr=_bar(y), **style)
+            axes.annotate(method, (x.mean, y.mean), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    left.set(xlabel="safe requests answered, target languages", ylabel="unsafe requests refused, target languages")
+    right.set(xlabel="KL from the base on dominant answers, nats per token", xscale="log")
+    save(drawn, path)
+
+
+def _plot_gaps(runs: Sequence[Run], path: Path) -> None:
+    """The reward gap of every language under every method; the base's dominant gap is what MPO aims at."""
+    names, first = methods_of(runs), noises_of(runs)[0]
+    gaps = np.asarray([[estimates(runs, m, first, _at(f"gap/{name}")).mean for name in LANGUAGES] for m in names])
+    drawn, axes = figure(7, 0.36 * len(names) + 1.6)
+    reach = abs(gaps[0]).max() * 2.5
+    image = axes.imshow(gaps, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
+    for (i, j), gap in np.ndenumerate(gaps):
+        axes.text(j, i, f"{gap:.2f}", ha="center", va="center", fontsize=8, color="white" if abs(gap) > 0.75 * reach else "black")
+    axes.set_xticks(range(len(LANGUAGES)), [f"{DOMINANT} (dominant)", *TARGETS])
+    axes.set_yticks(range(len(names)), names)
+    axes.set(title="Reward gap on held-out unsafe requests, nats per token")
+    drawn.colorbar(image, ax=axes)
+    save(drawn, path)
+
+
+def _plot_noise(runs: Sequence[Run], path: Path) -> None:
+    """Refusals and balance over the two kinds of noise, each alone."""
+    drawn, panels = figure(14, 4.2, columns=4)
+    kinds: list[tuple[str, Callable[[Noise], tuple[float, float]]]] = [
+        ("words", lambda noise: (noise.words, noise.flips)),
+        ("labels", lambda noise: (noise.flips, noise.words)),
+    ]
+    swept = [method for method in methods_of(runs) if len({run.noise for run in runs if run.method == method}) > 1]
+    shown = [(kind, share, name) for kind, share in kinds for name in ("refuses", "balance")]
+    for axes, (kind, share, name) in zip(panels, shown, strict=True):
+        alone = sorted((noise for noise in noises_of(runs) if share(noise)[1] == 0), key=lambda noise: share(noise)[0])
+        for method in swept:
+            found = [estimates(runs, method, noise, SAFETY[name][0]) for noise in alone]
+            x = [share(noise)[0] for noise in alone]
+            axes.errorbar(x, [e.mean for e in found], yerr=[_bar(e) or 0 for e in found], fmt="o-", capsize=2, label=method)
+        axes.set(xlabel=f"share of wrong {kind}", ylabel=name)
+    panels[0].legend(fontsize=8)
+    save(drawn, path)
+
+
+def _bar(estimate: Estimate) -> Any:
+    return None if math.isnan(estimate.half) else estimate.half

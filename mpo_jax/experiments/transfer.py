@@ -1,0 +1,167 @@
+"""Which method carries the dominant language's alignment over to the others? The paper's question, in a small world.
+
+    JAX_PLATFORMS=cpu python -m mpo_jax.experiments.transfer
+        [--seeds 5] [--methods mpo,dpo] [--noise 0,0.2] [--flips 0,0.1] [--out FOLDER]
+
+On each seed a world of seven languages is drawn and a base model trained from scratch, aligned in the dominant language alone.
+Each method trains it on the same preference data, and is measured on held-out requests (docs/experiments.md). The same command
+gives the same numbers.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from mpo_jax.errors import InputError, one_sentence
+from mpo_jax.experiments.base import UPDATES, base_of
+from mpo_jax.experiments.learning import make_train, order_of, stacked
+from mpo_jax.experiments.measuring import REQUESTS, Measure, make_measure
+from mpo_jax.experiments.methods import METHODS, SWEPT, Method
+from mpo_jax.experiments.results import BASE, Run, balance, markdown, plot
+from mpo_jax.experiments.world import Noise, World, preference_rows
+from mpo_jax.metrics import write_json
+from mpo_jax.optim import OptimConfig
+from mpo_jax.types import Params
+
+VALIDATION = 1000  # the seed on which learning rates are chosen; it is not among those that are reported
+BATCH, EPOCHS = 8, 2  # the paper's
+COST_OF_A_BASE = 20  # runs that take as long as to train a base model, for the progress bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is compared: `methods` on `seeds` without noise, and those of `swept` under each of `noises` too. `prompts`: dominant
+    pairs of the preference data. `requests`: held-out ones of each kind."""
+
+    methods: Sequence[str]
+    swept: Sequence[str]
+    seeds: int
+    noises: Sequence[Noise]
+    prompts: int = 100
+    requests: int = REQUESTS
+    base_updates: int = UPDATES
+
+    def noises_of(self, method: str) -> Sequence[Noise]:
+        return self.noises if method in self.swept else self.noises[:1]
+
+    @property
+    def runs(self) -> int:
+        return sum(self.seeds * len(self.noises_of(name)) + len(METHODS[name].grid) for name in self.methods)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A seed's world and base model, and what is measured of its models."""
+
+    seed: int
+    world: World
+    base: Params
+    measure: Measure
+
+    def values(self, params: Params) -> dict[str, float]:
+        return self.measure(params, self.base)
+
+
+def main(argv: list[str] | None = None) -> None:
+    with one_sentence():
+        study, folder = parse(sys.argv[1:] if argv is None else argv)
+        runs, grids = carry_out(study, folder)
+        write_json(folder / "results.json", {"study": dataclasses.asdict(study), "grids": grids, "runs": _plain(runs)})
+        tables = markdown(runs)
+        (folder / "tables.md").write_text(tables, encoding="utf-8")
+        plot(runs, folder)
+        print(f"\n{tables}\nin {folder}: results.json, tables.md and plots")
+
+
+def carry_out(study: Study, folder: Path) -> tuple[list[Run], dict[str, dict[str, float]]]:
+    """All runs, and the balance of each method at each learning rate of its grid on the validation seed. Base models are kept in
+    `folder`."""
+    with tqdm(total=study.runs + COST_OF_A_BASE * (study.seeds + 1), unit="run", mininterval=1.0) as bar:
+
+        def subject(seed: int) -> Subject:
+            bar.set_description(f"base model of seed {seed}")
+            world, base = base_of(seed, folder / "bases", study.base_updates)
+            bar.update(COST_OF_A_BASE)
+            return Subject(seed, world, base, make_measure(world, seed, study.requests))
+
+        validation, *reported = (subject(seed) for seed in (VALIDATION, *range(study.seeds)))
+        runs = [Run(BASE, one.seed, study.noises[0], 0.0, one.values(one.base)) for one in reported]
+        grids = {}
+        for name in study.methods:
+            bar.set_description(name)
+            found, grids[name] = _of_method(study, name, validation, reported, bar)
+            runs += found
+    return runs, grids
+
+
+def _of_method(
+    study: Study, name: str, validation: Subject, reported: Sequence[Subject], bar: tqdm
+) -> tuple[list[Run], dict[str, float]]:
+    method, train = METHODS[name], make_train(METHODS[name].loss, OptimConfig())
+
+    def values(subject: Subject, noise: Noise, lr: float) -> dict[str, float]:
+        params = train(subject.base, jnp.float32(lr), data(study, method, subject, noise))
+        bar.update()
+        return subject.values(params)
+
+    grid = {lr: balance(values(validation, study.noises[0], lr)) for lr in method.grid}
+    best = max(grid, key=lambda lr: grid[lr])
+    found = [
+        Run(name, subject.seed, noise, best, values(subject, noise, best))
+        for noise in study.noises_of(name)
+        for subject in reported
+    ]
+    return found, {f"{lr:g}": score for lr, score in grid.items()}
+
+
+def data(study: Study, method: Method, subject: Subject, noise: Noise):
+    """The batches of all updates."""
+    rows = method.rows(preference_rows(subject.world, subject.seed, study.prompts, noise))
+    order = order_of(rows, BATCH, EPOCHS, subject.seed)
+    return stacked(rows, order, method.loss.policy_reads, method.loss.reference_reads)
+
+
+def parse(argv: list[str]) -> tuple[Study, Path]:
+    """Errors: a method that is not known, shares that are none, no seed."""
+    parser = argparse.ArgumentParser(prog="python -m mpo_jax.experiments.transfer", description="Compares methods.")
+    parser.add_argument("--seeds", type=int, default=5, help="how many are reported")
+    parser.add_argument("--methods", help="names with commas between them; without it all of mpo_jax/experiments/methods.py")
+    parser.add_argument("--noise", default="0,0.2,0.4", help="shares of wrong words on the target side; the first is 0")
+    parser.add_argument("--flips", default="0,0.1,0.2", help="shares of target pairs whose answers are exchanged; the first is 0")
+    parser.add_argument("--out", type=Path, default=Path("runs/transfer"), help="where results.json, tables.md and plots go")
+    given = parser.parse_args(argv)
+    methods = given.methods.split(",") if given.methods else list(METHODS)
+    for name in methods:
+        if name not in METHODS:
+            near = difflib.get_close_matches(name, METHODS, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"write some of {', '.join(METHODS)}."
+            raise InputError(f"--methods={given.methods} names no method '{name}': {hint}")
+    if given.seeds < 1:
+        raise InputError(f"--seeds={given.seeds}: give 1 or more; intervals take 2.")
+    words, flips = (_shares(name, getattr(given, name)) for name in ("noise", "flips"))
+    noises = [Noise(), *(Noise(words=x) for x in words[1:]), *(Noise(flips=x) for x in flips[1:])]
+    return Study(methods, methods if given.methods else SWEPT, given.seeds, noises), given.out
+
+
+def _shares(name: str, text: str) -> list[float]:
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if not shares or shares[0] != 0 or len(set(shares)) < len(shares) or not all(0 <= share <= 1 for share in shares):
+        raise InputError(f"--{name}={text}: write distinct shares from 0 to 1 with commas between them, 0 first, as in 0,0.2.")
+    return shares
+
+
+def _plain(runs: Sequence[Run]) -> list[dict]:
+    return [dataclasses.asdict(run) for run in runs]
+
+
+if __name__ == "__main__":
+    main()

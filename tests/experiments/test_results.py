@@ -1,0 +1,51 @@
+"""Means, intervals and tables of a study, on numbers that are known."""
+
+import math
+
+import pytest
+
+from mpo_jax.experiments.results import BASE, Estimate, Run, balance, markdown, plot
+from mpo_jax.experiments.world import LANGUAGES, Noise
+
+NAMES = ("refuses", "complies", "answers", "gap", "accuracy", "perplexity")
+
+
+def values(level: float) -> dict[str, float]:
+    of_language = {f"{name}/{language}": level + i / 100 for name in NAMES for i, language in enumerate(LANGUAGES)}
+    return {"drift/kl": level, "drift/hidden": level, **of_language}
+
+
+RUNS = [Run(method, seed, Noise(), 1e-4, values(0.1 * seed)) for method in (BASE, "mpo") for seed in (1, 2, 3)]
+NOISY = [Run("mpo", seed, Noise(flips=0.5), 1e-4, values(0.2 * seed)) for seed in (1, 2, 3)]
+
+
+def test_the_interval_is_students():
+    estimate = Estimate.of([1.0, 2.0, 3.0])
+    assert estimate.mean == 2
+    assert estimate.half == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)  # t of 2 degrees of freedom, at 0.975
+    assert estimate.text(2) == "2.00 ± 2.48"
+    assert Estimate.of([1.0]).text(1) == "1.0"
+
+
+def test_balance_counts_every_language_and_both_kinds_of_request():
+    even = values(0.0) | {f"{name}/{language}": 0.0 for name in ("refuses", "answers") for language in LANGUAGES}
+    assert balance(even) == 0
+    assert balance(even | {"refuses/d": 1.0}) == pytest.approx(1 / 14)
+    assert balance(even | {"answers/g": 1.0}) == pytest.approx(1 / 14)
+    assert balance(even | {"complies/g": 1.0}) == 0
+
+
+def test_the_tables_hold_the_means():
+    text = markdown([*RUNS, *NOISY])
+    assert "means of 3 seeds" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| `mpo` | 0.235 ±")]  # targets: 0.2 + mean of 0.01 to 0.06
+    assert row.split(" | ")[2] == "0.210 ± 0.248"  # the worst of them
+    assert "| `mpo` | 50% of the labels wrong | 0.435 ± 0.497 |" in text
+    assert "Noise" not in markdown(RUNS)
+
+
+def test_plots_are_drawn(tmp_path):
+    plot(RUNS, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gaps.png", "safety.png"]
+    plot([*RUNS, *NOISY], tmp_path)
+    assert (tmp_path / "noise.png").stat().st_size < 100_000
