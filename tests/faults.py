@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,36 +32,59 @@ from mpo_jax.checkpoint import UNSIGNED
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ["--config.epochs=6", "--config.metrics.tensorboard=True", "--config.compilation_cache="]
 RESUME = "--config.checkpoint.resume=auto"
+SILENCE = 10  # seconds after which a process that says nothing is given up
 
 
 @dataclasses.dataclass
 class Campaign:
-    """Where the runs are, what the undisturbed one took and left, and the dice."""
+    """Where the runs are, what the undisturbed ones took and left, by their number of processes, and the dice."""
 
     folder: Path
     dice: random.Random
-    whole: Path = Path()
-    seconds: float = 0.0
+    undisturbed: dict[int, tuple[Path, float]] = dataclasses.field(default_factory=dict)
 
-    def start(self, name: str, *settings: str) -> "Process":
+    def start(self, name: str, count: int, *settings: str) -> "Process":
         config = config_file(self.folder / "world", self.folder / name)
-        return Process(self.folder / name, [f"--config={config}", *SETTINGS, *settings], self.folder / "compiled")
+        return Process(self.folder / name, [f"--config={config}", *SETTINGS, *settings], self.folder / "compiled", count)
 
-    def the_same(self, run: Path) -> bool:
-        return metrics(run) == metrics(self.whole) and exported(run) == exported(self.whole)
+    def whole(self, count: int) -> Path:
+        return self._undisturbed(count)[0]
+
+    def seconds(self, count: int) -> float:
+        return self._undisturbed(count)[1]
+
+    def _undisturbed(self, count: int) -> tuple[Path, float]:
+        if count not in self.undisturbed:
+            for name in (f"first of {count}", f"whole of {count}"):  # the first one compiles
+                process, began = self.start(name, count), time.monotonic()
+                assert process.end() == 0, process.said
+            self.undisturbed[count] = process.run, time.monotonic() - began
+        return self.undisturbed[count]
+
+    def the_same(self, process: "Process") -> bool:
+        whole = self.whole(process.count)
+        return metrics(process.run) == metrics(whole) and exported(process.run) == exported(whole)
 
 
 class Process:
-    """A training that runs beside us; its output goes to files."""
+    """A training that runs beside us, in `count` processes of one device each; their output goes to files."""
 
-    def __init__(self, folder: Path, arguments: list[str], compiled: Path):
-        self.folder, self.run = folder, folder / "run"
+    def __init__(self, folder: Path, arguments: list[str], compiled: Path, count: int):
+        self.folder, self.run, self.count = folder, folder / "run", count
         # Every program is kept, however fast it compiles: a resumed run then starts in a few seconds.
         fast = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         fast |= {"XLA_FLAGS": "--xla_backend_optimization_level=0", "HF_HUB_OFFLINE": "1"}
-        with (folder / "out.txt").open("w") as out, (folder / "err.txt").open("w") as err:
-            command = [sys.executable, "-m", "mpo_jax.train", *arguments]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | fast, stdout=out, stderr=err)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        meet = [f"--config.hosts.{x}" for x in (f"coordinator=127.0.0.1:{port}", f"count={count}", f"timeout={SILENCE}")]
+        self.all: list[subprocess.Popen] = []
+        for index in range(count):
+            with (folder / f"out{index}.txt").open("w") as out, (folder / f"err{index}.txt").open("w") as err:
+                command = [sys.executable, "-m", "mpo_jax.train", *arguments]
+                command += [*meet, f"--config.hosts.index={index}"] if count > 1 else []
+                self.all.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | fast, stdout=out, stderr=err))
+        self.process = self.all[0]
 
     def wait_for(self, happens: Callable[[], bool]) -> bool:
         """Whether that happened before the process ended."""
@@ -71,16 +95,25 @@ class Process:
         return False
 
     def end(self) -> int:
-        return self.process.wait(timeout=300)
+        """Of the first process, when all are over."""
+        until = time.monotonic() + 300
+        for process in self.all:
+            process.wait(timeout=until - time.monotonic())
+        return self.process.returncode
+
+    @property
+    def codes(self) -> str:
+        """Of all processes, which are over."""
+        return ("code " if self.count == 1 else "codes ") + ", ".join(str(process.returncode) for process in self.all)
 
     @property
     def said(self) -> str:
-        return (self.folder / "out.txt").read_text() + (self.folder / "err.txt").read_text()
+        return "".join((self.folder / f"{what}{i}.txt").read_text() for what in ("out", "err") for i in range(self.count))
 
     @property
     def sentence(self) -> str | None:
         """The one that the program ended with, if it did. Libraries that fail to close their files may add to it."""
-        said = [line for line in (self.folder / "err.txt").read_text().splitlines() if line.startswith("error: ")]
+        said = [line for line in (self.folder / "err0.txt").read_text().splitlines() if line.startswith("error: ")]
         return said[-1] if said and self.process.returncode == 2 else None
 
 
@@ -106,12 +139,12 @@ def lines_of(process: Process) -> int:
 
 
 def at_random(campaign: Campaign, process: Process) -> None:
-    until = time.monotonic() + campaign.dice.uniform(0, campaign.seconds)
+    until = time.monotonic() + campaign.dice.uniform(0, campaign.seconds(process.count))
     process.wait_for(lambda: time.monotonic() > until)
 
 
 def in_an_update(campaign: Campaign, process: Process) -> None:
-    lines = campaign.dice.randint(2, len(metrics(campaign.whole)) - 3)
+    lines = campaign.dice.randint(2, len(metrics(campaign.whole(process.count))) - 3)
     process.wait_for(lambda: lines_of(process) >= lines)
     time.sleep(campaign.dice.uniform(0, 0.02))
 
@@ -135,10 +168,36 @@ def in_the_export(campaign: Campaign, process: Process) -> None:
 def killed(moment: Callable[[Campaign, Process], None]) -> Callable[[Campaign, Process], str]:
     def fault(campaign: Campaign, process: Process) -> str:
         moment(campaign, process)
-        process.process.kill()
-        return f"code {process.end()}"
+        for each in process.all:
+            each.kill()
+        process.end()
+        return process.codes
 
     return fault
+
+
+def killed_one(moment: Callable[[Campaign, Process], None]) -> Callable[[Campaign, Process], str]:
+    """The other process has to end by itself, and not as if all were well."""
+
+    def fault(campaign: Campaign, process: Process) -> str:
+        moment(campaign, process)
+        victim = campaign.dice.choice(process.all)
+        victim.kill()
+        began = time.monotonic()
+        process.end()
+        assert all(other.returncode not in (0, 2, 42) for other in process.all), process.said[-2000:]
+        return f"{process.codes}, the other {time.monotonic() - began:.0f} s later"
+
+    return fault
+
+
+def asked_one(campaign: Campaign, process: Process) -> str:
+    """Both stop after the same update."""
+    in_an_update(campaign, process)
+    campaign.dice.choice(process.all).send_signal(signal.SIGTERM)
+    process.end()
+    assert [each.returncode for each in process.all] in ([42, 42], [0, 0]), process.said[-2000:]
+    return process.codes + "".join(f", {stop}" for stop in re.findall(r"interrupted after update \d+", process.said))
 
 
 def asked(number: signal.Signals, moment: Callable[[Campaign, Process], None]) -> Callable[[Campaign, Process], str]:
@@ -198,7 +257,7 @@ def changed_data(campaign: Campaign, process: Process) -> str:
     lines = before.splitlines(keepends=True)
     file.write_bytes(b"".join(lines[1:] + lines[:1]) if file.suffix == ".jsonl" else before + b"\n")
     try:
-        again = campaign.start(process.folder.name, RESUME)
+        again = campaign.start(process.folder.name, 1, RESUME)
         code = again.end()
     finally:
         file.write_bytes(before)
@@ -242,6 +301,10 @@ FAULTS: dict[str, Callable[[Campaign, Process], str]] = {
     "a changed file": changed_data,
     "full disk in a save": full_disk(in_a_save),
     "full disk at the end": full_disk(in_the_export),
+    "two: SIGKILL of one in an update": killed_one(in_an_update),
+    "two: SIGKILL of one in a save": killed_one(in_a_save),
+    "two: SIGKILL of both at random": killed(at_random),
+    "two: SIGTERM of one": asked_one,
 }
 
 
@@ -252,25 +315,28 @@ def one(campaign: Campaign, number: int, name: str) -> tuple[str, str, bool]:
     if name.startswith("full disk") and not mounted:
         return "no small file system could be mounted here", "skipped", True
     try:
-        process = campaign.start(folder.name, *([RESUME] if mounted else []))
+        count = 2 if name.startswith("two:") else 1
+        whole = exported(campaign.whole(count))
+        process = campaign.start(folder.name, count, *([RESUME] if mounted else []))
         try:
             what = FAULTS[name](campaign, process)
         except AssertionError as error:
             return str(error), "a traceback, or a code that is not documented", False
         finally:
-            process.process.kill()
+            for each in process.all:
+                each.kill()
         for _ in range(3):
-            if exported(process.run) not in (None, exported(campaign.whole)):
+            if exported(process.run) not in (None, whole):
                 return what, "an export that is not the undisturbed run's", False
-            process = campaign.start(folder.name, RESUME)
+            process = campaign.start(folder.name, count, RESUME)
             if (code := process.end()) == 0:
                 went_on = [line for line in process.said.splitlines() if line.startswith("checkpoint: continuing")]
                 since = went_on[-1].removeprefix("checkpoint: continuing ") if went_on else "from the start"
                 nothing_lost = "interrupted" not in what or what.endswith(f"interrupted {since}")
-                same = campaign.the_same(process.run)
+                same = campaign.the_same(process)
                 return what, f"{since}: " + ("the same" if same else "other numbers"), same and nothing_lost
             if sentence := process.sentence:
-                return what, shown(sentence), exported(process.run) in (None, exported(campaign.whole))
+                return what, shown(sentence), exported(process.run) in (None, whole)
         return what, f"code {code}: {process.said[-2000:]}", False
     finally:
         if mounted:
@@ -295,11 +361,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), random.Random(given.seed))
         make_world(campaign.folder / "world")
-        for name in ("first", "whole"):  # the first one compiles
-            process, began = campaign.start(name), time.monotonic()
-            assert process.end() == 0, process.said
-        campaign.whole, campaign.seconds = process.run, time.monotonic() - began
-        print(f"an undisturbed run takes {campaign.seconds:.0f} s\n")
+        print(f"an undisturbed run takes {campaign.seconds(1):.0f} s\n")
         print("| fault | what happened | afterwards | s |\n|---|---|---|---|", flush=True)
         for number in range(given.runs):
             name, began = names[number % len(names)], time.monotonic()
