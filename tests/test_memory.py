@@ -19,7 +19,7 @@ COUNTS = 8  # Adam's and the schedule's numbers of updates
     ("settings", "device", "host"),
     [
         ({}, 8 * WEIGHTS + COUNTS, 0),
-        ({"moments_dtype": "bfloat16"}, 6 * WEIGHTS + COUNTS, 0),
+        ({"moments_dtype": "bfloat16"}, 4 * WEIGHTS + COUNTS, 0),
         ({"offload": True}, COUNTS, 8 * WEIGHTS),
     ],
 )
