@@ -1,9 +1,10 @@
 """Will it fit? Compiles a run's train step for a TPU slice, on a machine without one.
 
     python -m mpo_jax.plan --config=configs/llama31.py --topology=v5e:2x4 [--config.field=value ...]
+    python -m mpo_jax.plan --config=configs/llama31.py --search [--topologies=v5e:2x4,v5e:4x4]
 
 Only the model's config.json is read: no weights, no data. Every sequence is taken to be as long as `data.max_length` allows,
-or `--tokens` long. `--topologies a,b,c` compares slices; `--json` writes a line of JSON a slice.
+or `--tokens` long. `--topologies a,b,c` compares slices; `--search` looks for the smallest one that fits, and for its mesh.
 """
 
 import argparse
@@ -11,149 +12,82 @@ import dataclasses
 import json
 import math
 import sys
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
-
-from mpo_jax import hub
 from mpo_jax.config import TrainConfig, parse
-from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.memory import bytes_on
-from mpo_jax.models.decoder import Model
-from mpo_jax.models.families import build
-from mpo_jax.objective import make_objective
-from mpo_jax.optim import make_optimizer
-from mpo_jax.reference import stored_fields
-from mpo_jax.sharding import abstract_on_mesh, batch_to_mesh, make_mesh, shards
-from mpo_jax.step import abstract_state, jit_train_step, make_train_step
-from mpo_jax.tpu_compiler import GIB, Memory, compile_for, devices
-from mpo_jax.types import SIDES, Batch, Pair, Reads, Scores, SequenceScores, Want
-
-UPDATES = 150  # of the learning rate's schedule, which takes no memory
-LANGUAGES = ("ar", "bn", "jv", "ko", "sw", "zh")  # as many as the published data has
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What one slice would hold, bytes a device."""
-
-    topology: str
-    mesh: dict[str, int]
-    rows: int  # packed rows of the policy in a microbatch
-    tokens: int  # a packed row
-    masters: int
-    moments: int
-    reference: int
-    logits: int  # what is never there: float32 logits of the scored positions
-    memory: Memory
-
-
-def plan(config: TrainConfig, topology: str, tokens: int | None = None) -> Plan:
-    """Compiles the train step of `config`, whose sequences have `tokens` tokens each (by default the most that it allows).
-
-    Errors: those of `devices`, moments that are offloaded, a mesh that the slice or the model's dimensions do not divide, a
-    folder without config.json.
-    """
-    if config.optim.offload:
-        raise InputError("optim.offload=True makes two programs of a step, which plan does not compile yet: leave it out.")
-    slice_devices = devices(topology)
-    mesh = make_mesh(config.mesh, slice_devices)
-    _, model, _ = build(hub.resolve(config.model, weights=False), remat=config.remat)
-    # A mesh of devices that are not here is for the compiler alone: anything computed under it at once would fail.
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        optimizer = make_optimizer(config.optim, UPDATES)
-        state = abstract_state(model.abstract(mesh), optimizer, mesh)
-        live = config.reference == "live" and bool(config.loss.reference_reads.anything)
-        ref_params = model.abstract(mesh, jnp.dtype(config.reference_dtype)) if live else {}
-        batch = fullest_batch(config, model, mesh, config.data.max_length if tokens is None else tokens)
-        objective = make_objective(model, config.loss, LANGUAGES)
-        step = jit_train_step(make_train_step(objective, optimizer, jnp.dtype(config.compute_dtype)), state)
-        assert isinstance(step, jax.stages.Wrapped), "one program"
-        memory = compile_for(step.lower(state, ref_params, batch), slice_devices[0].device_kind)
-    return Plan(
-        topology,
-        dict(mesh.shape),
-        *batch.policy.tokens_ST.shape[1:],
-        masters=bytes_on(state.params),
-        moments=bytes_on(state.opt_state),
-        reference=bytes_on(ref_params),
-        logits=4 * math.prod(batch.policy.answer_at_SA.shape[1:]) * model.config.vocab_size // math.prod(mesh.shape.values()),
-        memory=memory,
-    )
-
-
-def fullest_batch(config: TrainConfig, model: Model, mesh: Mesh, tokens: int) -> Batch:
-    """The shapes and places of a batch whose sequences all have `tokens` tokens, nearly all of them answers."""
-    if tokens < 2:
-        raise InputError(f"--tokens={tokens} is no length of a sequence: it has a prompt and an answer, so write 2 or more.")
-    ids = lambda n: np.zeros(n, np.int32)  # noqa: E731
-    pair = TokenPair(ids(1), ids(tokens - 1), ids(tokens - 1))
-    example = Example("", LANGUAGES[0], pair, pair, pair, pair)
-    live = config.reference == "live"
-    host = Pipeline(
-        [example] * config.batch_size,
-        LANGUAGES,
-        config.batch_size,
-        0,
-        config.loss.policy_reads,
-        config.loss.reference_reads if live else Reads(),
-        microbatches=config.microbatches,
-        shards=shards(mesh, "batch"),
-    ).batch_at(0)
-    if not live:
-        host = dataclasses.replace(host, reference=stored_scores(config, model))
-    return batch_to_mesh(host, mesh, abstract_on_mesh)
-
-
-def stored_scores(config: TrainConfig, model: Model) -> Scores:
-    """What `reference.CachedReference` brings with a batch."""
-    reads, rows = config.loss.reference_reads, (config.microbatches, config.batch_size // config.microbatches)
-
-    def pair(want: Want) -> Pair:
-        fields = stored_fields(want, model.config.hidden_size).items()
-        arrays: dict[str, Any] = {name: np.zeros((*rows, *shape), np.float32) for name, shape in fields}
-        scores = SequenceScores(**arrays)
-        return Pair(scores, scores)
-
-    return Scores(**{side: pair(want) for side in SIDES if (want := reads.want(side))})
+from mpo_jax.fit import Plan, compiled, lay_out
+from mpo_jax.search import Found, flags, search
+from mpo_jax.tpu_compiler import EXAMPLES, GIB
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.plan", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--topology", help="a slice, such as v5e:2x4")
-    where.add_argument("--topologies", help="several, such as v5e:2x4,v5e:4x4")
+    parser.add_argument("--topology", "--topologies", help="a slice, such as v5e:2x4, or several: v5e:2x4,v5e:4x4")
+    parser.add_argument("--search", action="store_true", help="find the smallest of them that fits, or of all that there are")
+    parser.add_argument("--slices", type=int, default=1, help="this many such slices, joined along the mesh's data axis")
     parser.add_argument("--tokens", type=int, help="tokens of each sequence (default: data.max_length)")
-    parser.add_argument("--json", action="store_true", help="a line of JSON a slice")
+    parser.add_argument("--mfu", type=float, help="say how long an update takes at this share of the peak FLOP/s, such as 0.4")
+    parser.add_argument("--json", action="store_true", help="a line of JSON a slice, or a generation that was searched")
     given, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     with one_sentence():
         config = parse(rest)
-        found = (plan(config, name, given.tokens) for name in (given.topology or given.topologies).split(","))
-        for entry in found:
-            print(json.dumps(dataclasses.asdict(entry)) if given.json else describe(entry, config), flush=True)
+        names = given.topology.split(",") if given.topology else []
+        _check(given, names)
+        if given.search:
+            answers = search(config, names, given.tokens, given.slices, lambda line: print(line, file=sys.stderr, flush=True))
+        else:
+            answers = (compiled(lay_out(config, name, given.tokens, given.slices)) for name in names)
+        for answer in answers:
+            said = recommend(answer, config, given.mfu) if isinstance(answer, Found) else describe(answer, config, given.mfu)
+            print(json.dumps(dataclasses.asdict(answer)) if given.json else said, flush=True)
 
 
-def describe(entry: Plan, config: TrainConfig) -> str:
+def _check(given: argparse.Namespace, names: list[str]) -> None:
+    if not names and not given.search:
+        raise InputError(f"Neither a slice nor --search was given: write --topology= with one such as {EXAMPLES}, or --search.")
+    if given.slices < 1:
+        raise InputError(f"--slices={given.slices} is no number of slices: write 1 or more.")
+    if given.mfu is not None and not 0 < given.mfu <= 1:
+        raise InputError(f"--mfu={given.mfu} is no share of the peak: write a number above 0 and up to 1, such as 0.4.")
+
+
+def recommend(found: Found, config: TrainConfig, mfu: float | None) -> str:
+    """What to write for the smallest slice that fits."""
+    if found.plan is None or found.settings is None:
+        return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(config)}"
+    lines = [f"{found.generation}: the smallest slice that fits is {found.plan.topology}, with", f"  {flags(found.settings)}"]
+    return "\n".join([*lines, describe(found.plan, config, mfu)])
+
+
+def describe(entry: Plan, config: TrainConfig, mfu: float | None = None) -> str:
     memory, gib = entry.memory, lambda n: f"{n / GIB:6.2f} GiB"
     mesh = " ".join(f"{axis}={n}" for axis, n in entry.mesh.items())
+    where = entry.topology if entry.slices == 1 else f"{entry.slices} x {entry.topology}"
     lines = [
-        f"{entry.topology}: {math.prod(entry.mesh.values())} devices, {mesh}; {entry.rows} packed rows of {entry.tokens} tokens",
+        f"{where}: {math.prod(entry.mesh.values())} devices, {mesh}; {entry.rows} packed rows of {entry.tokens} tokens",
         f"  masters    {gib(entry.masters)}",
         f"  moments    {gib(entry.moments)}",
         f"  reference  {gib(entry.reference)}",
     ]
     if memory.temporaries is not None:
         lines.append(f"  temporary  {gib(memory.temporaries)}  activations, gradients, compute copies of the weights")
+    if memory.largest_bytes is not None:
         lines.append(f"  largest    {gib(memory.largest_bytes)}  {memory.largest}; logits would be {gib(entry.logits).strip()}")
     of = "" if memory.usable is None else f" of {memory.usable / GIB:.2f} that a device has"
     verdict = "fits" if memory.fits else f"does not fit: {advice(config)}"
-    return "\n".join([*lines, f"  peak       {gib(memory.peak)}{of}: {verdict}"])
+    lines += [f"  peak       {gib(memory.peak)}{of}: {verdict}", f"  work       {work(entry, mfu)}"]
+    return "\n".join(lines)
+
+
+def work(entry: Plan, mfu: float | None) -> str:
+    """Of one update, and the time that it takes at a share of the peak, which nothing here has measured."""
+    said = f"{entry.update_flops / 1e12:,.0f} TFLOP for {entry.update_tokens:,} tokens an update"
+    if mfu is None or entry.peak_flops is None:
+        return said
+    seconds = entry.update_flops / (entry.peak_flops * mfu)
+    speed = f"{seconds:.3g} s, {entry.update_tokens / seconds:,.0f} tokens/s"
+    return f"{said}; if {mfu:.0%} of {entry.peak_flops / 1e12:,.0f} TFLOP/s: {speed}"
 
 
 def advice(config: TrainConfig) -> str:

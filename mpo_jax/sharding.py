@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mpo_jax.errors import InputError
@@ -36,15 +37,25 @@ Axes = tuple[str | None, ...]
 @dataclasses.dataclass
 class MeshConfig:
     """Devices along each axis: `data` replicates parameters, `fsdp` shards them, `tensor` splits heads, feed-forward and
-    vocabulary. One of them may be -1: all devices that are left."""
+    vocabulary. One of them may be -1: all devices that are left. Several TPU slices lie along `data`, which their number must
+    divide. With `auto` all three are left to `mesh_rule`."""
 
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    auto: bool = False
+
+    def __post_init__(self) -> None:
+        if self.auto and (self.data, self.fsdp, self.tensor) != (1, -1, 1):
+            raise InputError(
+                f"mesh.auto=True chooses what data={self.data} fsdp={self.fsdp} tensor={self.tensor} give: leave out "
+                "one or the other."
+            )
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Errors: a product that is not the number of devices, two axes of -1, an axis below 1."""
+    """Errors: a product that is not the number of devices, two axes of -1, an axis below 1, slices that do not divide `data`."""
+    assert not config.auto, "mesh_rule.chosen comes first"
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
     given = f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor}"
@@ -55,7 +66,26 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if math.prod(sizes) != len(devices):
         n = len(devices)
         raise InputError(f"{given} does not divide the {n} devices of this run: choose axes whose product is {n}.")
-    return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    if sizes[0] % (n := slices(devices)):
+        raise InputError(
+            f"{given} would share out each parameter over the {n} slices of this run, between which the network is slow: give "
+            f"data={n}, or a multiple of it."
+        )
+    return Mesh(arranged(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def slices(devices: Sequence[Any]) -> int:
+    """Of how many TPU slices these devices are, each with a fast network of its own; 1 for other devices."""
+    return len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+
+
+def arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
+    """Devices as an array of these sizes, in the order that suits a slice's network, the slices along `data`, the first axis."""
+    n, (data, *within) = slices(devices), sizes
+    if n == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    one = (data // n, *within)
+    return mesh_utils.create_hybrid_device_mesh(one, (n, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def spec(axes: Axes) -> PartitionSpec:
@@ -70,7 +100,7 @@ def shards(mesh: Mesh | AbstractMesh, axis: str) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def named(mesh: Mesh, axes: Axes, shape: tuple[int, ...], name: str) -> NamedSharding:
+def named(mesh: Mesh | AbstractMesh, axes: Axes, shape: tuple[int, ...], name: str) -> NamedSharding:
     """The sharding of an array, or an error where a dimension does not divide: never a silent replication."""
     assert len(axes) == len(shape), f"{name}: axes {axes} for shape {shape}"
     for axis, size in zip(axes, shape, strict=True):

@@ -143,21 +143,27 @@ def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: A
 
 
 def jit_train_step(train_step: TrainStep, abstract: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The one compiled step: the state is donated and comes back where it lay; the reference is never donated.
-
-    Where moments wait on the host there are two programs, and the one of the gradient does not have them: in a single program
-    the TPU compiler fetches them at its beginning, even behind an optimisation barrier, and needs more memory than without.
-    """
-    state_and_metrics = (_shardings(abstract), None)
-    if not train_step.optimizer.offload:
-        return jax.jit(train_step, donate_argnums=0, out_shardings=state_and_metrics)
-    gradient = jax.jit(train_step.gradient, out_shardings=(None, None, _shardings(abstract.params)))
-    update = jax.jit(train_step.update, donate_argnums=(0, 3), out_shardings=state_and_metrics)
+    """The one compiled step: the state is donated and comes back where it lay; the reference is never donated."""
+    first, *rest = programs(train_step, abstract)
+    if not rest:
+        return first
+    (update,) = rest
 
     def offloaded(state: TrainState, ref_params: Params, batch: Batch) -> tuple[TrainState, Metrics]:
-        return update(state, *gradient(state.params, ref_params, batch))
+        return update(state, *first(state.params, ref_params, batch))
 
     return offloaded
+
+
+def programs(train_step: TrainStep, abstract: TrainState) -> list[jax.stages.Wrapped]:
+    """The step as one program, or its gradient and its update as two where moments wait on the host, so that the gradient's does
+    not have them: in a single program the TPU compiler fetches them at its beginning, even behind an optimisation barrier, and
+    needs more memory than without."""
+    state_and_metrics = (_shardings(abstract), None)
+    if not train_step.optimizer.offload:
+        return [jax.jit(train_step, donate_argnums=0, out_shardings=state_and_metrics)]
+    gradient = jax.jit(train_step.gradient, out_shardings=(None, None, _shardings(abstract.params)))
+    return [gradient, jax.jit(train_step.update, donate_argnums=(0, 3), out_shardings=state_and_metrics)]
 
 
 def make_eval_step(objective: Objective, compute_dtype: Any) -> Callable[..., Metrics]:

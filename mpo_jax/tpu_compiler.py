@@ -20,6 +20,9 @@ GIB = 2**30
 # What a device of each kind leaves a program, as libtpu 0.0.51 says when it refuses one that needs more. A chip of v5e has 16 GB
 # of HBM, of v5p 95, of v6e 32 (cloud.google.com/tpu/docs); chips of v4 and 7x are two devices to this compiler.
 USABLE_GIB = {"TPU v4": 15.25, "TPU v5 lite": 15.75, "TPU v5": 95.73, "TPU v6 lite": 31.24, "TPU7x": 94.74}
+# The slices that Cloud TPU lends of each generation, up to 256 chips.
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+SLICES = {"v5e": FLAT, "v6e": FLAT, "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")}
 EXAMPLES = "v5e:2x4, v5e:4x4, v5p:2x2x4, v6e:8x8"
 # The compiler would otherwise ask the metadata server of a TPU VM, and refuse a second process on this machine.
 ENVIRONMENT = {
@@ -34,7 +37,8 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device. Of a program that does not fit the compiler tells no more than `peak` and `usable`."""
+    """Bytes of one device. Of a program that does not fit the compiler tells no more than `peak` and `usable`, of some that fit
+    not the arrays and kernels."""
 
     fits: bool
     peak: int  # what it needs at once, its arguments included
@@ -45,8 +49,9 @@ class Memory:
     kernels: int | None = None  # Pallas kernels in the program
 
 
-def devices(topology: str) -> Sequence[Any]:
-    """The devices of a slice such as "v5e:2x4". To be called before JAX computes anything: it keeps JAX itself on the CPU.
+def devices(topology: str, slices: int = 1) -> Sequence[Any]:
+    """The devices of a slice such as "v5e:2x4", or of several. To be called before JAX computes anything: it keeps JAX itself on
+    the CPU.
 
     Errors: no libtpu here, a name that it does not know.
     """
@@ -54,7 +59,8 @@ def devices(topology: str) -> Sequence[Any]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        many = {"num_slices": slices} if slices > 1 else {}
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **many).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError(
@@ -68,26 +74,34 @@ def devices(topology: str) -> Sequence[Any]:
 
 def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
     """Compiles a program that was lowered for a topology's devices. One that does not fit is an answer, not an error."""
-    usable = round(USABLE_GIB[device_kind] * GIB) if device_kind in USABLE_GIB else None
+    usable = usable_bytes(device_kind)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _too_big(str(error))
-    found, text = compiled.memory_analysis(), compiled.as_text()
-    assert found is not None and text is not None, "the TPU compiler reports both"
-    size, largest = _largest(text)
-    return Memory(
+    found = compiled.memory_analysis()
+    assert found is not None, "the TPU compiler reports it"
+    memory = Memory(
         fits=True,
         # The compiler counts arguments that lie in the host's memory in; what it refuses for is the device's.
         peak=found.peak_memory_in_bytes - found.host_argument_size_in_bytes,
         usable=usable,
         temporaries=found.temp_size_in_bytes,
-        largest=largest,
-        largest_bytes=size,
-        kernels=text.count('custom_call_target="tpu_custom_call"'),
     )
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # libtpu 0.0.51 cannot write down what it made of some large programs for v5p
+        return memory
+    assert text is not None, "the TPU compiler writes it"
+    size, largest = _largest(text)
+    kernels = text.count('custom_call_target="tpu_custom_call"')
+    return dataclasses.replace(memory, largest=largest, largest_bytes=size, kernels=kernels)
+
+
+def usable_bytes(device_kind: str) -> int | None:
+    return round(USABLE_GIB[device_kind] * GIB) if device_kind in USABLE_GIB else None
 
 
 def _too_big(message: str) -> Memory:

@@ -29,6 +29,7 @@ from mpo_jax.flops import update_work
 from mpo_jax.identity import identity
 from mpo_jax.interruption import Interrupted, Interruption
 from mpo_jax.memory import table
+from mpo_jax.mesh_rule import chosen
 from mpo_jax.metering import Meter, Trace, parse_range
 from mpo_jax.metrics import MetricsConfig, MetricWriter, Silent, write_json
 from mpo_jax.models.decoder import Model
@@ -59,18 +60,18 @@ def main(argv: list[str] | None = None) -> None:
 def train(config: TrainConfig) -> None:
     """Runs `config` from the checkpoint's download to the export. Errors: `InputError` with a sentence, nothing half-written;
     `Interrupted` where somebody asked it to stop."""
-    # ---- the run
     begun = time.monotonic()
     description = describe(config)
     hosts.say(format_config(description))
     folder = Path(config.output)
     hosts.on_first(lambda: _open(folder, config))
     _keep_programs(config.compilation_cache)
-    mesh = make_mesh(config.mesh)
+    # ---- model, mesh and data
+    model_dir = hub.resolve(config.model)
+    family, model, _ = build(model_dir, remat=config.remat)
+    mesh = make_mesh(chosen(config, model, jax.devices()))
+    hosts.say("mesh: " + " ".join(f"{axis}={n}" for axis, n in mesh.shape.items()))
     with jax.set_mesh(mesh):
-        # ---- model and data
-        model_dir = hub.resolve(config.model)
-        family, model, _ = build(model_dir, remat=config.remat)
         batching = Batching(
             config.batch_size,
             config.loss.policy_reads,

@@ -32,9 +32,10 @@ LAYERS = [
     {"data.pipeline", "objective", "models.family", "metering"},
     {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "reference", "experiments.learning"},
     {"models.families", "config", "identity", "experiments.base", "experiments.measuring"},
-    {"convert", "preview", "plan", "variants", "budget", "experiments.transfer"},
-    {"reward_gap", "report"},
-    {"train"},
+    {"convert", "preview", "variants", "budget", "mesh_rule", "experiments.transfer"},
+    {"reward_gap", "report", "fit"},
+    {"train", "search"},
+    {"plan"},
 ]
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 

@@ -1,22 +1,24 @@
 """What a plan compiles is what a run computes, and what it says is what the compiler said."""
 
+import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from mpo_jax import config as configs
-from mpo_jax import plan, tpu_compiler
+from mpo_jax import fit, plan, search, tpu_compiler
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Dpo, Mpo, Simpo
 from mpo_jax.models.families import build
 from mpo_jax.optim import OptimConfig
 from mpo_jax.prepare import DataConfig
-from mpo_jax.sharding import MeshConfig, batch_to_mesh, make_mesh
+from mpo_jax.sharding import MeshConfig, abstract_on_mesh, batch_to_mesh, make_mesh, shards
 
 RAW = {
     "model_type": "llama", "vocab_size": 65536, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
@@ -46,7 +48,11 @@ def needs_compiler():
 @pytest.fixture(scope="module")
 def cached(folder):
     needs_compiler()
-    return plan.plan(config(folder, reference="cached", optim=OptimConfig(moments_dtype="bfloat16")), "v5e:2x2")
+    return planned(config(folder, reference="cached", optim=OptimConfig(moments_dtype="bfloat16")), "v5e:2x2")
+
+
+def planned(run, topology, **options) -> fit.Plan:
+    return fit.compiled(fit.lay_out(run, topology, **options))
 
 
 def parameters(model) -> int:
@@ -74,14 +80,14 @@ def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
 
 def test_a_live_reference_is_held_in_its_dtype(folder, monkeypatch):
     needs_compiler()
-    monkeypatch.setattr(plan, "compile_for", lambda lowered, kind: FITS)
-    live = plan.plan(config(folder), "v5e:2x2")
+    monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
+    live = planned(config(folder), "v5e:2x2")
     assert live.memory is FITS and 2 * live.reference == live.masters
 
 
 def test_the_command_prints_a_line_of_json_a_slice(folder, tmp_path, capsys, monkeypatch):
     needs_compiler()
-    monkeypatch.setattr(plan, "compile_for", lambda lowered, kind: FITS)
+    monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
     path = tmp_path / "run.py"
     path.write_text(
         "from mpo_jax.config import DataConfig, TrainConfig\n"
@@ -90,6 +96,7 @@ def test_the_command_prints_a_line_of_json_a_slice(folder, tmp_path, capsys, mon
     plan.main([f"--config={path}", "--topologies=v5e:1x1,v5e:2x2", "--tokens=128", "--config.reference=cached", "--json"])
     one, four = map(json.loads, capsys.readouterr().out.splitlines())
     assert (one["topology"], four["topology"], four["mesh"]["fsdp"]) == ("v5e:1x1", "v5e:2x2", 4)
+    assert (one["update_tokens"], 4 * one["peak_flops"]) == (8 * 4 * 128, four["peak_flops"])
     assert one["memory"]["fits"] and one["rows"] * one["tokens"] >= 8 * 4 * 128
     assert one["logits"] == 4 * four["logits"] and four["reference"] == 0
 
@@ -100,7 +107,7 @@ def test_the_abstract_batch_is_like_the_one_that_a_run_makes(folder, loss, refer
     run = config(folder, loss=loss, reference=reference, microbatches=2)
     _, model, _ = build(folder)
     mesh = make_mesh(MeshConfig())
-    abstract = plan.fullest_batch(run, model, mesh, LENGTH)
+    abstract = batch_to_mesh(fit.fullest_batch(run, model, LENGTH, shards(mesh, "batch"))[0], mesh, abstract_on_mesh)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
     real = batch_to_mesh(zeros, mesh)
     for x, y in zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True):
@@ -114,7 +121,7 @@ def test_what_does_not_fit_is_an_answer():
     memory = tpu_compiler.Memory(fits=False, peak=round(37.21 * 2**30), usable=round(15.75 * 2**30))
     message = "RESOURCE_EXHAUSTED: E1000: the total memory required for HLO temporaries (37.21G) exceeds available HBM (15.75G)."
     assert tpu_compiler._too_big(message) == memory
-    entry = plan.Plan("v5e:2x2", {"data": 1, "fsdp": 4, "tensor": 1}, 32, 2048, 1, 1, 0, 1, memory)
+    entry = fit.Plan("v5e:2x2", 1, {"data": 1, "fsdp": 4, "tensor": 1}, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, memory)
     said = plan.describe(entry, config("folder"))
     assert "37.21 GiB of 15.75 that a device has: does not fit: try --config.reference=cached, " in said
 
@@ -125,6 +132,28 @@ def test_the_compiler_itself_refuses_what_does_not_fit():
     x = jax.ShapeDtypeStruct((4, 2**30, 8), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("x")))
     memory = tpu_compiler.compile_for(jax.jit(jnp.sin).lower(x), "TPU v5 lite")
     assert not memory.fits and memory.peak > memory.usable == round(15.75 * 2**30)
+
+
+def test_a_program_that_cannot_be_written_down_has_its_memory():
+    needs_compiler()
+    x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=SingleDeviceSharding(tpu_compiler.devices("v5e:1x1")[0]))
+    lowered: Any = Unwritten(jax.jit(jnp.sin).lower(x))
+    memory = tpu_compiler.compile_for(lowered, "TPU v5 lite")
+    assert memory.fits and memory.peak > 0 and memory.largest is None
+
+
+class Unwritten:
+    """A lowered program whose compiled text the compiler cannot make."""
+
+    def __init__(self, lowered):
+        self._lowered = lowered
+
+    def compile(self):
+        self.memory_analysis = self._lowered.compile().memory_analysis
+        return self
+
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
 
 
 def test_the_largest_array_is_not_an_argument():
@@ -143,7 +172,7 @@ def test_the_largest_array_is_not_an_argument():
 def test_an_unknown_topology_is_a_sentence(folder, name):
     needs_compiler()
     with pytest.raises(InputError, match=rf"^The topology '{name}' is not known .*: write a slice such as v5e:2x4.*\.$"):
-        plan.plan(config(folder), name)
+        planned(config(folder), name)
 
 
 def test_a_missing_compiler_is_a_sentence(folder, monkeypatch):
@@ -152,16 +181,130 @@ def test_a_missing_compiler_is_a_sentence(folder, monkeypatch):
 
     monkeypatch.setattr(topologies, "get_topology_desc", get_topology_desc)
     with pytest.raises(InputError, match=r"^The TPU compiler is not here .*: install it with pip install -r requirements"):
-        plan.plan(config(folder), "v5e:2x4")
+        planned(config(folder), "v5e:2x4")
 
 
 def test_a_mesh_or_a_length_that_cannot_be_is_a_sentence(folder):
     needs_compiler()
     with pytest.raises(InputError, match=r"does not divide the 4 devices"):
-        plan.plan(config(folder, mesh=MeshConfig(fsdp=3)), "v5e:2x2")
+        planned(config(folder, mesh=MeshConfig(fsdp=3)), "v5e:2x2")
     with pytest.raises(InputError, match=r"'kv_heads' has 2 entries"):
-        plan.plan(config(folder, mesh=MeshConfig(tensor=4)), "v5e:2x2")
+        planned(config(folder, mesh=MeshConfig(tensor=4)), "v5e:2x2")
     with pytest.raises(InputError, match=r"^--tokens=1 .* write 2 or more"):
-        plan.plan(config(folder), "v5e:2x2", tokens=1)
-    with pytest.raises(InputError, match=r"^optim\.offload=True makes two programs"):
-        plan.plan(config(folder, optim=OptimConfig(offload=True)), "v5e:2x2")
+        planned(config(folder), "v5e:2x2", tokens=1)
+
+
+def test_two_programs_need_what_the_hungrier_one_does(folder, monkeypatch):
+    """Moments wait on the host: the gradient's program does not have them, and a reference stays while the update's runs."""
+    needs_compiler()
+    asked = []
+
+    def compile_for(lowered, kind):
+        asked.append(lowered)
+        return dataclasses.replace(FITS, peak=(5, 7)[len(asked) - 1], usable=10**9)
+
+    monkeypatch.setattr(fit, "compile_for", compile_for)
+    entry = planned(config(folder, optim=OptimConfig(offload=True)), "v5e:2x2")
+    assert len(asked) == 2 and entry.moments < 64, "two counters"
+    assert entry.memory.peak == 5 + entry.reference, "the update comes to be compiled first"
+    assert not fit.beside(dataclasses.replace(FITS, usable=10), 10).fits
+
+
+def test_moments_on_the_host_are_compiled_for(folder):
+    needs_compiler()
+    entry = planned(config(folder, reference="cached", optim=OptimConfig(offload=True)), "v5e:2x2")
+    assert entry.memory.fits and entry.memory.peak >= 3 * entry.masters, "both moments come for the update"
+
+
+def test_the_work_of_an_update_at_a_share_of_the_peak():
+    entry = fit.Plan("v5e:2x2", 1, {"data": 1, "fsdp": 4, "tensor": 1}, 32, 2048, 1, 1, 0, 1, 65536, 788e12, 788e12, FITS)
+    assert plan.work(entry, None) == "788 TFLOP for 65,536 tokens an update"
+    assert plan.work(entry, 0.5) == "788 TFLOP for 65,536 tokens an update; if 50% of 788 TFLOP/s: 2 s, 32,768 tokens/s"
+    assert plan.work(dataclasses.replace(entry, peak_flops=None), 0.5) == plan.work(entry, None)
+
+
+def test_what_needs_less_than_its_bound_has_not_been_seen(folder, cached):
+    run = config(folder, reference="cached", optim=OptimConfig(moments_dtype="bfloat16"))
+    whatever, least = fit.least_bytes(fit.lay_out(run, "v5e:2x2"))
+    assert cached.masters + cached.moments < whatever < least < cached.memory.peak
+
+
+GIB_16 = tpu_compiler.Memory(fits=False, peak=16 * 2**30, usable=round(15.75 * 2**30))
+
+
+def answers(folder, monkeypatch, fits, topologies, **changes):
+    """What a search says, where the compiler says of a layout what `fits` does, and which layouts were compiled for it."""
+    needs_compiler()
+    compiled, said = [], []
+
+    def compile_it(laid):
+        compiled.append((laid.topology, search.settings(laid.config)))
+        memory = FITS if fits(laid) else GIB_16
+        return fit.Plan(laid.topology, laid.slices, dict(laid.mesh.shape), 1, 1, 1, 1, 0, 1, 1, 1.0, None, memory)
+
+    monkeypatch.setattr(search, "compiled", compile_it)
+    found = list(search.search(config(folder, **changes), topologies, None, 1, said.append))
+    return found, compiled, said
+
+
+def test_a_search_ends_at_the_first_layout_that_fits(folder, monkeypatch):
+    cached_on_four = lambda laid: laid.topology == "v5e:2x2" and laid.config.reference == "cached"  # noqa: E731
+    found, compiled, said = answers(folder, monkeypatch, cached_on_four, ["v5e:2x4", "v5e:2x2", "v5e:1x1"])
+    (answer,) = found
+    assert answer.plan is not None and answer.settings is not None
+    assert (answer.plan.topology, answer.tried) == ("v5e:2x2", ("v5e:1x1", "v5e:2x2"))
+    assert (answer.settings["reference"], answer.settings["mesh.fsdp"], answer.settings["microbatches"]) == ("cached", 4, 1)
+    assert compiled[0][1]["reference"] == "live", "the config's own comes first"
+    assert compiled[-1] == (answer.plan.topology, answer.settings)
+    assert len({repr(layout) for layout in compiled}) == len(compiled), "none is compiled twice"
+    assert any("v5e:2x2 --config.mesh.data=1" in line and "compiling" in line for line in said)
+    assert "--config.mesh.fsdp=4 --config.mesh.tensor=1 --config.reference=cached" in plan.recommend(answer, config(folder), None)
+
+
+def test_what_cannot_fit_is_never_compiled(folder, monkeypatch):
+    monkeypatch.setattr(search, "usable_bytes", lambda kind: 2**20)
+    found, compiled, said = answers(folder, monkeypatch, lambda laid: True, ["v5e:1x1", "v6e:2x2"])
+    assert not compiled and [(answer.generation, answer.plan) for answer in found] == [("v5e", None), ("v6e", None)]
+    assert said[0].startswith("v5e:1x1: the state and its gradients take ") and len(said) == 2
+    assert plan.recommend(found[0], config(folder), None).startswith("v5e: does not fit v5e:1x1: try ")
+
+
+def test_a_search_keeps_what_would_change_the_numbers(folder, monkeypatch):
+    changes = dict(batch_size=4, microbatches=2, remat="attention", reference="cached", optim=OptimConfig(kind="adafactor"))
+    _, compiled, _ = answers(folder, monkeypatch, lambda laid: False, ["v5e:2x2"], **changes)
+    tried = [chosen for _, chosen in compiled]
+    assert {chosen["reference"] for chosen in tried} == {"cached"}
+    assert [chosen["remat"] for chosen in tried] == sorted(chosen["remat"] for chosen in tried), "attention, then full"
+    assert {chosen["microbatches"] for chosen in tried} == {2, 4}
+
+
+def test_the_search_command_prints_its_answer(folder, tmp_path, capsys, monkeypatch):
+    needs_compiler()
+    monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
+    path = tmp_path / "run.py"
+    path.write_text(
+        "from mpo_jax.config import DataConfig, TrainConfig\n"
+        f"def get_config(v=None): return TrainConfig(model={str(folder)!r}, data=DataConfig('no file'), output='nowhere')"
+    )
+    plan.main([f"--config={path}", "--search", "--topologies=v5e:2x2,v5e:1x1", "--tokens=128", "--json"])
+    (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (answer["generation"], answer["plan"]["topology"], answer["settings"]["reference"]) == ("v5e", "v5e:1x1", "live")
+    for wrong, words in (
+        ([], "Neither a slice"),
+        (["--search", "--mfu=40"], "--mfu=40.0"),
+        (["--search", "--slices=0"], "--slices=0"),
+    ):
+        with pytest.raises(SystemExit):
+            plan.main([f"--config={path}", *wrong])
+        assert words in capsys.readouterr().err
+
+
+def test_several_slices_lie_along_the_data_axis(folder, monkeypatch):
+    needs_compiler()
+    monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
+    entry = planned(config(folder, reference="cached", mesh=MeshConfig(auto=True)), "v5e:2x2", slices=2)
+    assert entry.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+    one = planned(config(folder, reference="cached"), "v5e:2x2")
+    assert entry.masters == one.masters and entry.peak_flops == 2 * one.peak_flops
+    with pytest.raises(InputError, match=r"over the 2 slices of this run.* give data=2, or a multiple of it"):
+        planned(config(folder), "v5e:2x2", slices=2)

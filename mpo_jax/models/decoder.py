@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from mpo_jax import sharding
 from mpo_jax.errors import InputError
@@ -144,7 +144,7 @@ class Model:
         is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
         return nnx.to_pure_dict(jax.tree.map(lambda p: p.replace(p.get_metadata("out_sharding")), state, is_leaf=is_variable))
 
-    def abstract(self, mesh: Mesh | None = None, dtype: Any = jnp.float32) -> Params:
+    def abstract(self, mesh: Mesh | AbstractMesh | None = None, dtype: Any = jnp.float32) -> Params:
         """The parameters as `jax.ShapeDtypeStruct`s, with their shardings when a mesh is given.
 
         Errors: a dimension that its mesh axis does not divide, naming the parameter.
