@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from mpo_jax.data.layout import round_up
 from mpo_jax.data.packing import pack
 from mpo_jax.data.shapes import shapes_of
 from mpo_jax.losses import Mpo
+from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.families import build
 from mpo_jax.models.weights import in_order
 from mpo_jax.objective import make_objective
@@ -47,7 +49,10 @@ from mpo_jax.types import Batch, Reads
 
 SHAPE = {"vocab": 128256, "hidden": 256, "layers": 8, "ffn": 1024, "heads": 8, "kv-heads": 4, "batch": 4, "maxlen": 512}
 OURS = ("cached", "live")
+OURS_AND_THEIRS = Mpo(retain_pooling="mean_padded")  # the loss that the peer computes
 PEERS = ("authors", "lean", "chunked", "lean-cached")
+
+Views = Callable[[list[Example]], list[Example]]
 
 
 def rows_of(shape: dict[str, int]) -> tuple[list[Example], str, int]:
@@ -98,11 +103,13 @@ def write_weights(folder: Path, shape: dict[str, int]) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def measure(folder: Path, shape: dict[str, int], variant: str, steps: int, remat: str) -> dict[str, Any]:
-    """Runs one warm-up and `steps` timed updates in this process."""
+def measure(
+    folder: Path, shape: dict[str, int], variant: str, steps: int, remat: str, loss: PreferenceLoss, views: Views = list
+) -> dict[str, Any]:
+    """Runs one warm-up and `steps` timed updates of a method in this process; `views` adds the pairs that its rows lack."""
     family, model, _ = build(folder, remat=remat)
     examples, digest, width = rows_of(shape)
-    loss = Mpo(retain_pooling="mean_padded")
+    examples = views(examples)
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
     with jax.set_mesh(mesh):
         batch, ref_params = batch_of(examples, loss, width), {}
@@ -134,10 +141,11 @@ def measure(folder: Path, shape: dict[str, int], variant: str, steps: int, remat
     }
 
 
-def batch_of(examples: list[Example], loss: Mpo, width: int) -> Batch:
+def batch_of(examples: list[Example], loss: PreferenceLoss, width: int) -> Batch:
     policy, reference = loss.policy_reads, loss.reference_reads
-    shapes = shapes_of([examples], policy, reference, padded_length=width)
-    return pack(examples, shapes, policy, reference, languages=("xx",), pad_id=0, padded_length=width)
+    padded = width if policy.pooling == "mean_padded" else None
+    shapes = shapes_of([examples], policy, reference, padded_length=padded)
+    return pack(examples, shapes, policy, reference, languages=("xx",), pad_id=0, padded_length=padded)
 
 
 def with_scores(batch: Batch, model: Any, params: Any, reads: Reads) -> Batch:
@@ -169,7 +177,7 @@ def main() -> None:
     args = parser.parse_args()
     shape = {name: getattr(args, name.replace("-", "_")) for name in SHAPE}
     if args.worker:
-        print(json.dumps(measure(args.worker, shape, args.ours[0], args.steps, args.remat)))
+        print(json.dumps(measure(args.worker, shape, args.ours[0], args.steps, args.remat, OURS_AND_THEIRS)))
         return
     options = [part for name, value in shape.items() for part in (f"--{name}", str(value))] + ["--steps", str(args.steps)]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,97 @@
+"""What does an update cost under each method? Time and memory on one batch, each method in a process of its own.
+
+    JAX_PLATFORMS=cpu PYTHONPATH=. python benchmarks/objectives.py [--reference live cached] [--remat attention] [--methods dpo mpo]
+
+Weights and rows are those of `benchmarks/step.py`, whose options for the shape are taken too. Every method trains on the same
+rows, one side or both as it reads them. Memory is the peak of the whole process; `against DPO` are ratios of CPU seconds, which a
+busy machine disturbs less than the clock, and of memory.
+"""
+
+import argparse
+import functools
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+from step import OURS, SHAPE, Views, measure, run, write_weights
+from tqdm import tqdm
+
+from mpo_jax import losses
+from mpo_jax.data.chat import Example
+from mpo_jax.data.views import mismatched
+from mpo_jax.losses.base import PreferenceLoss
+
+METHODS: dict[str, PreferenceLoss] = {
+    "dpo": losses.Dpo(),
+    "sft": losses.Sft(),
+    "ipo": losses.Ipo(),
+    "rdpo": losses.RobustDpo(),
+    "cpo": losses.Cpo(),
+    "kto": losses.Kto(),
+    "orpo": losses.Orpo(),
+    "r_dpo": losses.RegularizedDpo(),
+    "simpo": losses.Simpo(),
+    "mpo": losses.Mpo(),
+    "mpo, no LN": losses.Mpo(rg_normalize=False),
+    "mpo, policy": losses.Mpo(gap_target="policy"),
+    "mpo, constant": losses.Mpo(gap_target="1.58"),
+    "mpo, no retention": losses.Mpo(retain=0.0),
+    "mpo, KL of policy": losses.Mpo(retain_by="kl_of_policy"),
+    "mpo, KL of reference": losses.Mpo(retain_by="kl_of_reference"),
+}
+
+
+def views_of(loss: PreferenceLoss, longest: int) -> Views:
+    def views(examples: list[Example]) -> list[Example]:
+        side = loss.policy_reads.mismatch
+        return mismatched(examples, side, longest) if side else examples
+
+    return views
+
+
+def possible(loss: PreferenceLoss, reference: str) -> bool:
+    """Whole distributions are not stored, and what reads no reference has nothing to store."""
+    reads = loss.reference_reads
+    return reference == "live" or (reads.anything and not reads.divergence.anything)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in SHAPE.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--reference", nargs="*", default=OURS, choices=OURS)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--remat", default="attention")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    shape = {name: getattr(args, name.replace("-", "_")) for name in SHAPE}
+    if args.worker:
+        loss = METHODS[args.methods[0]]
+        found = measure(args.worker, shape, args.reference[0], args.steps, args.remat, loss, views_of(loss, shape["maxlen"]))
+        print(json.dumps(found))
+        return
+    options = [part for name, value in shape.items() for part in (f"--{name}", str(value))]
+    options += ["--steps", str(args.steps), "--remat", args.remat]
+    chosen = [(way, name) for way in args.reference for name in args.methods if possible(METHODS[name], way)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(Path(folder), shape)
+        results: dict[tuple[str, str], list[dict]] = {key: [] for key in chosen}
+        for _ in range(args.rounds):
+            for way, name in tqdm(chosen):
+                results[way, name].append(run([__file__, *options, "--worker", folder, "--reference", way, "--methods", name]))
+    print(
+        "| reference | method | s an update | CPU s | peak MiB | CPU s against DPO | memory against DPO |\n|---|---|---|---|---|---|---|"
+    )
+    median = functools.cache(lambda key, name: statistics.median(found[name] for found in results[key]))
+    for way, name in chosen:
+        key, dpo = (way, name), (way, "dpo")
+        numbers = [median(key, "step_s_median"), median(key, "cpu_s_median"), median(key, "peak_rss_mib")]
+        ratios = [median(key, n) / median(dpo, n) if dpo in results else float("nan") for n in ("cpu_s_median", "peak_rss_mib")]
+        print("| {} | {} | {:.2f} | {:.1f} | {:.0f} | {:.2f} | {:.2f} |".format(way, name, *numbers, *ratios))
+
+
+if __name__ == "__main__":
+    main()
