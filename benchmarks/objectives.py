@@ -1,6 +1,6 @@
 """What does an update cost under each method? Time and memory on one batch, each method in a process of its own.
 
-    JAX_PLATFORMS=cpu PYTHONPATH=. python benchmarks/objectives.py [--reference live cached] [--remat attention] [--methods dpo mpo]
+    JAX_PLATFORMS=cpu PYTHONPATH=. python benchmarks/objectives.py [--reference live] [--remat attention] [--methods dpo mpo]
 
 Weights and rows are those of `benchmarks/step.py`, whose options for the shape are taken too. Every method trains on the same
 rows, one side or both as it reads them. Memory is the peak of the whole process; `against DPO` are ratios of CPU seconds, which a
@@ -82,9 +82,8 @@ def main() -> None:
         for _ in range(args.rounds):
             for way, name in tqdm(chosen):
                 results[way, name].append(run([__file__, *options, "--worker", folder, "--reference", way, "--methods", name]))
-    print(
-        "| reference | method | s an update | CPU s | peak MiB | CPU s against DPO | memory against DPO |\n|---|---|---|---|---|---|---|"
-    )
+    header = ["reference", "method", "s an update", "CPU s", "peak MiB", "CPU s against DPO", "memory against DPO"]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
     median = functools.cache(lambda key, name: statistics.median(found[name] for found in results[key]))
     for way, name in chosen:
         key, dpo = (way, name), (way, "dpo")
