@@ -96,7 +96,7 @@ class Process:
 
     def end(self) -> int:
         """Of the first process, when all are over."""
-        until = time.monotonic() + 300
+        until = time.monotonic() + 900
         for process in self.all:
             process.wait(timeout=until - time.monotonic())
         return self.process.returncode
