@@ -55,7 +55,8 @@ def _check(given: argparse.Namespace, names: list[str]) -> None:
 def recommend(found: Found, config: TrainConfig, mfu: float | None) -> str:
     """What to write for the smallest slice that fits."""
     if found.plan is None or found.settings is None:
-        return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(config)}"
+        least = dataclasses.replace(config, reference="cached", remat="full")  # has been tried
+        return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(least)}"
     lines = [f"{found.generation}: the smallest slice that fits is {found.plan.topology}, with", f"  {flags(found.settings)}"]
     return "\n".join([*lines, describe(found.plan, config, mfu)])
 

@@ -43,20 +43,20 @@ def search(
 def _smallest(
     config: TrainConfig, generation: str, topologies: list[str], tokens: int | None, slices: int, say: Callable[[str], None]
 ) -> Found:
-    clock = _Clock()
+    begun = time.monotonic()
     for i, topology in enumerate(topologies):
-        for candidate in candidates(config, devices(topology, slices)):
+        for j, candidate in enumerate(candidates(config, devices(topology, slices))):
             laid = lay_out(candidate, topology, tokens, slices)
             usable, (whatever, least) = usable_bytes(laid.devices[0].device_kind), least_bytes(laid)
             without_reference = whatever - bytes_on(laid.ref_params)
-            if usable is not None and without_reference > usable:
+            if j == 0 and usable is not None and without_reference > usable:  # no other candidate has less of these
                 say(f"{topology}: the state and its gradients take {without_reference / GIB:.2f} GiB of {usable / GIB:.2f}")
                 break
             if usable is not None and least > usable:
                 continue
-            say(f"{topology} {flags(settings(candidate))}: takes {least / GIB:.2f} GiB or more; compiling. {clock}")
-            with clock:
-                entry = compiled(laid)
+            say(f"{topology} {flags(settings(candidate))}: takes {least / GIB:.2f} GiB or more")
+            say(f"  compiling, for minutes if it fits; {time.monotonic() - begun:.0f} s so far")
+            entry = compiled(laid)
             if entry.memory.fits:
                 return Found(generation, tuple(topologies[: i + 1]), settings(candidate), entry)
             say(f"  takes {entry.memory.peak / GIB:.2f} GiB, and does not fit")
@@ -94,21 +94,3 @@ def settings(config: TrainConfig) -> Settings:
 
 def flags(chosen: Settings) -> str:
     return " ".join(f"--config.{name}={value}" for name, value in chosen.items())
-
-
-class _Clock:
-    """Owns the time that compilations took, to say what another one will take."""
-
-    def __init__(self) -> None:
-        self._taken: list[float] = []
-
-    def __enter__(self) -> None:
-        self._begun = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._taken.append(time.monotonic() - self._begun)
-
-    def __str__(self) -> str:
-        if not self._taken:
-            return "The first compilation takes minutes."
-        return f"The longest of {len(self._taken)} took {max(self._taken):.0f} s."

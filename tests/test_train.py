@@ -328,3 +328,11 @@ def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_p
         assert {"kto/z0", "eval_kto/z0", "other/gap/goal", "loss/kto"} <= set().union(*lines)
         values[reference] = [line[name] for line in lines for name in sorted(line) if name not in free]
     np.testing.assert_allclose(values["cached"], values["live"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_mesh_that_is_left_open_is_chosen_by_the_rule(world, whole, tmp_path, capsys):
+    """Two microbatches of 8 sequences: with fsdp=8 each shard would have one. The numbers are those of the other mesh."""
+    run = command(world, tmp_path, "--config.mesh.auto=True", "--config.microbatches=2", "--config.export.enabled=False")
+    assert "mesh: data=1 fsdp=4 tensor=2" in capsys.readouterr().out
+    losses = [[line["loss"] for line in metrics(of) if "loss" in line] for of in (run, whole)]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
