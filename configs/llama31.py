@@ -7,6 +7,7 @@
 600 rows = 100 English prompts x 6 languages, 8 rows an update: 75 updates an epoch, 150 in all. The data file is
 `data/llama_mpo_data.json` of the authors' repository (github.com/circle-hit/MPO); its row 505 has an empty prompt.
 Needs a TPU slice or GPUs for 8B parameters with float32 masters and moments: 16 bytes a parameter plus a bfloat16 reference.
+With --config.reference=cached --config.optim.moments_dtype=bfloat16 it is compiled to fit a TPU v5e:2x4 (docs/tpu.md).
 """
 
 from mpo_jax import losses
