@@ -69,7 +69,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if sizes[0] % (n := slices(devices)):
         raise InputError(
             f"{given} would share out each parameter over the {n} slices of this run, between which the network is slow: give "
-            f"data={n}, or a multiple of it."
+            f"data={n}, a multiple of it, or auto=True."
         )
     return Mesh(arranged(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
