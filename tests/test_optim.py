@@ -153,7 +153,7 @@ def test_a_second_moment_in_bfloat16_follows_the_float32_one(monkeypatch):
     """In the mean over the weights to 0.5 %, each to some per cent. Rounded to the nearest it never falls."""
     exact, drawn = trajectory("float32"), trajectory("bfloat16")
     assert abs(np.mean(drawn / exact) - 1) < 0.005
-    assert np.std(drawn / exact) < 0.06
+    assert np.std(drawn / exact) < 0.07
     monkeypatch.setattr(optim, "round_at_random", lambda x, key: x.astype(jnp.bfloat16))
     assert np.mean(trajectory("bfloat16") / exact) > 1.5
 
