@@ -71,17 +71,16 @@ class Subject:
 def main(argv: list[str] | None = None) -> None:
     with one_sentence():
         study, folder = parse(sys.argv[1:] if argv is None else argv)
-        runs, grids = carry_out(study, folder)
-        write_json(folder / "results.json", {"study": dataclasses.asdict(study), "grids": grids, "runs": _plain(runs)})
+        runs = carry_out(study, folder)
         tables = markdown(runs)
         (folder / "tables.md").write_text(tables, encoding="utf-8")
         plot(runs, folder)
         print(f"\n{tables}\nin {folder}: results.json, tables.md and plots")
 
 
-def carry_out(study: Study, folder: Path) -> tuple[list[Run], dict[str, dict[str, float]]]:
-    """All runs, and the balance of each method at each learning rate of its grid on the validation seed. Base models are kept in
-    `folder`."""
+def carry_out(study: Study, folder: Path) -> list[Run]:
+    """All runs. `folder` keeps the base models and, after each method, results.json: the runs so far, and the balance at each
+    learning rate of a method's grid on the validation seed."""
     with tqdm(total=study.runs + COST_OF_A_BASE * (study.seeds + 1), unit="run", mininterval=1.0) as bar:
 
         def subject(seed: int) -> Subject:
@@ -97,7 +96,9 @@ def carry_out(study: Study, folder: Path) -> tuple[list[Run], dict[str, dict[str
             bar.set_description(name)
             found, grids[name] = _of_method(study, name, validation, reported, bar)
             runs += found
-    return runs, grids
+            kept = {"study": dataclasses.asdict(study), "grids": grids, "runs": [dataclasses.asdict(run) for run in runs]}
+            write_json(folder / "results.json", kept)
+    return runs
 
 
 def _of_method(
@@ -157,10 +158,6 @@ def _shares(name: str, text: str) -> list[float]:
     if not shares or shares[0] != 0 or len(set(shares)) < len(shares) or not all(0 <= share <= 1 for share in shares):
         raise InputError(f"--{name}={text}: write distinct shares from 0 to 1 with commas between them, 0 first, as in 0,0.2.")
     return shares
-
-
-def _plain(runs: Sequence[Run]) -> list[dict]:
-    return [dataclasses.asdict(run) for run in runs]
 
 
 if __name__ == "__main__":
