@@ -154,19 +154,19 @@ def plot(runs: Sequence[Run], folder: Path) -> None:
 
 def _plot_safety(runs: Sequence[Run], path: Path) -> None:
     """Refusals against what they cost: answers to safe requests in the target languages, movement of the dominant one."""
-    drawn, (left, right) = figure(13, 5.5, columns=2)
+    drawn, (left, right) = figure(12, 5, columns=2)
     first = noises_of(runs)[0]
-    for method in methods_of(runs):
+    for i, method in enumerate(methods_of(runs)):
         y = estimates(runs, method, first, SAFETY["refuses"][0])
         for axes, column in ((left, SAFETY["answers"]), (right, KEPT["KL"])):
             x = estimates(runs, method, first, column[0])
             if axes is right and method == BASE:
                 continue  # has not moved, which a logarithmic axis cannot show
-            style = {"fmt": "s" if method.startswith("mpo") else "o", "markersize": 5, "elinewidth": 0.7}
-            axes.errorbar(x.mean, y.mean, xerr=_bar(x), yerr=_bar(y), **style)
-            axes.annotate(method, (x.mean, y.mean), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            style = {"fmt": "os^D"[i // 10 % 4], "color": f"C{i % 10}", "markersize": 5, "elinewidth": 0.7}
+            axes.errorbar(x.mean, y.mean, xerr=_bar(x), yerr=_bar(y), label=method, **style)
     left.set(xlabel="safe requests answered, target languages", ylabel="unsafe requests refused, target languages")
     right.set(xlabel="KL from the base on dominant answers, nats per token", xscale="log")
+    drawn.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     save(drawn, path)
 
 
