@@ -12,6 +12,10 @@ class InputError(ValueError):
     """Bad input from a person: the message says what was given, where, and what to write instead."""
 
 
+class Diverged(InputError):
+    """A loss or gradient that is not finite: these settings do not train."""
+
+
 def check_choice(setting: str, value: str, choices: Collection[str]) -> None:
     """Refuses a value that is none of the choices of a setting."""
     if value not in choices:

@@ -10,39 +10,34 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mpo_jax import hosts, hub
+from mpo_jax import hosts
 from mpo_jax.budget import budget
 from mpo_jax.checkpoint import Checkpointer
 from mpo_jax.config import TrainConfig, describe, format_config, parse
-from mpo_jax.convert import check_export_dir, load_params
-from mpo_jax.digests import digests, fingerprint
-from mpo_jax.errors import InputError, one_sentence
+from mpo_jax.convert import check_export_dir
+from mpo_jax.errors import Diverged, InputError, one_sentence
 from mpo_jax.evaluate import evaluate
 from mpo_jax.flops import update_work
 from mpo_jax.identity import identity
 from mpo_jax.interruption import Interrupted, Interruption
 from mpo_jax.memory import table
-from mpo_jax.mesh_rule import chosen
 from mpo_jax.metering import Meter, Trace, parse_range
 from mpo_jax.metrics import MetricsConfig, MetricWriter, Silent, write_json
 from mpo_jax.models.decoder import Model
-from mpo_jax.models.families import build
-from mpo_jax.models.family import Family
-from mpo_jax.objective import make_objective
 from mpo_jax.optim import make_optimizer
-from mpo_jax.prepare import Batching, Data, prepare
-from mpo_jax.reference import cached_reference
-from mpo_jax.report import Measured, export, make_measure, report
-from mpo_jax.sharding import batch_to_mesh, make_mesh, shards
+from mpo_jax.prepare import Data
+from mpo_jax.report import Measured, export, report
+from mpo_jax.setup import Setup, set_up
+from mpo_jax.sharding import batch_to_mesh
 from mpo_jax.standstill import Watch
-from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
+from mpo_jax.step import TrainState, init_state
 from mpo_jax.types import Params
 
 
@@ -57,79 +52,51 @@ def main(argv: list[str] | None = None) -> None:
                 sys.exit(interrupted.code)
 
 
-def train(config: TrainConfig) -> None:
-    """Runs `config` from the checkpoint's download to the export. Errors: `InputError` with a sentence, nothing half-written;
-    `Interrupted` where somebody asked it to stop."""
+def train(config: TrainConfig, set_up: Callable[[TrainConfig], Setup] = set_up) -> None:
+    """Runs `config` from the checkpoint's download to the export; `set_up` may give what an earlier run had. Errors: `InputError`
+    with a sentence, nothing half-written; `Interrupted` where somebody asked it to stop."""
     begun = time.monotonic()
     description = describe(config)
     hosts.say(format_config(description))
     folder = Path(config.output)
     hosts.on_first(lambda: _open(folder, config))
     _keep_programs(config.compilation_cache)
-    # ---- model, mesh and data
-    model_dir = hub.resolve(config.model)
-    family, model, _ = build(model_dir, remat=config.remat)
-    mesh = make_mesh(chosen(config, model, jax.devices()))
-    hosts.say("mesh: " + " ".join(f"{axis}={n}" for axis, n in mesh.shape.items()))
-    with jax.set_mesh(mesh):
-        batching = Batching(
-            config.batch_size,
-            config.loss.policy_reads,
-            config.loss.reference_reads,
-            config.epochs,
-            config.microbatches,
-            shards(mesh, "batch"),
-            config.seed,
-        )
-        data = prepare(config.data, model_dir, family, batching)
-        held_out = len(data.held_out.examples) if data.held_out else 0
-        full = f"{data.train.efficiency:.0%} of their positions are real tokens"
-        hosts.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
-        # ---- the frozen reference is the same checkpoint in its own dtype
-        kinds = (("config.json", *hub.WEIGHT_FILES), hub.TOKENIZER_FILES)
-        weights, tokenizer = hosts.on_first(lambda: [digests(model_dir, files) for files in kinds])
-        key = {"weights": fingerprint(weights), "tokenizer": fingerprint(tokenizer)}
-        data, ref_params = _with_reference(config, folder, model_dir, key, model, family, data, mesh)
-        # ---- parameters
-        optimizer = make_optimizer(config.optim, updates := data.train.steps)
-        abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
+    setup = set_up(config)
+    with jax.set_mesh(setup.mesh):
+        # ---- the state
+        data, updates = setup.data, setup.data.train.steps
         trace = Trace(_profiled(config.profile, updates), folder / "profile")
-        hosts.say(table(budget(config, model, data, abstract, mesh)))
-        belongs_to = identity(description, data, weights | tokenizer)
+        hosts.say(table(budget(config, setup.model, data, setup.abstract, setup.mesh)))
+        belongs_to = identity(description, data, setup.model_files)
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, belongs_to)
-        state = checkpointer.restore_latest(abstract)
-        measure = make_measure(config, model, data, mesh)
+        state = checkpointer.restore_latest(setup.abstract)
         if state is None:
-            state = init_state(load_params(model_dir, model, family, mesh, jnp.float32), optimizer, mesh)
-            before = measure(state.params)
+            state = init_state(setup.masters(), make_optimizer(config.optim, updates), setup.mesh)
+            before = setup.measure(state.params)
             if hosts.first():
                 before.save(folder / "before.json")
-        # ---- steps
-        objective = make_objective(model, config.loss, tuple(data.train.languages))
-        compute_dtype = jnp.dtype(config.compute_dtype)
-        step = jit_train_step(make_train_step(objective, optimizer, compute_dtype), abstract)
-        eval_step = make_eval_step(objective, compute_dtype)
         # ---- the loop
         start = int(jax.device_get(state.step))
         if config.export.enabled and start < updates:
             hosts.on_first(lambda: check_export_dir(folder / "export"))
         writer = _writer(config.metrics, folder, start, updates, description, data)
-        meter, interruption, watch = Meter(list(mesh.devices.flat)), Interruption(), Watch(config.hosts.patience)
-        loop = _Loop(config, data, model, mesh, checkpointer, writer, meter, trace, interruption, watch, updates, begun)
+        meter, interruption, watch = Meter(list(setup.mesh.devices.flat)), Interruption(), Watch(config.hosts.patience)
+        where = (setup.model, setup.mesh)
+        loop = _Loop(config, data, *where, checkpointer, writer, meter, trace, interruption, watch, updates, begun)
         with contextlib.ExitStack() as owned:  # closed in any case, the last one first
             owned.enter_context(interruption)
             owned.enter_context(watch)
             for resource in (checkpointer, writer, trace):
                 owned.callback(resource.close)
             owned.enter_context(jax.transfer_guard("disallow"))
-            state = loop.run(start, state, ref_params, step, eval_step)
+            state = loop.run(start, state, setup.ref_params, *setup.programs(config))
         if interruption.asked:
             raise Interrupted(int(jax.device_get(state.step)), kept=config.checkpoint.every > 0)
         # ---- what came out
-        after = measure(state.params)
+        after = setup.measure(state.params)
         tables = report(folder, data, {"before": Measured.load(folder / "before.json"), "after": after}) if hosts.first() else {}
         if config.export.enabled:
-            export(config, folder, model_dir, model, family, state.params, data, tables)
+            export(config, folder, setup.model_dir, setup.model, setup.family, state.params, data, tables)
 
 
 @dataclasses.dataclass
@@ -205,7 +172,7 @@ class _Loop:
         values = {name: float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in host.items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             rows = [self.data.train.examples[i].id for i in self.data.train.rows_at(k - 1)]
-            raise InputError(
+            raise Diverged(
                 f"The loss or gradient of update {k} is not finite (loss {values['loss']}, gradient norm {values['grad_norm']}; "
                 f"rows {', '.join(rows)}): earlier checkpoints are untouched; lower optim.peak_lr, or look at those rows."
             )
@@ -257,47 +224,6 @@ def _profiled(text: str | None, updates: int) -> range:
     if profiled.stop > updates:
         raise InputError(f"profile='{text}' ends after the last of this run's {updates} updates: choose numbers up to {updates}.")
     return profiled
-
-
-def _with_reference(
-    config: TrainConfig,
-    folder: Path,
-    model_dir: Path,
-    key: dict[str, str],
-    model: Model,
-    family: Family,
-    data: Data,
-    mesh: Mesh,
-) -> tuple[Data, Params]:
-    """The reference as scores that come with the data, or as parameters for the step; nothing for a method that reads none.
-    `key` names the model's files."""
-    reads = config.loss.reference_reads
-    if not reads.anything:
-        return data, {}
-
-    def load() -> Params:
-        return load_params(model_dir, model, family, mesh, jnp.dtype(config.reference_dtype))
-
-    if config.reference == "live":
-        return data, load()
-    if reads.divergence.anything:
-        raise InputError("KL retention compares whole distributions, which are not stored: write --config.reference=live.")
-    reference = cached_reference(
-        model,
-        load,
-        reads,
-        [data.train] if data.held_out is None else [data.train, data.held_out],
-        mesh,
-        folder=Path(config.reference_store) if config.reference_store else folder / "reference",
-        identity=key
-        | {
-            "template": config.data.template,
-            "truncation": config.data.truncation,
-            "max_length": config.data.max_length,
-        },
-        dtype=config.reference_dtype,
-    )
-    return data.with_reference(reference), {}
 
 
 if __name__ == "__main__":

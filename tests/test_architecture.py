@@ -32,10 +32,11 @@ LAYERS = [
     {"data.pipeline", "objective", "models.family", "metering"},
     {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "reference", "experiments.learning"},
     {"models.families", "config", "identity", "experiments.base", "experiments.measuring"},
-    {"convert", "preview", "variants", "budget", "mesh_rule", "experiments.transfer"},
+    {"convert", "preview", "variants", "budget", "mesh_rule", "numbers", "experiments.transfer"},
     {"reward_gap", "report", "fit"},
-    {"train", "search"},
-    {"plan"},
+    {"setup", "search"},
+    {"train", "plan"},
+    {"sweep"},
 ]
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 

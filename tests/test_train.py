@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from world import config_file, metrics, write_lines
 
 from mpo_jax import config as configs
-from mpo_jax import train
+from mpo_jax import setup, train
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
 
@@ -140,7 +140,7 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
             command(world, tmp_path, *cached)
     assert "cached, 10 source pairs for 10 rows" in (printed := capsys.readouterr().out)
     assert "(10 to score)" in printed
-    monkeypatch.setattr(train, "load_params", lambda *args: loaded.append(args))
+    monkeypatch.setattr(setup, "load_params", lambda *args: loaded.append(args))
     resumed = command(world, tmp_path, *cached, "--config.checkpoint.resume=auto")
     assert "(0 to score)" in capsys.readouterr().out
     assert not loaded

@@ -51,6 +51,7 @@ class Mpo:
                 f"loss.gap_target='{self.gap_target}' is not known: write 'reference', 'policy', a number such as '1.58', or the "
                 "code of a language of the data."
             )
+        self._retains = self.retain > 0  # told here, since the weight may become an argument of a compiled step
 
     @property
     def constant(self) -> float | None:
@@ -68,7 +69,7 @@ class Mpo:
 
     @property
     def _retention(self) -> Want:
-        return RETENTIONS[self.retain_by] if self.retain else Want.NOTHING
+        return RETENTIONS[self.retain_by] if self._retains else Want.NOTHING
 
     @property
     def policy_reads(self) -> Reads:
@@ -88,7 +89,7 @@ class Mpo:
         goal_B = self.goal(policy, reference, gap_B)
         error_B = self.beta * gap_B - goal_B
         gap_loss_B = error_B**2
-        retain_loss_B = self.retention(policy.source, reference.source) if self.retain else jnp.zeros_like(gap_loss_B)
+        retain_loss_B = self.retention(policy.source, reference.source) if self._retains else jnp.zeros_like(gap_loss_B)
         correct_B = (gap_B > 0).astype(jnp.float32)
         return RowLoss(
             loss_B=gap_loss_B + self.retain * retain_loss_B,
