@@ -136,8 +136,7 @@ def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
         return jax.device_get(params), jax.tree.map(lambda x: x.sharding, params)
 
     def again() -> Params:
-        # A CPU's arrays may share the host's memory, and the state is donated: a copy is taken.
-        return jax.tree.map(jnp.copy, jax.device_put(*on_host()))
+        return jax.device_put(*on_host(), may_alias=False)  # the state is donated, and the copy is not
 
     return again
 
