@@ -160,6 +160,8 @@ class Checkpointer:
         try:
             yield
         except (OSError, ValueError) as error:  # tensorstore raises a ValueError whatever happened to a file, its cause last
+            if isinstance(error, ValueError) and "os_error_code" not in str(error):
+                raise  # not of a file: a collective whose other processes are gone
             reason = _first(error).rpartition(": ")[2]
             raise InputError(
                 f"The checkpoint of update {self._saving} could not be written to {self._folder} ({reason}); earlier ones are "

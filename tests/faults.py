@@ -118,9 +118,9 @@ class Process:
 
 
 def exported(run: Path) -> dict[str, list[bytes]] | None:
-    """The bytes of every file; the card without its lines on the clock."""
-    clock = tuple(name.encode() for name in CLOCK)
-    lines = lambda path: [line for line in path.read_bytes().splitlines() if not line.startswith(clock)]  # noqa: E731
+    """The bytes of every file; the card without its lines on the clock and the port at which processes meet."""
+    own = (*(name.encode() for name in CLOCK), b'  "coordinator":')
+    lines = lambda path: [line for line in path.read_bytes().splitlines() if not line.startswith(own)]  # noqa: E731
     folder = run / "export"
     return {path.name: lines(path) for path in sorted(folder.iterdir())} if folder.is_dir() else None
 

@@ -192,3 +192,17 @@ def test_no_room_is_a_sentence_and_earlier_ones_stay(tmp_path, monkeypatch):
     again = checkpointer(tmp_path)
     assert int(again.restore_latest(abstract(tiny.mesh())).step) == 4
     again.close()
+
+
+def test_processes_that_are_gone_are_no_full_disk(tmp_path, monkeypatch):
+    """JAX raises a ValueError for some collectives that fail, as tensorstore does for files."""
+    owner = checkpointer(tmp_path)
+
+    def gone(*_, **__):
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner._manager, "save", gone)
+        with pytest.raises(ValueError, match="Gloo"):
+            owner.save(2, a_state(tiny.mesh(), 2))
+    owner.close()
