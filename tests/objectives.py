@@ -30,7 +30,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.variants import ABLATIONS, BASELINES
 
 ROOT = Path(__file__).resolve().parent.parent
-WAYS = {"1 device": (1, "live"), "8 devices": (8, "live"), "cached": (1, "cached"), "8, cached": (8, "cached")}
+WAYS = {"1 device": (1, "live"), "8 devices": (8, "live"), "8 devices, cached": (8, "cached")}
 NOT_COMPARED = (*CLOCK, "packing_efficiency", "peak_device_gb", "mfu")  # shards pack otherwise, and have other clocks
 RTOL, ATOL = 1e-3, 1e-4  # of metrics after some of Adam's updates, which turn rounding into steps where a gradient is near 0
 # An Adam without whole steps of rounding, all in float32, nothing written but the metrics.
@@ -102,35 +102,24 @@ def main() -> None:
         rows = read_rows(data.path, allow_empty_prompt=True)
         prompts = list(dict.fromkeys(row.source.prompt for row in rows if row.source))[: given.prompts]
         rows = [row for row in rows if row.source and row.source.prompt in prompts]
-        write_lines(
-            folder / "rows.jsonl", [{k: v for k, v in dataclasses.asdict(row).items() if k != "language_method"} for row in rows]
-        )
-        names, settings = methods(rows[0].target.language), [f"--config.{setting}" for setting in SETTINGS]
-        settings += [
-            *overrides,
-            f"--config.data.path={folder / 'rows.jsonl'}",
-            f"--config.data.eval_path={folder / 'rows.jsonl'}",
-            f"--config.epochs={given.epochs}",
-        ]
+        plain = [dataclasses.asdict(row) for row in rows]
+        write_lines(folder / "rows.jsonl", [{k: v for k, v in row.items() if k != "language_method"} for row in plain])
+        text = {"language": rows[0].target.language, "prompt": "hi", "answer": "hello"}
+        write_lines(folder / "texts.jsonl", [text])
+        files = {"path": "rows", "eval_path": "rows", "texts": "texts"}
+        settings = [f"--config.{setting}" for setting in SETTINGS] + overrides
+        settings += [f"--config.data.{name}={folder / file}.jsonl" for name, file in files.items()]
+        names = methods(rows[0].target.language)
+        command = [sys.executable, __file__, "--config", given.config, *settings, f"--config.epochs={given.epochs}", "--worker"]
         for way, (devices, reference) in WAYS.items():
             flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-            command = [
-                sys.executable,
-                __file__,
-                "--config",
-                given.config,
-                "--worker",
-                str(folder / way),
-                reference,
-                json.dumps(names),
-            ]
+            env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
             with (folder / f"{way}.txt").open("w") as said:
-                done = subprocess.run(
-                    [*command, *settings], env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}, cwd=ROOT, stdout=said
-                )
+                worker = [str(folder / way), reference, json.dumps(names)]
+                done = subprocess.run([*command, *worker], env=env, cwd=ROOT, stdout=said)
             if done.returncode:
                 sys.exit((folder / f"{way}.txt").read_text()[-4000:])
-        print(f"| method | loss, 1 device, {len(rows)} rows | {' | '.join(list(WAYS)[1:])} |\n|---|---|---|---|---|")
+        print(f"| method | loss, 1 device, {len(rows)} rows | {' | '.join(list(WAYS)[1:])} |\n|---|---|---|---|")
         lines = [compare(folder, number, name) for number, name in enumerate(names)]
         print("\n".join(line for line, _ in lines))
     sys.exit(not all(well for _, well in lines))
