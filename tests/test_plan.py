@@ -271,6 +271,7 @@ def test_what_cannot_fit_is_never_compiled(folder, monkeypatch):
 
 def test_microbatches_that_cannot_fit_do_not_end_a_search(folder, monkeypatch):
     """Their gradients add up in float32, which alone is too much here; a cached reference comes after them."""
+    needs_compiler()
     bound = lambda **run: fit.least_bytes(fit.lay_out(config(folder, **run), "v5e:1x1"))  # noqa: E731
     usable = bound()[1] + 1
     assert bound(microbatches=2, reference="cached")[0] > usable
