@@ -1,6 +1,6 @@
 """Does every method train, by the ordinary command, to the same numbers on 1 and 8 devices, with a live and a cached reference?
 
-    python tests/objectives.py [--config configs/quickstart.py] [--prompts 5] [--epochs 1] [--methods dpo,kto]
+    python tests/objectives.py [--config configs/quickstart.py] [--prompts 5] [--epochs 2] [--methods dpo,kto]
         [--config.field=value ...]
 
 Each method of `mpo_jax.variants` is trained on the rows of the first prompts of the config's data; then its metrics, step by
@@ -93,7 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--prompts", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--methods", help="names with commas between them; without it all")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     given, overrides = parser.parse_known_args()
