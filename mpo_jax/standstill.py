@@ -46,9 +46,10 @@ class Watch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside may take as long as it wants. The clock starts again with the next update."""
+        """What happens inside may take as long as it wants; then the clock starts again."""
         self._since = None
         yield
+        self._since = time.monotonic()
 
     def _look(self) -> None:
         while not self._over.wait(CHECK):

@@ -85,9 +85,9 @@ def train(config: TrainConfig, set_up: Callable[[TrainConfig], Setup] = set_up) 
         loop = _Loop(config, data, *where, checkpointer, writer, meter, trace, interruption, watch, updates, begun)
         with contextlib.ExitStack() as owned:  # closed in any case, the last one first
             owned.enter_context(interruption)
-            owned.enter_context(watch)
             for resource in (checkpointer, writer, trace):
                 owned.callback(resource.close)
+            owned.enter_context(watch)
             owned.enter_context(jax.transfer_guard("disallow"))
             state = loop.run(start, state, setup.ref_params, *setup.programs(config))
         if interruption.asked:

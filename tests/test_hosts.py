@@ -182,7 +182,6 @@ with hosts.joined(hosts.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, index)), Watc
         watch.begins(update)
         with watch.paused():
             time.sleep(5)
-        watch.begins(update)
         if index == 1 and update == 7:
             time.sleep(600)
     hosts.wait("an update that needs both")
