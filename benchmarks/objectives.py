@@ -14,31 +14,20 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from step import OURS, SHAPE, Views, measure, run, write_weights
+from step import OURS, Views, add_shape, as_options, measure, run, shape_of, write_weights
 from tqdm import tqdm
 
 from mpo_jax import losses
 from mpo_jax.data.chat import Example
 from mpo_jax.data.views import mismatched
 from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.variants import ABLATIONS, BASELINES
 
 METHODS: dict[str, PreferenceLoss] = {
-    "dpo": losses.Dpo(),
-    "sft": losses.Sft(),
-    "ipo": losses.Ipo(),
-    "rdpo": losses.RobustDpo(),
-    "cpo": losses.Cpo(),
-    "kto": losses.Kto(),
-    "orpo": losses.Orpo(),
-    "r_dpo": losses.RegularizedDpo(),
-    "simpo": losses.Simpo(),
+    **{name: method() for name, method in BASELINES.items()},
     "mpo": losses.Mpo(),
-    "mpo, no LN": losses.Mpo(rg_normalize=False),
-    "mpo, policy": losses.Mpo(gap_target="policy"),
-    "mpo, constant": losses.Mpo(gap_target="1.58"),
-    "mpo, no retention": losses.Mpo(retain=0.0),
-    "mpo, KL of policy": losses.Mpo(retain_by="kl_of_policy"),
-    "mpo, KL of reference": losses.Mpo(retain_by="kl_of_reference"),
+    "mpo_constant": losses.Mpo(gap_target="1.58"),
+    **{name: losses.Mpo(**changes["loss"]) for name, changes in ABLATIONS.items()},
 }
 
 
@@ -58,8 +47,7 @@ def possible(loss: PreferenceLoss, reference: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in SHAPE.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+    add_shape(parser)
     parser.add_argument("--reference", nargs="*", default=OURS, choices=OURS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--remat", default="attention")
@@ -67,14 +55,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    shape = {name: getattr(args, name.replace("-", "_")) for name in SHAPE}
+    shape = shape_of(args)
     if args.worker:
         loss = METHODS[args.methods[0]]
         found = measure(args.worker, shape, args.reference[0], args.steps, args.remat, loss, views_of(loss, shape["maxlen"]))
         print(json.dumps(found))
         return
-    options = [part for name, value in shape.items() for part in (f"--{name}", str(value))]
-    options += ["--steps", str(args.steps), "--remat", args.remat]
+    options = [*as_options(shape), "--steps", str(args.steps), "--remat", args.remat]
     chosen = [(way, name) for way in args.reference for name in args.methods if possible(METHODS[name], way)]
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder), shape)

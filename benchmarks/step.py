@@ -55,6 +55,19 @@ PEERS = ("authors", "lean", "chunked", "lean-cached")
 Views = Callable[[list[Example]], list[Example]]
 
 
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    for name, default in SHAPE.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+
+
+def shape_of(args: argparse.Namespace) -> dict[str, int]:
+    return {name: getattr(args, name.replace("-", "_")) for name in SHAPE}
+
+
+def as_options(shape: dict[str, int]) -> list[str]:
+    return [part for name, value in shape.items() for part in (f"--{name}", str(value))]
+
+
 def rows_of(shape: dict[str, int]) -> tuple[list[Example], str, int]:
     """The rows, a digest of the padded ids as the peer holds them, and the width of the dominant side's padded rows."""
     random, digest = np.random.RandomState(0), hashlib.sha256()
@@ -165,8 +178,7 @@ def run(command: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in SHAPE.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+    add_shape(parser)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--variants", nargs="*", default=PEERS, choices=PEERS, help="of the peer")
     parser.add_argument("--ours", nargs="*", default=OURS, choices=OURS, help="with the reference cached or live")
@@ -175,11 +187,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    shape = {name: getattr(args, name.replace("-", "_")) for name in SHAPE}
+    shape = shape_of(args)
     if args.worker:
         print(json.dumps(measure(args.worker, shape, args.ours[0], args.steps, args.remat, OURS_AND_THEIRS)))
         return
-    options = [part for name, value in shape.items() for part in (f"--{name}", str(value))] + ["--steps", str(args.steps)]
+    options = [*as_options(shape), "--steps", str(args.steps)]
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder), shape)
         commands = {

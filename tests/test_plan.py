@@ -41,6 +41,15 @@ def config(folder, **changes) -> configs.TrainConfig:
     return configs.TrainConfig(model=str(folder), data=DataConfig("no file", max_length=LENGTH), output="nowhere", **changes)
 
 
+def config_file(folder, tmp_path):
+    path = tmp_path / "run.py"
+    path.write_text(
+        "from mpo_jax.config import DataConfig, TrainConfig\n"
+        f"def get_config(v=None): return TrainConfig(model={str(folder)!r}, data=DataConfig('no file'), output='nowhere')"
+    )
+    return path
+
+
 def needs_compiler():
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -r requirements-tpu-plan.txt")
 
@@ -88,11 +97,7 @@ def test_a_live_reference_is_held_in_its_dtype(folder, monkeypatch):
 def test_the_command_prints_a_line_of_json_a_slice(folder, tmp_path, capsys, monkeypatch):
     needs_compiler()
     monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
-    path = tmp_path / "run.py"
-    path.write_text(
-        "from mpo_jax.config import DataConfig, TrainConfig\n"
-        f"def get_config(v=None): return TrainConfig(model={str(folder)!r}, data=DataConfig('no file'), output='nowhere')"
-    )
+    path = config_file(folder, tmp_path)
     plan.main([f"--config={path}", "--topologies=v5e:1x1,v5e:2x2", "--tokens=128", "--config.reference=cached", "--json"])
     one, four = map(json.loads, capsys.readouterr().out.splitlines())
     assert (one["topology"], four["topology"], four["mesh"]["fsdp"]) == ("v5e:1x1", "v5e:2x2", 4)
@@ -292,11 +297,7 @@ def test_a_search_keeps_what_would_change_the_numbers(folder, monkeypatch):
 def test_the_search_command_prints_its_answer(folder, tmp_path, capsys, monkeypatch):
     needs_compiler()
     monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
-    path = tmp_path / "run.py"
-    path.write_text(
-        "from mpo_jax.config import DataConfig, TrainConfig\n"
-        f"def get_config(v=None): return TrainConfig(model={str(folder)!r}, data=DataConfig('no file'), output='nowhere')"
-    )
+    path = config_file(folder, tmp_path)
     plan.main([f"--config={path}", "--search", "--topologies=v5e:2x2,v5e:1x1", "--tokens=128", "--json"])
     (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (answer["generation"], answer["plan"]["topology"], answer["settings"]["reference"]) == ("v5e", "v5e:1x1", "live")
