@@ -125,3 +125,27 @@ def test_no_array_of_tokens_times_vocabulary_in_either_pass(monkeypatch):
     sizes = {v.aval.shape for jaxpr in tiny.inner_jaxprs(program.jaxpr) for eqn in jaxpr.eqns for v in eqn.outvars}
     assert (8, 12) in sizes, "a block"
     assert not any(96 in shape and 12 in shape for shape in sizes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((1, 1, 1), set()), ((1, 1, 8), {"tensor"}), ((8, 1, 1), {"data"}), ((1, 8, 1), {"fsdp"})], ids=str
+)
+def test_collectives_run_over_the_axes_that_cut_something_alone(shape, expected):
+    """One over an axis of size 1 would cost a copy of the whole unembedding."""
+    h_SAD, W_VD, label_SA = jnp.zeros((8, 6, 16)), jnp.zeros((96, 16)), jnp.zeros((8, 6), jnp.int32)
+
+    def total(h, w):
+        return logprob.token_logps(h, w, label_SA, None).sum()
+
+    with jax.set_mesh(tiny.mesh(*shape)):
+        program = jax.make_jaxpr(jax.grad(total, (0, 1)))(h_SAD, W_VD)
+    axes = {
+        axis
+        for jaxpr in tiny.inner_jaxprs(program.jaxpr)
+        for eqn in jaxpr.eqns
+        for name in ("axes", "axis_name")
+        if isinstance(eqn.params.get(name), tuple | str)
+        for axis in np.ravel(eqn.params[name])
+        if isinstance(axis, str)
+    }
+    assert axes == expected
