@@ -14,10 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from mpo_jax.models.decoder import Model, dotted
 from mpo_jax.sharding import Axes
 from mpo_jax.types import Params
+
+PIECE = 2**28  # bytes of a tensor that go to every device at once, where several hosts are to see it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +138,45 @@ def _one_layer(stack: jax.Array, layer: np.int32) -> jax.Array:
 
 def _to_host(array: Any) -> np.ndarray:
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        from jax.experimental import multihost_utils
-
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+        return gathered(array)
     return jax.device_get(array)
+
+
+def gathered(array: jax.Array) -> np.ndarray:
+    """The whole of an array whose parts several hosts hold, on each of them. All run this; devices hold a `PIECE` at a time."""
+    place = array.sharding
+    assert isinstance(place, NamedSharding), "as the parameters of a run lie"
+    cuts, rows = piece_of(array)
+    whole = np.empty(array.shape, array.dtype)
+    parts = whole.reshape(cuts, -1, *array.shape[1:])
+    last = parts.shape[1] - rows  # where the last piece begins, so that all are of one size
+    for start in (min(start, last) for start in range(0, parts.shape[1], rows)):
+        with jax.transfer_guard("allow"):  # the number of the first row goes to the devices
+            piece = jax.device_get(gather(array, np.int32(start), rows, place))
+        parts[:, start : start + rows] = piece.reshape(cuts, rows, *array.shape[1:])
+    return whole
+
+
+def piece_of(array: Any) -> tuple[int, int]:
+    """(parts that the first axis is cut into, rows of each that make a `PIECE` of the array)."""
+    part = array.sharding.shard_shape(array.shape)[0]
+    cuts = array.shape[0] // part
+    row = cuts * math.prod(array.shape[1:]) * array.dtype.itemsize
+    return cuts, min(part, max(1, PIECE // row))
+
+
+@functools.partial(jax.jit, static_argnames=("rows", "place"))
+def gather(array: jax.Array, start: jax.Array, rows: int, place: NamedSharding) -> jax.Array:
+    """Of an array that lies at `place` the `rows` from `start` of each part of its first axis, on every device."""
+
+    def everywhere(part: jax.Array, start: jax.Array) -> jax.Array:
+        piece = jax.lax.dynamic_slice_in_dim(part, start, rows)
+        for axis, names in enumerate(place.spec):
+            piece = piece if names is None else jax.lax.all_gather(piece, names, axis=axis, tiled=True)
+        return piece
+
+    whole = jax.P()
+    # Nothing is differentiated through this map, so nothing is left to check.
+    return jax.shard_map(everywhere, mesh=place.mesh, in_specs=(place.spec, whole), out_specs=whole, check_vma=False)(
+        array, start
+    )

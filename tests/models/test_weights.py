@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mpo_jax.models import weights
 from mpo_jax.models.decoder import DecoderConfig, Model
 from mpo_jax.models.families import FAMILIES, build
-from mpo_jax.models.weights import Place, Weight, export_tree, in_order, leaf, places
+from mpo_jax.models.weights import Place, Weight, export_tree, gathered, in_order, leaf, places
+from mpo_jax.sharding import MeshConfig, make_mesh, named
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 Q = Place(Weight("layers.attention.q", "{layer}.q", "(heads head_dim) embed"), ("embed", "heads", "head_dim"), (5, 4, 3))
@@ -64,8 +66,6 @@ def test_fixture_goes_through_the_tree_and_back_bit_for_bit(name):
 
 
 def test_export_of_sharded_gradients_equals_export_of_host_arrays():
-    from mpo_jax.sharding import MeshConfig, make_mesh
-
     family, model, _ = build(FIXTURES / "llama")
     abstract = model.abstract(make_mesh(MeshConfig(2, 2, 2)))
     rng = np.random.default_rng(0)
@@ -75,6 +75,16 @@ def test_export_of_sharded_gradients_equals_export_of_host_arrays():
     for (a, x), (b, y) in zip(export_tree(host, model, table), export_tree(placed, model, table), strict=True):
         assert a == b
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("piece", [1, 200, 2**20], ids=["a row at a time", "several, the last ones again", "all at once"])
+def test_what_several_hosts_hold_is_gathered_piece_by_piece(monkeypatch, piece):
+    monkeypatch.setattr(weights, "PIECE", piece)
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    for shape, axes in (((10, 6, 3), ("embed", "heads", None)), ((14, 8), ("vocab", "embed")), ((7,), ("norm",))):
+        host = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        place = named(mesh, axes, shape, "x")
+        np.testing.assert_array_equal(gathered(jax.device_put(host, place)), host)
 
 
 def test_a_table_that_forgets_a_parameter_is_caught():
