@@ -105,9 +105,14 @@ def usable_bytes(device_kind: str) -> int | None:
 
 
 def _too_big(message: str) -> Memory:
-    """From "... the total memory required ... (37.21G) exceeds available HBM (15.75G)"."""
-    needs, has = (_size(x) for x in re.findall(r"\(([\d.]+[KMGT])\)", message)[:2])
-    return Memory(fits=False, peak=needs, usable=has)
+    """From "... temporaries (37.21G) exceeds available HBM (15.75G)", or, where that showed late, "Used 16.40G of 15.75G hbm",
+    which a report with other sizes follows."""
+    size = r"([\d.]+[KMGT])"
+    found = re.search(rf"Used {size} of {size} hbm", message) or re.search(
+        rf"\({size}\) exceeds available HBM \({size}\)", message
+    )
+    assert found is not None, message
+    return Memory(fits=False, peak=_size(found[1]), usable=_size(found[2]))
 
 
 def _size(text: str) -> int:

@@ -126,6 +126,8 @@ def test_what_does_not_fit_is_an_answer():
     memory = tpu_compiler.Memory(fits=False, peak=round(37.21 * 2**30), usable=round(15.75 * 2**30))
     message = "RESOURCE_EXHAUSTED: E1000: the total memory required for HLO temporaries (37.21G) exceeds available HBM (15.75G)."
     assert tpu_compiler._too_big(message) == memory
+    late = "Ran out of memory in memory space hbm. Used 37.21G of 15.75G hbm. Exceeded hbm capacity by 21.46G. (4.65G) (6.90G)"
+    assert tpu_compiler._too_big(late) == memory
     entry = fit.Plan("v5e:2x2", 1, {"data": 1, "fsdp": 4, "tensor": 1}, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, memory)
     said = plan.describe(entry, config("folder"))
     assert "37.21 GiB of 15.75 that a device has: does not fit: try --config.reference=cached, " in said
