@@ -16,7 +16,7 @@ from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
 from mpo_jax.flops import update_work
-from mpo_jax.memory import bytes_on, kept_bytes
+from mpo_jax.memory import bytes_on
 from mpo_jax.mesh_rule import chosen
 from mpo_jax.metering import PEAK
 from mpo_jax.models.decoder import Model
@@ -146,16 +146,15 @@ def beside(memory: Memory, kept: int) -> Memory:
 
 def least_bytes(laid: Laid) -> tuple[int, int]:
     """What each device holds at least while the backward pass runs: (whatever the batch, with this batch). To the state and a
-    live reference come the compute copy of the weights and their gradients, and then the layers' inputs. Nothing is compiled for
-    it, and no compiled step has needed less."""
-    c, dtype = laid.config, jnp.dtype(laid.config.compute_dtype)
+    live reference come the compute copy of the weights and their gradients, and then the layers' inputs, which no `remat` does
+    without. Nothing is compiled for it, and no compiled step has needed less."""
+    c, dtype, packed = laid.config, jnp.dtype(laid.config.compute_dtype), laid.host.policy
     masters, copy = bytes_on(laid.state.params), bytes_on(laid.model.abstract(laid.mesh, dtype))
     gradients = copy + (masters if c.microbatches > 1 else 0)
     whatever = masters + bytes_on(laid.state.opt_state) + bytes_on(laid.ref_params) + gradients
     whatever += copy if dtype != jnp.float32 else 0
-    with jax.sharding.use_abstract_mesh(laid.mesh.abstract_mesh):
-        kept, _ = kept_bytes(laid.model, jax.tree.map(lambda x: x[0], laid.host.policy), dtype)
-    return whatever, whatever + kept // shards(laid.mesh, "batch")
+    positions = math.prod(packed.tokens_ST.shape[1:]) // shards(laid.mesh, "batch")
+    return whatever, whatever + positions * laid.model.config.layers * laid.model.config.hidden_size * dtype.itemsize
 
 
 def fullest_batch(config: TrainConfig, model: Model, tokens: int, pieces: int) -> tuple[Batch, int]:

@@ -234,6 +234,7 @@ def test_what_needs_less_than_its_bound_has_not_been_seen(folder, cached):
     run = config(folder, reference="cached", optim=OptimConfig(moments_dtype="bfloat16"))
     whatever, least = fit.least_bytes(fit.lay_out(run, "v5e:2x2"))
     assert cached.masters + cached.moments < whatever < least < cached.memory.peak
+    assert least - whatever == RAW["num_hidden_layers"] * cached.rows * cached.tokens // 4 * RAW["hidden_size"] * 2
 
 
 GIB_16 = tpu_compiler.Memory(fits=False, peak=16 * 2**30, usable=round(15.75 * 2**30))
