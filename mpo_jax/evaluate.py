@@ -34,8 +34,8 @@ def evaluate(
     return {f"eval_{name}": float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in sums.items()}
 
 
-def make_score_step(model: Model, compute_dtype: Any, reads: Reads) -> ScoreStep:
-    """(params, batch with its microbatch axis, packed for `reads`) -> what one model says of it."""
+def make_score_step(model: Model, compute_dtype: Any, reads: Reads) -> jax.stages.Wrapped:
+    """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> what one model says of it."""
 
     def score_step(params: Params, batch: Batch) -> Scores:
         assert batch.weight_B.shape[0] == 1, "measuring takes one microbatch"

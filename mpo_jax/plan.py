@@ -1,4 +1,4 @@
-"""Will it fit? Compiles a run's train step for a TPU slice, on a machine without one.
+"""Will it fit? Compiles a run's programs for a TPU slice, on a machine without one.
 
     python -m mpo_jax.plan --config=configs/llama31.py --topology=v5e:2x4 [--config.field=value ...]
     python -m mpo_jax.plan --config=configs/llama31.py --search [--topologies=v5e:2x4,v5e:4x4]
@@ -15,7 +15,8 @@ import sys
 
 from mpo_jax.config import TrainConfig, parse
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.fit import Plan, compiled, lay_out
+from mpo_jax.fit import Plan, compiled
+from mpo_jax.programs import lay_out
 from mpo_jax.search import Found, flags, search
 from mpo_jax.tpu_compiler import EXAMPLES, GIB
 
@@ -62,7 +63,7 @@ def recommend(found: Found, config: TrainConfig, mfu: float | None) -> str:
 
 
 def describe(entry: Plan, config: TrainConfig, mfu: float | None = None) -> str:
-    memory, gib = entry.memory, lambda n: f"{n / GIB:6.2f} GiB"
+    step, gib = entry.programs["step"], lambda n: f"{n / GIB:6.2f} GiB"
     mesh = " ".join(f"{axis}={n}" for axis, n in entry.mesh.items())
     where = entry.topology if entry.slices == 1 else f"{entry.slices} x {entry.topology}"
     lines = [
@@ -71,13 +72,15 @@ def describe(entry: Plan, config: TrainConfig, mfu: float | None = None) -> str:
         f"  moments    {gib(entry.moments)}",
         f"  reference  {gib(entry.reference)}",
     ]
-    if memory.temporaries is not None:
-        lines.append(f"  temporary  {gib(memory.temporaries)}  activations, gradients, compute copies of the weights")
-    if memory.largest_bytes is not None:
-        lines.append(f"  largest    {gib(memory.largest_bytes)}  {memory.largest}; logits would be {gib(entry.logits).strip()}")
-    of = "" if memory.usable is None else f" of {memory.usable / GIB:.2f} that a device has"
-    verdict = "fits" if memory.fits else f"does not fit: {advice(config)}"
-    lines += [f"  peak       {gib(memory.peak)}{of}: {verdict}", f"  work       {work(entry, mfu)}"]
+    if step.temporaries is not None:
+        lines.append(f"  temporary  {gib(step.temporaries)}  activations, gradients, compute copies of the weights")
+    if step.largest_bytes is not None:
+        lines.append(f"  largest    {gib(step.largest_bytes)}  {step.largest}; logits would be {gib(entry.logits).strip()}")
+    lines += [f"  {name:<10} {gib(memory.peak)}" for name, memory in entry.programs.items()]
+    most = max(entry.programs.values(), key=lambda memory: memory.peak)
+    of = "" if most.usable is None else f" of {most.usable / GIB:.2f} that a device has"
+    verdict = "fits" if entry.fits else f"does not fit: {advice(config)}"
+    lines += [f"  peak       {gib(most.peak)}{of}: {verdict}", f"  work       {work(entry, mfu)}"]
     return "\n".join(lines)
 
 

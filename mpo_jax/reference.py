@@ -121,29 +121,39 @@ def _side(folder: Path, pairs: dict[bytes, Example], want: Want, identity: dict[
     return _Side(pairs, want, ScoreStore(folder, key, shapes))
 
 
-def _fill(side: _Side, model: Model, params: Params, like: Pipeline, pooling: str, mesh: Mesh) -> None:
-    """Scores the pairs that the store lacks, in batches as `like` makes them."""
-    store, reads = side.store, Reads(target=side.want, pooling=pooling)
-    if store.done == store.entries:
-        return
-    examples = list(side.pairs.values())[store.done :]
+def of_pairs(like: Pipeline, pairs: Sequence[Example], want: Want, pooling: str) -> Pipeline:
+    """These pairs once, each the target of its example, in batches as `like` makes them."""
     one_epoch = {"seed": None, "epochs": 1, "microbatches": 1}
-    pipeline = dataclasses.replace(like, examples=examples, languages=("",), policy=reads, reference=Reads(), **one_epoch)
-    # The parameters' dtype is that of the computation, as where the reference is forwarded at every step.
-    score_step = jax.jit(
-        lambda params, packed: score(model, params, jax.tree.map(lambda x: x[0], packed), reads, like.batch_size).target,
+    reads = Reads(target=want, pooling=pooling)
+    return dataclasses.replace(like, examples=pairs, languages=("",), policy=reads, reference=Reads(), scores=None, **one_epoch)
+
+
+def make_pair_step(model: Model, reads: Reads, rows: int, mesh: Mesh) -> jax.stages.Wrapped:
+    """(params, `Packed` of `rows` pairs, with its microbatch axis) -> what the reference says of them. The parameters'
+    dtype is that of the computation, as where the reference is forwarded at every step."""
+    return jax.jit(
+        lambda params, packed: score(model, params, jax.tree.map(lambda x: x[0], packed), reads, rows).target,
         out_shardings=NamedSharding(mesh, jax.P()),  # so that the first process sees all of it
     )
+
+
+def _fill(side: _Side, model: Model, params: Params, like: Pipeline, pooling: str, mesh: Mesh) -> None:
+    """Scores the pairs that the store lacks, in batches as `like` makes them."""
+    store = side.store
+    if store.done == store.entries:
+        return
+    pipeline = of_pairs(like, list(side.pairs.values())[store.done :], side.want, pooling)
+    pair_step = make_pair_step(model, pipeline.policy, pipeline.batch_size, mesh)
     with hosts.progress(total=store.entries, initial=store.done, desc="reference", unit="pair") as bar:
         for step in range(pipeline.steps_per_epoch):
             rows = pipeline.rows_at(step)
-            pair = jax.device_get(score_step(params, batch_to_mesh(pipeline.batch_at(step), mesh).policy))
+            pair = jax.device_get(pair_step(params, batch_to_mesh(pipeline.batch_at(step), mesh).policy))
             values = {
                 field: np.stack([getattr(pair.chosen, field), getattr(pair.rejected, field)], axis=1)[: len(rows)]
                 for part in side.want
                 for field in FIELDS[part]
             }
-            _check_finite(values, [examples[i].id for i in rows])
+            _check_finite(values, [pipeline.examples[i].id for i in rows])
             if hosts.first():
                 store.append(values)
             bar.update(len(rows))

@@ -8,10 +8,11 @@ from typing import Any
 
 from mpo_jax import hub
 from mpo_jax.config import TrainConfig
-from mpo_jax.fit import Plan, compiled, lay_out, least_bytes
+from mpo_jax.fit import Plan, compiled, least_bytes
 from mpo_jax.memory import bytes_on
 from mpo_jax.mesh_rule import meshes
 from mpo_jax.models.families import build
+from mpo_jax.programs import lay_out
 from mpo_jax.sharding import MeshConfig
 from mpo_jax.tpu_compiler import GIB, SLICES, devices, usable_bytes
 
@@ -57,9 +58,10 @@ def _smallest(
             say(f"{topology} {flags(settings(candidate))}: takes {least / GIB:.2f} GiB or more")
             say(f"  compiling, for minutes if it fits; {time.monotonic() - begun:.0f} s so far")
             entry = compiled(laid)
-            if entry.memory.fits:
+            if entry.fits:
                 return Found(generation, tuple(topologies[: i + 1]), settings(candidate), entry)
-            say(f"  takes {entry.memory.peak / GIB:.2f} GiB, and does not fit")
+            name, memory = list(entry.programs.items())[-1]
+            say(f"  the {name} takes {memory.peak / GIB:.2f} GiB, and does not fit")
         else:
             say(f"{topology}: nothing that was tried fits")
     return Found(generation, tuple(topologies))

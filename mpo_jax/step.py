@@ -166,7 +166,7 @@ def programs(train_step: TrainStep, abstract: TrainState) -> list[jax.stages.Wra
     return [gradient, jax.jit(train_step.update, donate_argnums=(0, 3), out_shardings=state_and_metrics)]
 
 
-def make_eval_step(objective: Objective, compute_dtype: Any) -> Callable[..., Metrics]:
+def make_eval_step(objective: Objective, compute_dtype: Any) -> jax.stages.Wrapped:
     """(params, ref_params, batch) -> metrics, open sums that add up over batches."""
 
     def eval_step(params: Params, ref_params: Params, batch: Batch) -> Metrics:

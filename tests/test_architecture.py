@@ -33,10 +33,10 @@ LAYERS = [
     {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "reference", "experiments.learning"},
     {"models.families", "config", "identity", "experiments.base", "experiments.measuring"},
     {"convert", "preview", "variants", "budget", "mesh_rule", "numbers", "experiments.transfer"},
-    {"reward_gap", "report", "fit"},
-    {"setup", "search"},
-    {"train", "plan"},
-    {"sweep"},
+    {"reward_gap", "report", "programs"},
+    {"setup", "fit"},
+    {"train", "search"},
+    {"sweep", "plan"},
 ]
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 

@@ -12,7 +12,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from mpo_jax import config as configs
-from mpo_jax import fit, plan, search, tpu_compiler
+from mpo_jax import fit, plan, programs, search, tpu_compiler
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Dpo, Mpo, Simpo
 from mpo_jax.models.families import build
@@ -26,7 +26,8 @@ RAW = {
     "rope_theta": 500000.0, "tie_word_embeddings": False, "hidden_act": "silu",
 }  # fmt: skip
 LENGTH = 256
-FITS = tpu_compiler.Memory(fits=True, peak=1, usable=2, temporaries=1, largest="f32[1] of copy", largest_bytes=4, kernels=3)
+MESH = {"data": 1, "fsdp": 4, "tensor": 1}
+FITS = tpu_compiler.Memory(fits=True, peak=1, usable=2**40, temporaries=1, largest="f32[1] of copy", largest_bytes=4, kernels=3)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def cached(folder):
 
 
 def planned(run, topology, **options) -> fit.Plan:
-    return fit.compiled(fit.lay_out(run, topology, **options))
+    return fit.compiled(programs.lay_out(run, topology, **options))
 
 
 def parameters(model) -> int:
@@ -76,22 +77,24 @@ def test_the_state_is_counted_by_the_bytes(folder, cached):
     assert cached.masters == 4 * (sum(matrices) // 4 + whole)
     assert cached.moments == pytest.approx(cached.masters, abs=64), "twice 2 bytes, and two counters"
     assert cached.reference == 0
-    assert cached.memory.fits
-    assert cached.memory.peak >= cached.masters + cached.moments + cached.memory.largest_bytes
+    step = cached.programs["step"]
+    assert cached.fits
+    assert step.peak >= cached.masters + cached.moments + step.largest_bytes
     assert "of 15.75 that a device has: fits" in plan.describe(cached, config(folder))
 
 
 def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
     """Forward, and forward once more and backward, of one layer in the scan."""
-    assert cached.memory.kernels >= 2
-    assert cached.memory.largest_bytes < cached.logits / 2
+    step = cached.programs["step"]
+    assert step.kernels >= 2
+    assert step.largest_bytes < cached.logits / 2
 
 
 def test_a_live_reference_is_held_in_its_dtype(folder, monkeypatch):
     needs_compiler()
     monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
     live = planned(config(folder), "v5e:2x2")
-    assert live.memory is FITS and 2 * live.reference == live.masters
+    assert live.programs["step"] == FITS and 2 * live.reference == live.masters
 
 
 def test_the_command_prints_a_line_of_json_a_slice(folder, tmp_path, capsys, monkeypatch):
@@ -102,7 +105,8 @@ def test_the_command_prints_a_line_of_json_a_slice(folder, tmp_path, capsys, mon
     one, four = map(json.loads, capsys.readouterr().out.splitlines())
     assert (one["topology"], four["topology"], four["mesh"]["fsdp"]) == ("v5e:1x1", "v5e:2x2", 4)
     assert (one["update_tokens"], 4 * one["peak_flops"]) == (8 * 4 * 128, four["peak_flops"])
-    assert one["memory"]["fits"] and one["rows"] * one["tokens"] >= 8 * 4 * 128
+    assert one["programs"]["step"]["fits"] and one["rows"] * one["tokens"] >= 8 * 4 * 128
+    assert one["fits"] and list(one["programs"]) == ["step", "evaluation", "scoring", "export"]
     assert one["logits"] == 4 * four["logits"] and four["reference"] == 0
 
 
@@ -112,7 +116,8 @@ def test_the_abstract_batch_is_like_the_one_that_a_run_makes(folder, loss, refer
     run = config(folder, loss=loss, reference=reference, microbatches=2)
     _, model, _ = build(folder)
     mesh = make_mesh(MeshConfig())
-    abstract = batch_to_mesh(fit.fullest_batch(run, model, LENGTH, shards(mesh, "batch"))[0], mesh, abstract_on_mesh)
+    host = programs.fullest(run, model, LENGTH, shards(mesh, "batch")).batch_at(0)
+    abstract = batch_to_mesh(host, mesh, abstract_on_mesh)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
     real = batch_to_mesh(zeros, mesh)
     for x, y in zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True):
@@ -128,7 +133,7 @@ def test_what_does_not_fit_is_an_answer():
     assert tpu_compiler._too_big(message) == memory
     late = "Ran out of memory in memory space hbm. Used 37.21G of 15.75G hbm. Exceeded hbm capacity by 21.46G. (4.65G) (6.90G)"
     assert tpu_compiler._too_big(late) == memory
-    entry = fit.Plan("v5e:2x2", 1, {"data": 1, "fsdp": 4, "tensor": 1}, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, memory)
+    entry = fit.Plan("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, False, {"step": memory})
     said = plan.describe(entry, config("folder"))
     assert "37.21 GiB of 15.75 that a device has: does not fit: try --config.reference=cached, " in said
 
@@ -201,30 +206,94 @@ def test_a_mesh_or_a_length_that_cannot_be_is_a_sentence(folder):
         planned(config(folder), "v5e:2x2", tokens=1)
 
 
-def test_two_programs_need_what_the_hungrier_one_does(folder, monkeypatch):
-    """Moments wait on the host: the gradient's program does not have them, and a reference stays while the update's runs."""
-    needs_compiler()
+def saying(monkeypatch, *peaks) -> list[int]:
+    """The compiler says that one program after the other needs this, of 2 GiB. What is given back is what was asked of it."""
     asked = []
 
     def compile_for(lowered, kind):
         asked.append(lowered)
-        return dataclasses.replace(FITS, peak=(5, 7)[len(asked) - 1], usable=10**9)
+        peak = peaks[min(len(asked), len(peaks)) - 1]
+        return dataclasses.replace(FITS, peak=peak, usable=2**31, fits=peak <= 2**31)
 
     monkeypatch.setattr(fit, "compile_for", compile_for)
+    return asked
+
+
+def test_two_programs_need_what_the_hungrier_one_does(folder, monkeypatch):
+    """Moments wait on the host: the gradient's program does not have them, and a reference stays while the update's runs."""
+    needs_compiler()
+    asked = saying(monkeypatch, 5, 7, 0)
     entry = planned(config(folder, optim=OptimConfig(offload=True)), "v5e:2x2")
-    assert len(asked) == 2 and entry.moments < 64, "two counters"
-    assert entry.memory.peak == 5 + entry.reference, "the update comes to be compiled first"
+    assert len(asked) == 4 and entry.moments < 64, "two counters"
+    assert entry.programs["step"].peak == 7 + entry.reference
     assert not fit.beside(dataclasses.replace(FITS, usable=10), 10).fits
 
 
-def test_moments_on_the_host_are_compiled_for(folder):
+@pytest.mark.parametrize("held_out", [0.0, 0.1])
+def test_what_lies_beside_each_program_is_counted(folder, monkeypatch, held_out):
+    """Where a program itself takes nothing, what is said of it is what the devices hold meanwhile."""
     needs_compiler()
+    asked, counter = saying(monkeypatch, 0), 4
+    run = config(folder)
+    run.data.eval_fraction = held_out
+    live = planned(run, "v5e:2x2")
+    table = 4 * RAW["vocab_size"] * RAW["hidden_size"] // 4  # the embedding is the largest tensor, of which a device has a fourth
+    assert len(asked) == 3 + (held_out > 0), "the gaps, and the metrics of the rows that are held out"
+    assert {name: memory.peak for name, memory in live.programs.items()} == {
+        "step": 0,
+        "evaluation": live.moments + live.reference,
+        "export": live.masters + live.moments + live.reference + counter - table,
+    }
+    cached = planned(config(folder, reference="cached"), "v5e:2x2")
+    assert {name: memory.peak for name, memory in cached.programs.items()} == {
+        "step": 0,
+        "evaluation": cached.moments,
+        "scoring": 0,
+        "export": cached.masters + cached.moments + counter - table,
+    }
+
+
+def test_nothing_is_compiled_after_what_does_not_fit(folder, monkeypatch):
+    needs_compiler()
+    asked = saying(monkeypatch, 2**32)
+    assert list(planned(config(folder), "v5e:2x2").programs) == ["step"] and len(asked) == 1
+    asked = saying(monkeypatch, 0, 2**31)
+    entry = planned(config(folder), "v5e:2x2")
+    assert list(entry.programs) == ["step", "evaluation"] and len(asked) == 2
+    assert not entry.fits, "with the moments and the reference beside it"
+    assert "of 2.00 that a device has: does not fit" in plan.describe(entry, config(folder))
+
+
+def test_a_run_compiles_what_it_will_execute(folder, monkeypatch):
+    """No reference to score or to hold for a method without one, and no export where there will be none."""
+    needs_compiler()
+    saying(monkeypatch, 0)
+    export = configs.ExportConfig(enabled=False)
+    assert list(planned(config(folder, loss=Simpo(), export=export), "v5e:2x2").programs) == ["step", "evaluation"]
+    assert "scoring" not in planned(config(folder, loss=Simpo(), reference="cached"), "v5e:2x2").programs
+
+
+def test_the_other_programs_are_compiled_too(folder, cached):
+    assert list(cached.programs) == ["step", "evaluation", "scoring", "export"]
+    evaluation, scoring, export = list(cached.programs.values())[1:]
+    copy = cached.masters // 2
+    assert evaluation.kernels >= 1 and evaluation.largest_bytes < cached.logits / 2
+    assert evaluation.peak > cached.masters + cached.moments + copy
+    assert scoring.kernels >= 1 and copy < scoring.peak < evaluation.peak
+    assert export.peak > cached.masters + cached.moments
+    said = plan.describe(cached, config(folder))
+    assert all(f"\n  {name:<10} " in said for name in cached.programs)
+
+
+def test_moments_on_the_host_are_compiled_for(folder, monkeypatch):
+    needs_compiler()
+    monkeypatch.setattr(fit, "programs", programs._step)  # the others are the same as without
     entry = planned(config(folder, reference="cached", optim=OptimConfig(offload=True)), "v5e:2x2")
-    assert entry.memory.fits and entry.memory.peak >= 3 * entry.masters, "both moments come for the update"
+    assert entry.fits and entry.programs["step"].peak >= 3 * entry.masters, "both moments come for the update"
 
 
 def test_the_work_of_an_update_at_a_share_of_the_peak():
-    entry = fit.Plan("v5e:2x2", 1, {"data": 1, "fsdp": 4, "tensor": 1}, 32, 2048, 1, 1, 0, 1, 65536, 788e12, 788e12, FITS)
+    entry = fit.Plan("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 788e12, 788e12, True, {"step": FITS})
     assert plan.work(entry, None) == "788 TFLOP for 65,536 tokens an update"
     assert plan.work(entry, 0.5) == "788 TFLOP for 65,536 tokens an update; if 50% of 788 TFLOP/s: 2 s, 32,768 tokens/s"
     assert plan.work(dataclasses.replace(entry, peak_flops=None), 0.5) == plan.work(entry, None)
@@ -232,8 +301,8 @@ def test_the_work_of_an_update_at_a_share_of_the_peak():
 
 def test_what_needs_less_than_its_bound_has_not_been_seen(folder, cached):
     run = config(folder, reference="cached", optim=OptimConfig(moments_dtype="bfloat16"))
-    whatever, least = fit.least_bytes(fit.lay_out(run, "v5e:2x2"))
-    assert cached.masters + cached.moments < whatever < least < cached.memory.peak
+    whatever, least = fit.least_bytes(programs.lay_out(run, "v5e:2x2"))
+    assert cached.masters + cached.moments < whatever < least < cached.programs["step"].peak
     assert least - whatever == RAW["num_hidden_layers"] * cached.rows * cached.tokens // 4 * RAW["hidden_size"] * 2
 
 
@@ -248,7 +317,8 @@ def answers(folder, monkeypatch, fits, topologies, **changes):
     def compile_it(laid):
         compiled.append((laid.topology, search.settings(laid.config)))
         memory = FITS if fits(laid) else GIB_16
-        return fit.Plan(laid.topology, laid.slices, dict(laid.mesh.shape), 1, 1, 1, 1, 0, 1, 1, 1.0, None, memory)
+        found = {"step": memory}
+        return fit.Plan(laid.topology, laid.slices, dict(laid.mesh.shape), 1, 1, 1, 1, 0, 1, 1, 1.0, None, memory.fits, found)
 
     monkeypatch.setattr(search, "compiled", compile_it)
     found = list(search.search(config(folder, **changes), topologies, None, 1, said.append))
@@ -280,7 +350,7 @@ def test_what_cannot_fit_is_never_compiled(folder, monkeypatch):
 def test_microbatches_that_cannot_fit_do_not_end_a_search(folder, monkeypatch):
     """Their gradients add up in float32, which alone is too much here; a cached reference comes after them."""
     needs_compiler()
-    bound = lambda **run: fit.least_bytes(fit.lay_out(config(folder, **run), "v5e:1x1"))  # noqa: E731
+    bound = lambda **run: fit.least_bytes(programs.lay_out(config(folder, **run), "v5e:1x1"))  # noqa: E731
     usable = bound()[1] + 1
     assert bound(microbatches=2, reference="cached")[0] > usable
     monkeypatch.setattr(search, "usable_bytes", lambda kind: usable)
