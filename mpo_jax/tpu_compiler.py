@@ -108,9 +108,8 @@ def _too_big(message: str) -> Memory:
     """From "... temporaries (37.21G) exceeds available HBM (15.75G)", or, where that showed late, "Used 16.40G of 15.75G hbm",
     which a report with other sizes follows."""
     size = r"([\d.]+[KMGT])"
-    found = re.search(rf"Used {size} of {size} hbm", message) or re.search(
-        rf"\({size}\) exceeds available HBM \({size}\)", message
-    )
+    early, late = rf"\({size}\) exceeds available HBM \({size}\)", rf"Used {size} of {size} hbm"
+    found = re.search(early, message) or re.search(late, message)
     assert found is not None, message
     return Memory(fits=False, peak=_size(found[1]), usable=_size(found[2]))
 
