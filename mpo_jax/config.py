@@ -71,6 +71,8 @@ class TrainConfig:
         check_choice("reference_dtype", self.reference_dtype, DTYPES)
         check_choice("reference", self.reference, ("live", "cached"))
         parse_range(self.profile)
+        if self.reference == "cached" and self.loss.reference_reads.divergence.anything:
+            raise InputError("KL retention compares whole distributions, which are not stored: write --config.reference=live.")
         if "://" in self.output:
             raise InputError(
                 f"output='{self.output}' is no folder: a run writes to file systems, so mount the bucket and give a folder in it."

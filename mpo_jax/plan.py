@@ -56,7 +56,8 @@ def _check(given: argparse.Namespace, names: list[str]) -> None:
 def recommend(found: Found, config: TrainConfig, mfu: float | None) -> str:
     """What to write for the smallest slice that fits."""
     if found.plan is None or found.settings is None:
-        least = dataclasses.replace(config, reference="cached", remat="full")  # has been tried
+        reference = "cached" if config.loss.reference_reads.storable else config.reference
+        least = dataclasses.replace(config, reference=reference, remat="full")  # has been tried
         return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(least)}"
     lines = [f"{found.generation}: the smallest slice that fits is {found.plan.topology}, with", f"  {flags(found.settings)}"]
     return "\n".join([*lines, describe(found.plan, config, mfu)])
@@ -97,7 +98,7 @@ def work(entry: Plan, mfu: float | None) -> str:
 def advice(config: TrainConfig) -> str:
     """What would need less, the cheapest first."""
     ways = []
-    if config.reference == "live" and config.loss.reference_reads.anything:
+    if config.reference == "live" and config.loss.reference_reads.storable:
         ways.append("--config.reference=cached")
     if config.optim.moments_dtype == "float32":
         ways.append("--config.optim.moments_dtype=bfloat16")

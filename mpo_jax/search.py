@@ -70,14 +70,12 @@ def _smallest(
 def candidates(config: TrainConfig, devices: Sequence[Any]) -> Iterator[TrainConfig]:
     """Settings to try on one slice, none of which changes what is learned: the config's own reference before a cached one, its
     `remat` before 'full', its microbatches before twice and four times as many, meshes in the order of `mesh_rule`."""
-    reads = config.loss.reference_reads
-    cacheable = reads.anything and not reads.divergence.anything
     _, model, _ = build(hub.resolve(config.model, weights=False))
     microbatches = [
         n for n in (config.microbatches, 2 * config.microbatches, 4 * config.microbatches) if config.batch_size % n == 0
     ]
     for reference, remat, n in itertools.product(
-        dict.fromkeys((config.reference, "cached" if cacheable else config.reference)),
+        dict.fromkeys((config.reference, "cached" if config.loss.reference_reads.storable else config.reference)),
         dict.fromkeys((config.remat, "full")),
         microbatches,
     ):

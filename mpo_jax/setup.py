@@ -15,7 +15,6 @@ from mpo_jax import hosts, hub
 from mpo_jax.config import TrainConfig
 from mpo_jax.convert import load_params
 from mpo_jax.digests import digests, fingerprint
-from mpo_jax.errors import InputError
 from mpo_jax.mesh_rule import chosen
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families import build
@@ -161,8 +160,6 @@ def _with_reference(
 
     if config.reference == "live":
         return data, load()
-    if reads.divergence.anything:
-        raise InputError("KL retention compares whole distributions, which are not stored: write --config.reference=live.")
     reference = cached_reference(
         model,
         load,

@@ -75,6 +75,11 @@ class Reads:
     def divergence(self) -> "Reads":
         return Reads(source=self.source & KL, target=self.target & KL)
 
+    @property
+    def storable(self) -> bool:
+        """Something is read, and scores computed beforehand can stand for it: whole distributions are not compared."""
+        return bool(self.anything) and not self.divergence.anything
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

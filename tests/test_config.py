@@ -89,6 +89,8 @@ def test_the_checks_of_the_tree():
     for wrong in ({"compute_dtype": "int8"}, {"reference_dtype": "f32"}, {"eval_every": -1}, {"microbatches": 0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             TrainConfig(**base, **wrong)
+    with pytest.raises(InputError, match=r"^KL retention .* are not stored: write --config.reference=live\.$"):
+        overridden("reference=cached", variant=":mpo_kl_of_policy")
     with pytest.raises(InputError, match=r"export\.dtype='int8'"):
         dataclasses.replace(TrainConfig(**base).export, dtype="int8")
 

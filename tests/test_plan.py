@@ -347,6 +347,12 @@ def test_what_cannot_fit_is_never_compiled(folder, monkeypatch):
     assert plan.recommend(found[0], config(folder), None).startswith("v5e: does not fit v5e:1x1: try --config.optim")
 
 
+def test_distributions_are_never_advised_to_be_cached(folder):
+    run = config(folder, loss=Mpo(retain_by="kl_of_policy"))
+    said = plan.recommend(search.Found("v5e", ("v5e:1x1",)), run, None)
+    assert said.startswith("v5e: does not fit v5e:1x1: try --config.optim") and "cached" not in said + plan.advice(run)
+
+
 def test_microbatches_that_cannot_fit_do_not_end_a_search(folder, monkeypatch):
     """Their gradients add up in float32, which alone is too much here; a cached reference comes after them."""
     needs_compiler()
