@@ -23,10 +23,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mpo_jax import hosts
-from mpo_jax.convert import Stored, load_params
+from mpo_jax.convert import load_params
 from mpo_jax.models.families import build
 from mpo_jax.models.weights import Place, in_order
 from mpo_jax.sharding import MeshConfig, make_mesh
+from mpo_jax.stored import Stored
 
 CONFIG = dict(model_type="llama", vocab_size=32_000, hidden_size=2048, intermediate_size=5632, num_attention_heads=16)
 

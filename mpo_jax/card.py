@@ -18,8 +18,8 @@ CITATION = """@inproceedings{zhao-etal-2025-mpo,
 
 
 def public_name(name: str) -> str:
-    """A hub name as it is; of a local path only its last part, which says enough and no more."""
-    return Path(name).name if Path(name).exists() else name
+    """A hub name as it is; of a path only its last part, which says enough and no more."""
+    return Path(name).name if "://" in name or Path(name).exists() else name
 
 
 def model_card(

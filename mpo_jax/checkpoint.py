@@ -7,8 +7,6 @@ without a word, so each checkpoint also holds digests of its files, which are co
 import contextlib
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from mpo_jax import hosts
+from mpo_jax import hosts, storage
 from mpo_jax.digests import digests
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.metrics import write_json
@@ -54,7 +52,7 @@ class Checkpointer:
     def __init__(self, folder: Path, config: CheckpointConfig, identity: dict[str, Any]):
         self._config = config
         self._identity = identity
-        self._folder = folder.resolve()
+        self._folder = storage.absolute(folder)
         self._saving = 0  # the update whose state is being written
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -144,15 +142,13 @@ class Checkpointer:
 
     def _set_aside(self, broken: list[int]) -> None:
         for step in broken:
-            to = self._folder.with_name("broken_checkpoints") / f"step_{step}"
-            shutil.rmtree(to, ignore_errors=True)
-            to.parent.mkdir(exist_ok=True)
-            os.replace(self._folder / f"step_{step}", to)
+            storage.move(self._folder / f"step_{step}", self._folder.with_name("broken_checkpoints") / f"step_{step}")
 
     def _sign(self) -> None:
-        """Called by Orbax, in the thread that saves, when the files lie in a temporary folder and before that is renamed."""
+        """Called by Orbax, in the thread that saves, when all files are written and before the checkpoint counts: on a disk
+        before its temporary folder is renamed, in a bucket before a last file says that it is complete."""
         if hosts.first():
-            (partial,) = self._folder.glob(f"step_{self._saving}.*")
+            (partial,) = self._folder.glob(f"step_{self._saving}" + ("" if storage.in_bucket(self._folder) else ".*"))
             write_json(partial / MANIFEST, _signed(partial))
 
     @contextlib.contextmanager

@@ -73,10 +73,6 @@ class TrainConfig:
         parse_range(self.profile)
         if self.reference == "cached" and self.loss.reference_reads.divergence.anything:
             raise InputError("KL retention compares whole distributions, which are not stored: write --config.reference=live.")
-        if "://" in self.output:
-            raise InputError(
-                f"output='{self.output}' is no folder: a run writes to file systems, so mount the bucket and give a folder in it."
-            )
         if self.reference_store is not None and self.reference != "cached":
             raise InputError(
                 f"reference_store='{self.reference_store}' has no use with reference='{self.reference}': add "

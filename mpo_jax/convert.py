@@ -1,7 +1,7 @@
 """How do Hugging Face checkpoints come in and go out? One tensor at a time, bit for bit.
 
 In: each device's part of each layer is read from the safetensors files straight into sharded arrays. Out: a folder that
-transformers and vLLM read, written beside its place and renamed when it is complete.
+transformers and vLLM read, which is there when it is complete.
 """
 
 import collections
@@ -20,34 +20,18 @@ import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  (safetensors finds bfloat16 for numpy through it)
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from mpo_jax import hosts, hub
+from mpo_jax import hosts, hub, storage
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import Model, dotted
 from mpo_jax.models.families import build
 from mpo_jax.models.family import Family, write_config
 from mpo_jax.models.weights import Place, export_tree, in_order, leaf
+from mpo_jax.storage import in_bucket, path_of, written_locally
+from mpo_jax.stored import FLOATS, INDEX, Stored, catalogue
 from mpo_jax.types import Params
-
-INDEX = "model.safetensors.index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """Where a tensor lies, and what its file's header says of it."""
-
-    path: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str  # as safetensors spells it
-
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        # The file is opened for every read: pages of a mapped file count as memory until it is closed.
-        with _open(self.path) as file:
-            return file.get_slice(self.name)[index]
 
 
 def load_params(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dtype: Any = jnp.float32) -> Params:
@@ -56,9 +40,10 @@ def load_params(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dt
     The host holds one layer's tensor at a time, cut to what its devices need. float32 masters of bfloat16 files are exact.
     Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
     """
-    stored = _catalogue(Path(hf_dir))
+    hf_dir = path_of(hf_dir)
+    stored = catalogue(hf_dir)
     tensors = list(in_order(model, family.weights(model.config)))
-    _check(Path(hf_dir), stored, tensors, tied=model.config.tied)
+    _check(hf_dir, stored, tensors, tied=model.config.tied)
     abstract = model.abstract(mesh, dtype)
     arrays: dict[str, jax.Array] = {}
     putters: dict[str, Callable[..., jax.Array]] = {}
@@ -93,35 +78,6 @@ def _read(stored: Stored, place: Place, sharding: NamedSharding, dtype: Any) -> 
         return seen[key]
 
     return jax.make_array_from_callback(place.shape, sharding, part, dtype=dtype)
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a complete safetensors file ({error}): download or copy it again.") from None
-
-
-def _catalogue(folder: Path) -> dict[str, Stored]:
-    """Every tensor of the folder's safetensors files."""
-    hub.require_safetensors(folder)
-    if (folder / INDEX).is_file():
-        try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{folder / INDEX} is not an index of safetensors files ({error!r}): download it again.") from None
-    else:
-        names = ["model.safetensors"]
-    stored = {}
-    for path in (folder / name for name in names):
-        if not path.is_file():
-            where = f"{INDEX} names" if (folder / INDEX).is_file() else "it must hold, for want of an index,"
-            raise InputError(f"{folder}: {where} the file {path.name}, which is not there: download the folder again.")
-        with _open(path) as file:
-            for name in file.keys():  # noqa: SIM118  (the file is not a dict)
-                header = file.get_slice(name)
-                stored[name] = Stored(path, name, tuple(header.get_shape()), header.get_dtype())
-    return stored
 
 
 def _check(folder: Path, stored: dict[str, Stored], tensors: list[tuple[str, Place, int | None]], *, tied: bool) -> None:
@@ -159,15 +115,22 @@ class ExportReport:
 
 def check_export_dir(out_dir: Path | str) -> None:
     """Errors: a folder that exists and is not empty, or that cannot be written. For the start of a run, not its end."""
-    out_dir = Path(out_dir)
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+    out_dir = path_of(out_dir)
+    if is_whole(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir} exists and is not empty: an export never overwrites, so give a new folder.")
+    if in_bucket(out_dir):
+        return
     try:
         partial = _partial(out_dir)
         partial.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial)
     except OSError as error:
         raise InputError(f"{out_dir} cannot be written ({error.strerror}): give a folder that you may create.") from None
+
+
+def is_whole(out_dir: Path) -> bool:
+    """Whether something lies there that is no half of an export."""
+    return out_dir.exists() and not _partial(out_dir).exists()
 
 
 def save_hf(
@@ -187,13 +150,13 @@ def save_hf(
     The first process asks for the `model_card`.
     On several hosts each one must call this; the first one writes, the others return None. Errors: as `check_export_dir`.
     """
-    out_dir, table = Path(out_dir), family.weights(model.config)
+    out_dir, table = path_of(out_dir), family.weights(model.config)
     hosts.on_first(lambda: check_export_dir(out_dir))
     exported = export_tree(params, model, table)
     if not hosts.first():
         collections.deque(exported, maxlen=0)  # takes its part in the gathers, keeps nothing
         return None
-    stored = _catalogue(source_dir)
+    stored = catalogue(source_dir)
     counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
     files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)
     last = {file: name for name, file in files.items()}
@@ -203,18 +166,26 @@ def save_hf(
             shard[name] = tensor.astype(dtype)
             changed += _changed(shard[name], stored[name][(slice(None),) * tensor.ndim])
             if name == last[files[name]]:
-                save_file(shard, partial / files[name], metadata={"format": "pt"})
+                with written_locally(partial / files[name]) as file:
+                    save_file(shard, file, metadata={"format": "pt"})
                 shard = {}
-        _write_sidecars(partial, source_dir, dtype, model_card())
         if len(last) > 1:
             _write_json(partial / INDEX, {"metadata": _totals(counts, dtype), "weight_map": files})
+        _write_sidecars(partial, source_dir, dtype, model_card())
     return ExportReport(sum(counts.values()), changed, tuple(sorted(path.name for path in out_dir.iterdir())))
 
 
 @contextlib.contextmanager
 def _whole(out_dir: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its place once all of it is on the disk. Errors: a disk that takes no more."""
+    """A folder to write into, which takes its place once all of it is on the disk. A bucket renames nothing: there it is the
+    place itself, beside a file that says so until all is written. Errors: a disk that takes no more."""
     partial = _partial(out_dir)
+    if in_bucket(out_dir):
+        storage.remove(out_dir)  # what an interruption left
+        storage.write(partial, b"This export is being written, or its writing was interrupted.\n")
+        yield out_dir
+        partial.unlink()
+        return
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -260,12 +231,12 @@ def _totals(counts: dict[str, int], dtype: str) -> dict[str, int]:
 
 
 def _write_sidecars(folder: Path, source_dir: Path, dtype: str, model_card: str) -> None:
-    """Everything beside the weights."""
-    _write_json(folder / "config.json", write_config(build(source_dir)[2], dtype))
+    """Everything beside the weights, and config.json last: without one a folder is no model to anybody."""
     for name in ("generation_config.json", *hub.TOKENIZER_FILES):
         if (source_dir / name).is_file():
-            shutil.copyfile(source_dir / name, folder / name)
+            storage.copy(source_dir / name, folder / name)
     (folder / "README.md").write_text(model_card, encoding="utf-8")
+    _write_json(folder / "config.json", write_config(build(source_dir)[2], dtype))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

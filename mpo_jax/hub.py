@@ -1,9 +1,10 @@
-"""Which folder is a model? A local folder, or a name on the Hugging Face Hub, of which only the needed files are downloaded."""
+"""Which folder is a model? One here or in a bucket, or a name on the Hugging Face Hub, whose needed files are downloaded."""
 
 import re
 from pathlib import Path
 
 from mpo_jax.errors import InputError
+from mpo_jax.storage import path_of
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -22,14 +23,14 @@ ALL_FILES = (*CONFIG_FILES, *TOKENIZER_FILES, *WEIGHT_FILES)
 
 
 def resolve(name_or_dir: str | Path, *, weights: bool = True) -> Path:
-    """The local folder of a model, downloaded first when a hub name like "user/name" is given; without `weights` only its
-    configuration is needed and downloaded.
+    """The folder of a model, in a file system or a bucket; downloaded first when a hub name like "user/name" is given; without
+    `weights` only its configuration is needed and downloaded.
 
     A hub token is taken from where huggingface_hub looks for it (HF_TOKEN, or `hf auth login`).
     Errors: a path that does not exist, a name that cannot be downloaded, a folder without config.json or safetensors.
     """
     name = str(name_or_dir)
-    folder = Path(name).expanduser()
+    folder = path_of(name)
     if not folder.is_dir():
         if isinstance(name_or_dir, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             raise InputError(f"{name} is not a folder: give the folder of a model, or a hub name like user/name.")

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from mpo_jax.errors import InputError
+from mpo_jax.storage import Lines, in_bucket, write
 
 
 @dataclasses.dataclass
@@ -45,7 +45,7 @@ class MetricWriter:
         path = folder / "metrics.jsonl"
         if path.exists():
             keep_until(path, start or -1)  # a run from the start evaluates its start again
-        self._jsonl = path.open("a", encoding="utf-8")
+        self._jsonl = Lines(path)
         self._tensorboard = _tensorboard(folder / "tensorboard", start) if config.tensorboard else None
         self._bar = tqdm(total=updates, initial=start, unit="update", desc="train", mininterval=1.0)
 
@@ -56,8 +56,7 @@ class MetricWriter:
     def write(self, step: int, values: dict[str, float]) -> None:
         """`step` = updates done. A metric that weighed nothing (a language that was not in the batch) is NaN and left out."""
         values = {name: float(value) for name, value in values.items() if not math.isnan(value)}
-        self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
-        self._jsonl.flush()
+        self._jsonl.write(json.dumps({"step": step, **values}))
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -70,6 +69,10 @@ class MetricWriter:
     def say(self, line: str) -> None:
         """A line for the person, above the progress bar."""
         self._bar.write(line)
+
+    def flush(self) -> None:
+        """Returns when the lines so far would outlive this process."""
+        self._jsonl.flush()
 
     def close(self) -> None:
         self._bar.close()
@@ -92,6 +95,9 @@ class Silent:
     def say(self, line: str) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -107,13 +113,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """The file is the old one or the new one, never half of it."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write(path, text.encode())
 
 
 def _is_until(line: str, step: int) -> bool:
@@ -140,4 +140,5 @@ def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
         raise InputError(
             f"metrics.wandb='{project}' needs the package wandb: run `pip install wandb`, or leave the setting out."
         ) from error
-    return wandb.init(project=project, dir=str(folder), config=run)
+    # It keeps its numbers itself, and a local copy where that can be.
+    return wandb.init(project=project, dir=None if in_bucket(folder) else str(folder), config=run)

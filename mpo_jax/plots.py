@@ -1,11 +1,12 @@
 """What does a run look like? PNG files for people who would rather look than read."""
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mpo_jax.gaps import GapTable
+from mpo_jax.storage import write
 
 
 def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
@@ -22,9 +23,9 @@ def save(figure: Any, path: Path) -> None:
     """A PNG file, and an end to the figure."""
     from matplotlib import pyplot
 
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)  # nobody ever sees half a plot
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    write(path, drawn.getvalue())
     pyplot.close(figure)
 
 

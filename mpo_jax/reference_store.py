@@ -14,6 +14,7 @@ import tensorstore as ts
 from mpo_jax.checkpoint import differences
 from mpo_jax.errors import InputError
 from mpo_jax.metrics import write_json
+from mpo_jax.storage import kvstore
 
 
 class ScoreStore:
@@ -87,7 +88,7 @@ class ScoreStore:
         return ts.open(self._spec(name)).result()
 
     def _spec(self, name: str) -> dict[str, Any]:
-        return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{(self._folder / name).resolve()}/"}}
+        return {"driver": "zarr3", "kvstore": kvstore(self._folder / name)}
 
     def _unusable(self, what: str, error: Exception | str) -> InputError:
         reason = str(error).split(" [")[0].splitlines()[0]

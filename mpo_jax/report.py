@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from mpo_jax import hosts
 from mpo_jax.card import model_card
 from mpo_jax.config import TrainConfig, describe
-from mpo_jax.convert import save_hf
+from mpo_jax.convert import is_whole, save_hf
 from mpo_jax.evaluate import make_score_step, measure_gaps, measure_perplexity
 from mpo_jax.gaps import GapLine, GapTable, format_tables, gap_table
 from mpo_jax.metrics import read_metrics, write_json
@@ -77,7 +77,7 @@ def export(
 ) -> None:
     """The aligned checkpoint in `folder/export`, and how many of its weights differ from the one that training began with."""
     out_dir = folder / "export"
-    if out_dir.exists():
+    if is_whole(out_dir):
         hosts.say(f"export: {out_dir} is there already, from the run that this one continues")
         return
     pipeline, dtype = data.train, config.export.dtype

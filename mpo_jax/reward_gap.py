@@ -31,6 +31,7 @@ from mpo_jax.models.families import build
 from mpo_jax.plots import plot_gaps
 from mpo_jax.prepare import Batching, Tokens
 from mpo_jax.sharding import MeshConfig, make_mesh, shards
+from mpo_jax.storage import path_of
 from mpo_jax.types import DTYPES, Array, Pair, Reads, Want
 
 
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--base", help="the model that DPO's implicit reward is relative to: measures that reward's gap")
     parser.add_argument("--beta", type=float, help="of the implicit reward (default: 0.1)")
     parser.add_argument("--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
-    parser.add_argument("--output", required=True, type=Path, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
+    parser.add_argument("--output", required=True, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
     parser.add_argument("--template", choices=("reference", "hf"), default="reference", help="default: %(default)s")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="rows at a time (default: %(default)s)")
@@ -88,8 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--allow-empty-prompt", action="store_true")
     args = parser.parse_args(argv)
     with one_sentence():
-        if args.output.exists() and not args.output.is_dir():
-            raise InputError(f"--output {args.output} is a file: give a folder.")
+        output = path_of(args.output)
+        if output.exists() and not output.is_dir():
+            raise InputError(f"--output {output} is a file: give a folder.")
         if args.beta is not None and (args.base is None or args.beta <= 0):
             raise InputError(f"--beta={args.beta} scales the reward relative to --base: give that model, and a beta above 0.")
         beta = 0.1 if args.beta is None else args.beta
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.base:
                 base = measure(args.base, rows, gap, mesh=mesh, **settings)
                 measured = {label: implicit(gaps, base, beta) for label, gaps in measured.items()}
-        tables = write(args.output, measured, what)
+        tables = write(output, measured, what)
     print(f"{what}, on {len(rows)} rows [95 % interval]\n{format_tables(tables)}")
 
 

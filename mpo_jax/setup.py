@@ -27,6 +27,7 @@ from mpo_jax.reference import cached_reference
 from mpo_jax.report import Measured, make_measure
 from mpo_jax.sharding import make_mesh, shards
 from mpo_jax.step import TrainState, TrainStep, abstract_state, jit_train_step, make_eval_step, make_train_step
+from mpo_jax.storage import path_of
 from mpo_jax.types import Params
 
 Programs = tuple[Callable[..., Any], Callable[..., Any]]  # the step and the evaluation step, as `step` makes them
@@ -166,7 +167,7 @@ def _with_reference(
         reads,
         [data.train] if data.held_out is None else [data.train, data.held_out],
         mesh,
-        folder=Path(config.reference_store) if config.reference_store else Path(config.output) / "reference",
+        folder=path_of(config.reference_store) if config.reference_store else path_of(config.output) / "reference",
         identity=key
         | {
             "template": config.data.template,

@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 import json
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from mpo_jax.metrics import read_metrics, write_json
 from mpo_jax.numbers import numbers_of, with_numbers
 from mpo_jax.plots import plot_gaps
 from mpo_jax.setup import Setup, set_up
+from mpo_jax.storage import path_of, remove
 from mpo_jax.train import train
 
 DONE = "reward_gap.json"  # what a run writes when it has been measured
@@ -46,7 +46,7 @@ class Point:
 
     @property
     def folder(self) -> Path:
-        return Path(self.config.output)
+        return path_of(self.config.output)
 
 
 class Shared:
@@ -89,7 +89,7 @@ def sweep(points: Sequence[Point]) -> dict[str, Any]:
             hosts.say(f"point {i} of {len(points)}, {point.name}: {error}")
             diverged[point.name] = str(error)
         else:
-            hosts.on_first(lambda: shutil.rmtree(point.folder / "checkpoints", ignore_errors=True))  # noqa: B023
+            hosts.on_first(lambda: remove(point.folder / "checkpoints"))  # noqa: B023
     return hosts.on_first(lambda: _report(points, diverged))
 
 
@@ -141,7 +141,7 @@ def what_compiles(config: TrainConfig, paths: Sequence[str]) -> str:
 
 def _placed(point: Point, base: TrainConfig) -> TrainConfig:
     """Into a folder of its own, to be continued if it was begun; without export; one store of reference scores for all."""
-    config, output = point.config, Path(base.output)
+    config, output = point.config, path_of(base.output)
     store = config.reference_store or str(output / "reference") if config.reference == "cached" else None
     return dataclasses.replace(
         config,

@@ -38,6 +38,7 @@ from mpo_jax.setup import Setup, set_up
 from mpo_jax.sharding import batch_to_mesh
 from mpo_jax.standstill import Watch
 from mpo_jax.step import TrainState, init_state
+from mpo_jax.storage import path_of, try_writing
 from mpo_jax.types import Params
 
 
@@ -58,7 +59,7 @@ def train(config: TrainConfig, set_up: Callable[[TrainConfig], Setup] = set_up) 
     begun = time.monotonic()
     description = describe(config)
     hosts.say(format_config(description))
-    folder = Path(config.output)
+    folder = path_of(config.output)
     hosts.on_first(lambda: _open(folder, config))
     _keep_programs(config.compilation_cache)
     setup = set_up(config)
@@ -126,6 +127,7 @@ class _Loop:
             stop = self.interruption.stops(k)
             if self.checkpointer.due(k, self.updates, stop):
                 self._log()
+                self.writer.flush()
                 with self.meter.paused(state), self.watch.paused():
                     self.checkpointer.save(k, state)
             if self.trace.turns_at(k):
@@ -183,10 +185,8 @@ class _Loop:
 
 def _open(folder: Path, config: TrainConfig) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = any(folder.iterdir())
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        held = folder.exists() and any(folder.iterdir())
+        try_writing(folder)
     except OSError as error:
         raise InputError(
             f"The output folder {folder} cannot be written ({error.strerror}): choose another --config.output."
@@ -214,7 +214,7 @@ def _keep_programs(folder: str) -> None:
     person has switched JAX's cache off (JAX_ENABLE_COMPILATION_CACHE)."""
     kept = bool(folder) and jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     if kept:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_compilation_cache_dir", str(path_of(folder)))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     hosts.say(f"compiled programs: kept in {folder}" if kept else "compiled programs: not kept")
 

@@ -13,11 +13,12 @@ METHODS = {f"losses.{name}" for name in ("sft", "dpo", "ipo", "rdpo", "cpo", "kt
 # A module imports from lower layers only. docs/architecture.md shows the same table.
 LAYERS = [
     {"errors", "types", "gaps", "data.language", "interruption", "standstill"},
+    {"storage"},
     {
         *("hosts", "sharding", "optim", "metrics", "losses.base", "data.rows", "plots", "card", "hub", "tpu_compiler"),
         *("models.attention_blocks", "models.attention_splash"),
     },
-    {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob", "digests"},
+    {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob", "digests", "stored"},
     {"losses", "checkpoint", "divergence", "data.audit", "data.layout", "data.views", "models.decoder", "experiments.world"},
     {
         "models.weights",

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from tqdm import tqdm
 
+from mpo_jax import hub
 from mpo_jax.data.rows import PairText, Row
 from mpo_jax.errors import InputError, check_choice
+from mpo_jax.storage import path_of, read_locally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -70,14 +72,16 @@ class Example:
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":
     """The tokenizer of a Hugging Face model folder. Errors: no such folder, no tokenizer in it."""
-    path = Path(folder)
+    path = path_of(folder)
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise InputError(f"{path} holds no tokenizer.json: give the folder of a Hugging Face model with its tokenizer files.")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import; otherwise it advises to install PyTorch
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        with read_locally(path, (*hub.CONFIG_FILES, *hub.TOKENIZER_FILES)) as local:
+            tokenizer = AutoTokenizer.from_pretrained(local, local_files_only=True)
+        tokenizer.name_or_path = str(path)
     except (OSError, ValueError) as error:
         raise InputError(f"the tokenizer in {path} cannot be loaded ({str(error).splitlines()[0]}): check its files.") from None
     if not tokenizer.is_fast:  # only those know which characters a token came from

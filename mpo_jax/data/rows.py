@@ -20,6 +20,7 @@ from typing import Any
 
 from mpo_jax.data.language import UNKNOWN, vote
 from mpo_jax.errors import InputError
+from mpo_jax.storage import path_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
     an empty prompt unless `allow_empty_prompt`; an id that occurs twice; a source side in some rows only.
     """
     name = str(path_or_name)
-    path = Path(name)
+    path = path_of(name)
     hub = _HUB_NAME.fullmatch(name)
     if path.is_dir():
         raise InputError(f"{name} is a directory: give the data file in it.")
@@ -85,10 +86,11 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
 def read_texts(path: str | Path) -> list[Row]:
     """Plain answers for measuring perplexity: a `.jsonl` of {"language", "prompt", "answer"}. Each answer takes both places of
     a row's target side, so that it is scored like any other."""
-    if not Path(path).is_file():
+    path = path_of(path)
+    if not path.is_file():
         raise InputError(f"{path} does not exist: give a .jsonl file of objects with language, prompt and answer.")
     rows = []
-    for i, (where, value) in enumerate(_read_file(Path(path))):
+    for i, (where, value) in enumerate(_read_file(path)):
         place = _Place(where, allow_empty_prompt=False)
         keys = ("language", "prompt", "answer")
         if not isinstance(value, dict) or set(value) != set(keys):
@@ -101,7 +103,7 @@ def read_texts(path: str | Path) -> list[Row]:
 
 def _read_file(path: Path) -> list[tuple[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from None
     except OSError as error:

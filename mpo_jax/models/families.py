@@ -7,6 +7,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.models import gemma2, llama, qwen2
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.family import Family, RawConfig, only
+from mpo_jax.storage import path_of
 
 FAMILIES: dict[str, Family] = {f.model_type: f for f in (llama.FAMILY, gemma2.FAMILY, qwen2.FAMILY)}
 
@@ -16,7 +17,7 @@ def build(hf_dir: Path | str, *, remat: str = "full") -> tuple[Family, Model, Ra
 
     Errors: no or broken config.json, an unknown `model_type`, something that the decoder does not do.
     """
-    path = Path(hf_dir) / "config.json"
+    path = path_of(hf_dir) / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

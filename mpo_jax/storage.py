@@ -1,0 +1,229 @@
+"""Where is this path? In a file system, or in a bucket of Google Cloud Storage (`gs://`), where the same code reads and writes.
+
+A bucket differs in four ways, each met by one function here: its objects cannot be appended to, folders of them are not renamed
+in one step, some writers need a local file, and it knows a checksum of every object by itself.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from mpo_jax.errors import InputError
+
+BUCKET = "gs://"
+EVERY = 30.0  # seconds at least between two writings of a file that grows
+
+
+def path_of(path: str | Path) -> Path:
+    """A path as a person wrote it, `~` included. Within a bucket it is etils' path, which has pathlib's methods, and which
+    pathlib's constructor would destroy: never build a `Path` of it. Errors: a bucket that is not there, or not for this account;
+    an unknown kind of storage."""
+    text = os.fspath(path)
+    if "://" not in text:
+        return Path(text).expanduser()
+    if not text.startswith(BUCKET):
+        raise InputError(f"{text} is not known: write gs://BUCKET/FOLDER for Google Cloud Storage, or a path in a file system.")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise InputError(f"{text} needs the package gcsfs: run `pip install -r requirements-gcs.txt`, or give a local path.")
+    from etils import epath
+
+    found = cast(Path, epath.Path(text))
+    _ask(_bucket(found))
+    return found
+
+
+def in_bucket(path: Path) -> bool:
+    return str(path).startswith(BUCKET)
+
+
+def absolute(path: Path) -> Path:
+    return path if in_bucket(path) else path.resolve()  # etils would look for a local folder named gs:
+
+
+def kvstore(folder: Path) -> dict[str, str]:
+    """What tensorstore calls this folder."""
+    if not in_bucket(folder):
+        return {"driver": "file", "path": f"{folder.resolve()}/"}
+    return {"driver": "gcs", "bucket": _bucket(folder), "path": f"{'/'.join(folder.parts[3:])}/"}
+
+
+def try_writing(folder: Path) -> None:
+    """Errors: OSError where no file can be made in the folder, with the reason."""
+    if not in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    trial = folder / ".writable"
+    try:
+        write(trial, b"")
+        trial.unlink()
+        if in_bucket(folder):  # Orbax asks what kind of bucket it is, for which reading objects is not permission enough
+            _client().call("GET", "b/{}", _bucket(folder), json_out=True)
+    except Exception as error:  # see `_reason`
+        raise OSError(errno.EACCES, _reason(error)) from error
+
+
+def write(path: Path, data: bytes) -> None:
+    """The file is the old one or the new one, never half of it."""
+    if in_bucket(path):
+        path.write_bytes(data)  # an object appears when all of it is there
+        return
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+class Lines:
+    """Owns a text file that grows at its end. An object cannot grow: it is written anew, after `EVERY` seconds at the earliest
+    and for 1 % of the time at most, so between a flush and a kill the latest lines may be lost."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        if in_bucket(path):
+            self._file: IO[str] = io.StringIO(path.read_text(encoding="utf-8") if path.exists() else "")
+            self._file.seek(0, io.SEEK_END)
+        else:
+            self._file = path.open("a", encoding="utf-8")
+        self._next, self._fresh = time.monotonic() + EVERY, False
+
+    def write(self, line: str) -> None:
+        self._file.write(line + "\n")
+        self._fresh = True
+        if not in_bucket(self._path) or time.monotonic() > self._next:
+            self.flush()
+
+    def flush(self) -> None:
+        """Returns when all lines are where other processes see them."""
+        self._file.flush()
+        if isinstance(self._file, io.StringIO) and self._fresh:
+            begin = time.monotonic()
+            write(self._path, self._file.getvalue().encode())
+            took = time.monotonic() - begin
+            self._next = time.monotonic() + max(EVERY, 100 * took)
+        self._fresh = False
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+@contextlib.contextmanager
+def written_locally(path: Path) -> Iterator[Path]:
+    """A path in a file system for what writes nowhere else. The file or folder that it wrote lies at `path` afterwards."""
+    if not in_bucket(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / path.name
+        yield staged
+        files = [staged] if staged.is_file() else [file for file in staged.rglob("*") if file.is_file()]
+        for file in files:
+            _client().put_file(str(file), str(path / file.relative_to(staged)))
+
+
+@contextlib.contextmanager
+def read_locally(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """A folder in a file system that holds those of the named files that `folder` has."""
+    if not in_bucket(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as local:
+        for name in names:
+            if (folder / name).is_file():
+                copy(folder / name, Path(local) / name)
+        yield Path(local)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A small file."""
+    target.write_bytes(source.read_bytes())
+
+
+def read_range(path: Path, start: int, stop: int) -> bytes:
+    if in_bucket(path):
+        return _client().cat_file(str(path), start=start, end=stop)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+
+
+def size(path: Path) -> int:
+    """Of a file, in bytes."""
+    return _client().info(str(path))["size"] if in_bucket(path) else path.stat().st_size
+
+
+def move(folder: Path, to: Path) -> None:
+    """In place of what is there. In a bucket file by file, so an interruption leaves some here and some there."""
+    remove(to)
+    if in_bucket(folder):
+        for name in _files(folder, "**"):
+            _client().mv_file(f"{folder}/{name}", f"{to}/{name}")
+        return
+    to.parent.mkdir(exist_ok=True)
+    os.replace(folder, to)
+
+
+def remove(folder: Path) -> None:
+    """With all that is in it, if it is there."""
+    if not in_bucket(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        _client().rm(str(folder), recursive=True)
+
+
+def known_digests(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """Name within a folder of a bucket -> a digest of the checksum and size that the server keeps of each file."""
+    found = {name: info for pattern in patterns for name, info in _files(folder, pattern).items()}
+    name_it = lambda info: hashlib.blake2b(f"{info['crc32c']} {info['size']}".encode(), digest_size=16).hexdigest()  # noqa: E731
+    return {name: name_it(found[name]) for name in sorted(found)}
+
+
+def _files(folder: Path, pattern: str) -> dict[str, dict[str, Any]]:
+    """Name within a folder of a bucket -> what the server says of the file."""
+    found = _client().glob(f"{folder}/{pattern}", detail=True)
+    start = len(str(folder).removeprefix(BUCKET)) + 1
+    return {name[start:]: info for name, info in found.items() if info["type"] == "file"}
+
+
+@functools.cache
+def _client() -> Any:
+    """gcsfs, as etils uses it."""
+    os.environ.setdefault("EPATH_USE_TF", "false")  # else TensorFlow, where it is installed, would answer, with errors of its own
+    import fsspec.config
+
+    # tensorstore and other processes write there, too, so a listing that was true once is not kept.
+    fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
+    return fsspec.filesystem("gs")
+
+
+@functools.cache
+def _ask(bucket: str) -> None:
+    """Errors: a bucket that this account cannot list."""
+    try:
+        _client().call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
+    except Exception as error:  # see `_reason`
+        raise InputError(
+            f"gs://{bucket} cannot be read ({_reason(error)}): check its name, and that this account may list and read it "
+            "(on a cloud VM its service account, elsewhere what GOOGLE_APPLICATION_CREDENTIALS names)."
+        ) from error
+
+
+def _bucket(path: Path) -> str:
+    return str(path).removeprefix(BUCKET).partition("/")[0]
+
+
+def _reason(error: Exception) -> str:
+    """What an error says in a line; those of gcsfs, aiohttp and Google's packages for credentials have no common base."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:300] or type(error).__name__
