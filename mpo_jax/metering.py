@@ -10,6 +10,7 @@ import jax
 
 from mpo_jax.errors import InputError
 from mpo_jax.flops import Work
+from mpo_jax.storage import written_locally
 
 # Peak bfloat16 FLOP/s of one device without sparsity, by JAX's `device_kind`. A kind that is not here has no `mfu`.
 PEAK = {
@@ -98,6 +99,7 @@ class Trace:
 
     def __init__(self, updates: range, folder: Path):
         self._updates, self._folder, self._running = updates, folder, False
+        self._written = contextlib.ExitStack()
 
     def turns_at(self, done: int) -> bool:
         """Whether the trace is to start or to stop when `done` updates are; a run that continues inside of it traces the rest."""
@@ -108,7 +110,7 @@ class Trace:
         if self._running:
             self.close()
             return f"profile: the trace is in {self._folder}"
-        jax.profiler.start_trace(self._folder)
+        jax.profiler.start_trace(self._written.enter_context(written_locally(self._folder)))
         self._running = True
         return f"profile: tracing until {self._updates.stop} updates are done"
 
@@ -117,3 +119,4 @@ class Trace:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+            self._written.close()

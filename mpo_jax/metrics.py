@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mpo_jax.errors import InputError
-from mpo_jax.storage import Lines, in_bucket, write
+from mpo_jax.storage import Lines, in_bucket, path_of, write
 
 
 @dataclasses.dataclass
@@ -128,9 +128,35 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def _tensorboard(folder: Path, start: int) -> Any:
-    import tensorboardX
+    import tensorboardX.record_writer
 
+    if in_bucket(folder):
+        tensorboardX.record_writer.register_writer_factory("gs", _Events)  # its own keeps writing when the program ends
     return tensorboardX.SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+
+
+class _Events:
+    """TensorBoard's file in a bucket, written anew at each of its flushes: two minutes apart, and at the end."""
+
+    @classmethod
+    def open(cls, path: str) -> "_Events":
+        return cls(path)
+
+    @staticmethod
+    def directory_check(path: str) -> None:
+        """A bucket needs no folders."""
+
+    def __init__(self, path: str):
+        self._path, self._events = path_of(path), bytearray()
+
+    def write(self, event: bytes) -> None:
+        self._events += event
+
+    def flush(self) -> None:
+        write(self._path, bytes(self._events))
+
+    def close(self) -> None:
+        self.flush()
 
 
 def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:

@@ -41,17 +41,19 @@ class StoredInBucket(Stored):
     begin: int
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        start, stop, _ = index[0].indices(self.shape[0])
-        return _rows(self, start, stop)[:, *index[1:]]
+        # Whole rows are one range; columns would be as many as there are rows, so devices that differ in columns share them.
+        rows, kept = index[0].indices(self.shape[0])[:2], _kept(self)
+        if rows not in kept:
+            size = np.dtype(FLOATS[self.dtype]).itemsize * math.prod(self.shape[1:])
+            data = read_range(self.path, *(self.begin + size * row for row in rows))
+            kept[rows] = np.frombuffer(data, FLOATS[self.dtype]).reshape(-1, *self.shape[1:])
+        return kept[rows][:, *index[1:]]
 
 
-@functools.lru_cache(maxsize=1)  # devices that share the rows and differ in columns ask one after the other
-def _rows(stored: "StoredInBucket", start: int, stop: int) -> np.ndarray:
-    """Whole rows are one range; a column would be as many ranges as there are rows."""
-    dtype, shape = np.dtype(FLOATS[stored.dtype]), (stop - start, *stored.shape[1:])
-    size = dtype.itemsize * math.prod(stored.shape[1:])
-    data = read_range(stored.path, stored.begin + start * size, stored.begin + stop * size)
-    return np.frombuffer(data, dtype).reshape(shape)
+@functools.lru_cache(maxsize=1)
+def _kept(stored: StoredInBucket) -> dict[tuple[int, int], np.ndarray]:
+    """The rows that were read of the tensor that is under way."""
+    return {}
 
 
 def catalogue(folder: Path) -> dict[str, Stored]:

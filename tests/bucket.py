@@ -1,10 +1,12 @@
 """A bucket on this machine: gcp-storage-emulator from PyPI, made strict.
 
 Alone it knows nothing of generations, by which a client overwrites exactly the object that it has read (tensorstore insists on
-them), and does not move objects. Both are added here, as https://cloud.google.com/storage/docs/json_api describes them.
+them), lists the whole bucket where a client asks for a range of names, and does not move objects. These three are added here, as
+https://cloud.google.com/storage/docs/json_api describes them.
 """
 
 import contextlib
+import json
 import logging
 import os
 import threading
@@ -16,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 NAME = "bucket"
-REFUSED = "refused"  # a bucket whose objects nobody may list or read
+REFUSES = {"closed": {"GET", "POST"}, "read-only": {"POST"}}  # other buckets, where this is not permitted
 
 
 @contextlib.contextmanager
 def served() -> Iterator[None]:
     """An empty bucket, which all clients in this process and its children then take for one of Google's."""
     from gcp_storage_emulator import server
-    from gcp_storage_emulator.handlers import buckets, objects
+    from gcp_storage_emulator.handlers import buckets
     from gcp_storage_emulator.storage import Storage
 
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
@@ -32,7 +34,7 @@ def served() -> Iterator[None]:
     routes = [moves, *server.HANDLERS]
     server.HANDLERS = [(path, {verb: _strict(handler) for verb, handler in verbs.items()}) for path, verbs in routes]
     storage = Storage(use_memory_fs=True)
-    for name in (NAME, REFUSED):
+    for name in (NAME, *REFUSES):
         buckets.create_bucket(name, storage)
     emulator = _Server(("127.0.0.1", 0), partial(server.RequestHandler, storage))
     threading.Thread(target=emulator.serve_forever, daemon=True).start()
@@ -66,7 +68,7 @@ _one_at_a_time = threading.Lock()  # the emulator's storage is not made for thre
 
 
 def _strict(handler: Callable[..., None]) -> Callable[..., None]:
-    """With generations, and the bucket that is refused."""
+    """With generations, and with refusals."""
 
     def handle(request: Any, response: Any, storage: Any) -> None:
         body = request.data
@@ -75,7 +77,7 @@ def _strict(handler: Callable[..., None]) -> Callable[..., None]:
             meta = body["meta"] if isinstance(body, dict) and "meta" in body else {}
             name = request.params.get("object_id") or request.query.get("name", [meta.get("name")])[0]
             found = storage.objects.get(bucket, {}).get(name, {}).get("generation", "0")
-            if bucket == REFUSED:
+            if request.method in REFUSES.get(bucket, ()):
                 response.status = HTTPStatus.FORBIDDEN
             elif request.query.get("ifGenerationMatch", [found])[0] != found:
                 response.status = HTTPStatus.PRECONDITION_FAILED
@@ -84,8 +86,17 @@ def _strict(handler: Callable[..., None]) -> Callable[..., None]:
             else:
                 handler(request, response, storage)
                 response["X-Goog-Generation"] = found
+                if {"startOffset", "endOffset"} & request.query.keys():
+                    _cut(response, request.query.get("startOffset", [""])[0], request.query.get("endOffset", [None])[0])
 
     return handle
+
+
+def _cut(response: Any, start: str, end: str | None) -> None:
+    """A listing without the names before `start`, and those from `end` on."""
+    listing = json.loads(response._content)
+    listing["items"] = [item for item in listing["items"] if start <= item["name"] and (not end or item["name"] < end)]
+    response.json(listing)
 
 
 def _move(request: Any, response: Any, storage: Any) -> None:

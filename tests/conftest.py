@@ -1,5 +1,6 @@
 """Every test runs on 8 fake CPU devices, with warnings as errors and rank promotion refused."""
 
+import importlib.util
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from world import make_world
+from world import command, make_world
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)  # tests leave nothing in a person's home, and find nothing there
@@ -35,3 +36,29 @@ def shared() -> Path:
 def world(tmp_path_factory) -> Path:
     """A folder with a toy model, its tokenizer, rows and texts."""
     return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def whole(world, tmp_path_factory) -> Path:
+    """The output of a run that nothing disturbed."""
+    return command(world, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """A bucket on this machine."""
+    for package in ("gcsfs", "gcp_storage_emulator"):
+        if importlib.util.find_spec(package) is None:  # not imported before the environment says where buckets are
+            pytest.skip(f"buckets need {package}: pip install -r requirements-dev.txt")
+    import bucket as emulated
+
+    from mpo_jax.storage import path_of
+
+    with emulated.served():
+        yield path_of(f"gs://{emulated.NAME}")
+
+
+@pytest.fixture
+def folder(bucket, request):
+    """A folder of its own for each test, in the bucket."""
+    return bucket / request.node.name.translate(str.maketrans("[], /", "-----"))

@@ -4,29 +4,17 @@ import json
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from world import config_file, metrics, write_lines
+from world import command, config_file, metrics, write_lines
 
-from mpo_jax import config as configs
 from mpo_jax import setup, train
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
 
 UPDATES = 4  # 8 of the 10 rows, 4 at a time, twice
-
-
-def command(world: Path, folder: Path, *overrides: str) -> Path:
-    train.train(configs.parse([f"--config={config_file(world, folder)}", *overrides]))
-    return folder / "run"
-
-
-@pytest.fixture(scope="session")
-def whole(world, tmp_path_factory) -> Path:
-    return command(world, tmp_path_factory.mktemp("whole"))
 
 
 def test_a_run_leaves_everything_it_promises(whole):

@@ -54,6 +54,14 @@ def config_file(world: Path, folder: Path) -> Path:
     return path
 
 
+def command(world: Path, folder: Path, *overrides: str) -> Path:
+    """Trains; the run's folder where `overrides` name no other."""
+    from mpo_jax import config, train  # not before a test has said which devices there are
+
+    train.train(config.parse([f"--config={config_file(world, folder)}", *overrides]))
+    return folder / "run"
+
+
 def metrics(run: Path) -> list[dict]:
     """The lines of a run's metrics, without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
