@@ -18,7 +18,8 @@ Settings: environment variables, or flags (NAME=mine or --name=mine).
   RUNTIME_VERSION   the image of the workers; by default the one for that kind of TPU
   TIER              spot (default), on-demand or reserved
   STORAGE           gs://BUCKET or SERVER:/EXPORT (NFS), mounted on every worker at ~/storage
-  OUTPUT            the run's folder there (default: NAME), or an absolute path that every worker sees
+  OUTPUT            the run's folder there (default: NAME); or an absolute path that every worker sees; or gs://BUCKET/FOLDER,
+                    to which the trainer writes by itself
   INTERVAL          seconds between two looks at the slice (default 30)
   GRACE             seconds that a failed trainer waits for news of a preemption (default 90)
   HF_TOKEN          of Hugging Face, for gated models; environment only, never a flag
@@ -96,22 +97,23 @@ state() {
   printf '%s\n' "$rows" | awk -v name="$NAME" '$1 == name { found = $2 } END { print found ? found : "NONE" }'
 }
 
-# Where the run writes: OUTPUT below ~/storage, or an absolute path.
+# Where the run writes: OUTPUT below ~/storage, an absolute path, or a bucket.
 check_output() {
   : "${OUTPUT:=$NAME}"
   case $STORAGE in
-    "") case $OUTPUT in /*) ;; *) fail "STORAGE is not set: write STORAGE=gs://BUCKET or SERVER:/EXPORT, so that the run's checkpoints outlive the slice." ;; esac ;;
+    "") case $OUTPUT in /* | gs://*) ;; *) fail "STORAGE is not set: write STORAGE=gs://BUCKET or SERVER:/EXPORT, so that the run's checkpoints outlive the slice." ;; esac ;;
     gs://*/?*) fail "STORAGE=$STORAGE names a folder in a bucket: write STORAGE=gs://BUCKET, and the folder as OUTPUT." ;;
     gs://?* | ?*:/*) ;;
     *) fail "STORAGE=$STORAGE is not known: write gs://BUCKET or SERVER:/EXPORT." ;;
   esac
   case $OUTPUT in
-    gs:*) fail "OUTPUT=$OUTPUT would become a folder named gs: on the worker: write STORAGE=gs://BUCKET, and OUTPUT=FOLDER for the folder in it." ;;
+    gs://?*/?*) ;;
+    *://* | gs:*) fail "OUTPUT=$OUTPUT names no folder in a bucket: write OUTPUT=gs://BUCKET/FOLDER." ;;
   esac
 }
 
-# The same, as a path on a worker: relative to its home, or absolute.
-output_on_worker() { case $OUTPUT in /*) echo "$OUTPUT" ;; *) echo "storage/$OUTPUT" ;; esac; }
+# The same, as a path on a worker: relative to its home, absolute, or in a bucket.
+output_on_worker() { case $OUTPUT in /* | gs://*) echo "$OUTPUT" ;; *) echo "storage/$OUTPUT" ;; esac; }
 
 # A sentence for what Google's own message, in a file, leaves open.
 explain() {

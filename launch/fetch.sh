@@ -15,7 +15,9 @@ check_output
 run mkdir -p "$TO"
 IFS=, read -r -a items <<< "$WHAT"
 for item in "${items[@]}"; do
-  if [[ $STORAGE == gs://* && $OUTPUT != /* ]]; then
+  if [[ $OUTPUT == gs://* ]]; then
+    run gcloud storage cp --recursive "${OUTPUT%/}/$item" "$TO/"
+  elif [[ $STORAGE == gs://* && $OUTPUT != /* ]]; then
     run gcloud storage cp --recursive "${STORAGE%/}/$OUTPUT/$item" "$TO/"
   else
     need PROJECT ZONE

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On a worker: Python, the packages of requirements.txt for TPUs, and the storage at ~/storage. setup.sh STORAGE
+# On a worker: Python, the packages of requirements-gcs.txt for TPUs, and the storage at ~/storage. setup.sh STORAGE
 # What is there already stays, so that a second call takes seconds.
 set -euo pipefail
 storage=${1:-}
@@ -12,7 +12,7 @@ command -v uv > /dev/null || python3 -m pip install --user --quiet uv==0.13.8
 
 # ---- the tested versions, and libtpu by the extra of the same jax
 jax=$(sed -n 's/^jax==\([^ ]*\).*/\1/p' code/requirements.txt)
-uv pip install --quiet --python venv/bin/python -r code/requirements.txt "jax[tpu]==$jax"
+uv pip install --quiet --python venv/bin/python -r code/requirements-gcs.txt "jax[tpu]==$jax"
 venv/bin/python -c 'import sys, jax; print("python", sys.version.split()[0], "jax", jax.__version__)'
 
 # ---- the storage

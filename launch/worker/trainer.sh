@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # On a worker, detached: trains, copies the log, and leaves the exit code in mpo/run/exit. trainer.sh LOGS OUTPUT [arguments]
 set -uo pipefail
-logs=$1 output=$(realpath -m "$2")
+logs=$1
+case $2 in gs://*) output=$2 ;; *) output=$(realpath -m "$2") ;; esac
 shift 2
 copy() { mkdir -p "$logs" && cp mpo/run/train.log "$logs/$begun-$(hostname).log"; }
 begun=$(date -u +%Y%m%dT%H%M%S)

@@ -42,7 +42,8 @@ class World:
         gcloud.write_text((HERE / "gcloud").read_text().replace("/usr/bin/env python3", f"{sys.executable} -I", 1))
         gcloud.chmod(0o755)
         shutil.copytree(ROOT / "launch", self.checkout / "launch")
-        shutil.copy(ROOT / "requirements.txt", self.checkout)
+        for name in ("requirements.txt", "requirements-gcs.txt"):
+            shutil.copy(ROOT / name, self.checkout)
         git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(self.checkout)]
         for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "as it is"]):
             subprocess.run([*git, *words], check=True)
@@ -177,7 +178,7 @@ def test_setup_brings_the_code_the_pins_the_storage_and_the_token(world):
         assert token.stat().st_mode & 0o777 == 0o600
     did = (world.cloud / "did").read_text()
     pin = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("jax=="))
-    assert did.count(f"-r code/requirements.txt {pin.replace('jax', 'jax[tpu]')}\n") == 2
+    assert did.count(f"-r code/requirements-gcs.txt {pin.replace('jax', 'jax[tpu]')}\n") == 2
     assert did.count("uv venv --quiet --python 3.11 venv\n") == 2
     assert did.count("--metadata-cache-ttl-secs=0 bucket ") == 2
     world.run("setup")  # again: nothing is made or mounted twice
@@ -193,6 +194,21 @@ def test_nfs_is_mounted_too(world):
     world.run("fetch", "--storage=10.0.0.2:/share")
     assert (world.checkout.parent / "mine" / "export").is_dir()
     assert world.calls[-1][:4] == ["compute", "tpus", "tpu-vm", "scp"]
+
+
+def test_a_bucket_that_the_trainer_writes_to_needs_no_mount(world):
+    """The trainer here writes nothing at all: it gets the bucket's name as it was given."""
+    world.run("create")
+    nothing_mounted = {"STORAGE": "", "OUTPUT": "gs://bucket/runs/mine"}
+    world.run("setup", **nothing_mounted)
+    assert not (world.cloud / "did").exists() or "mount" not in (world.cloud / "did").read_text()
+    world.run("train", "--", *TRAINER, "--config.fails=7", **nothing_mounted)
+    wait_for((world.cloud / "trained.0").exists)
+    assert world.trained(0)[0][-1] == "--config.output=gs://bucket/runs/mine"
+    (world.cloud / "buckets/bucket/runs/mine/export").mkdir(parents=True)
+    world.run("fetch", **nothing_mounted)
+    assert (world.checkout.parent / "mine" / "export").is_dir()
+    assert world.calls[-1][:2] == ["storage", "cp"]
 
 
 def test_a_trainer_that_fails_stops_the_watch_with_a_sentence(world):
@@ -299,7 +315,8 @@ def test_help_names_the_usage(world, script):
         ("setup", {"STORAGE": ""}, "STORAGE is not set"),
         ("setup", {"STORAGE": "bucket"}, "STORAGE=bucket is not known"),
         ("setup", {"STORAGE": "gs://bucket/x"}, "names a folder in a bucket"),
-        ("train", {"OUTPUT": "gs://bucket/x"}, "a folder named gs:"),
+        ("train", {"OUTPUT": "gs://bucket"}, "names no folder in a bucket"),
+        ("train", {"OUTPUT": "s3://bucket/x"}, "names no folder in a bucket"),
         ("train", {}, "The trainer has no arguments"),
         ("local", {}, "The trainer has no arguments"),
         ("watch", {}, "There is no slice or request named mine"),
