@@ -24,6 +24,7 @@ from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.models.families import FAMILIES, build
 from mpo_jax.prepare import DataConfig
+from mpo_jax.storage import path_of, written_locally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -142,7 +143,8 @@ def histogram(examples: Sequence[Example], path: str | Path) -> None:
         axes.hist(values, bins=bins, histtype="step", label=f"{language} ({len(values)})")
     axes.set(xlabel="tokens of prompt and answer, target side", ylabel="sequences")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with written_locally(path_of(path)) as here:
+        figure.savefig(here, dpi=120)
 
 
 def preview(
@@ -180,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
     parser.add_argument("--truncation", choices=TRUNCATIONS, default="keep_header", help="default: %(default)s")
     parser.add_argument("--rows", type=int, default=2, help="how many rows to print; they may be unsafe (default: %(default)s)")
-    parser.add_argument("--png", type=Path, help="where to write a picture of the lengths")
+    parser.add_argument("--png", help="where to write a picture of the lengths")
     parser.add_argument("--allow-empty-prompt", action="store_true")
     args, settings = parser.parse_known_args(argv)
     with one_sentence():

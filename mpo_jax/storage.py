@@ -38,7 +38,13 @@ def path_of(path: str | Path) -> Path:
     from etils import epath
 
     found = cast(Path, epath.Path(text))
-    _ask(_bucket(found))
+    try:
+        _ask(_bucket(found))
+    except Exception as error:  # see `_reason`
+        raise InputError(
+            f"{text} cannot be read ({_reason(error)}): check the bucket's name, and that this account may list and read it "
+            "(on a cloud VM its service account, elsewhere what GOOGLE_APPLICATION_CREDENTIALS names)."
+        ) from error
     return found
 
 
@@ -151,16 +157,13 @@ def copy(source: Path, target: Path) -> None:
 
 
 def read_range(path: Path, start: int, stop: int) -> bytes:
-    if in_bucket(path):
-        return _client().cat_file(str(path), start=start, end=stop)
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read(stop - start)
+    """Of an object in a bucket."""
+    return _client().cat_file(str(path), start=start, end=stop)
 
 
 def size(path: Path) -> int:
-    """Of a file, in bytes."""
-    return _client().info(str(path))["size"] if in_bucket(path) else path.stat().st_size
+    """Of an object in a bucket, in bytes."""
+    return _client().info(str(path))["size"]
 
 
 def move(folder: Path, to: Path) -> None:
@@ -209,14 +212,8 @@ def _client() -> Any:
 
 @functools.cache
 def _ask(bucket: str) -> None:
-    """Errors: a bucket that this account cannot list."""
-    try:
-        _client().call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
-    except Exception as error:  # see `_reason`
-        raise InputError(
-            f"gs://{bucket} cannot be read ({_reason(error)}): check its name, and that this account may list and read it "
-            "(on a cloud VM its service account, elsewhere what GOOGLE_APPLICATION_CREDENTIALS names)."
-        ) from error
+    """Returns if this account can list the bucket."""
+    _client().call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
 
 
 def _bucket(path: Path) -> str:

@@ -12,9 +12,9 @@ import test_checkpoint as kept
 import test_convert as converted
 import test_reference_store as scores
 import tiny
-from world import command, metrics
+from world import command, config_file, metrics
 
-from mpo_jax import hub, reward_gap, storage, train
+from mpo_jax import hub, reward_gap, storage, sweep, train
 from mpo_jax.checkpoint import flaw
 from mpo_jax.convert import is_whole
 from mpo_jax.data.chat import load_tokenizer
@@ -49,8 +49,8 @@ def test_a_path_is_that_of_a_file_system_or_a_bucket_and_stays_so(bucket, monkey
     ("path", "words"),
     [
         ("s3://bucket/run", ["s3://bucket/run", "gs://BUCKET/FOLDER"]),
-        ("gs://nobody-has-this/run", ["gs://nobody-has-this cannot be read", "check its name"]),
-        ("gs://closed/run", ["gs://closed cannot be read (Forbidden", "service account"]),
+        ("gs://nobody-has-this/run", ["gs://nobody-has-this/run cannot be read", "check the bucket's name"]),
+        ("gs://closed/run", ["gs://closed/run cannot be read (Forbidden", "service account"]),
         ("gs://read-only/run", ["output folder gs://read-only/run cannot be written (Forbidden", "another --config.output"]),
     ],
 )
@@ -59,6 +59,16 @@ def test_a_place_that_cannot_be_is_a_sentence(bucket, world, tmp_path, path, wor
         command(world, tmp_path, f"--config.output={path}")
     assert all(word in str(refused.value) for word in words), refused.value
     assert "\n" not in str(refused.value)
+
+
+def test_a_grid_in_a_bucket_has_a_folder_for_each_point_there(bucket, world, tmp_path):
+    config = config_file(world, tmp_path)
+    points = sweep.parse_points([f"--config={config}", "--config.output=gs://bucket/grid", "--grid=loss.beta=0.5,1"])
+    assert [str(point.folder) for point in points] == ["gs://bucket/grid/loss.beta=0.5", "gs://bucket/grid/loss.beta=1"]
+    (points[0].folder / "checkpoints" / "step_1" / "data").write_bytes(b"state")
+    storage.remove(points[0].folder / "checkpoints")
+    storage.remove(points[0].folder / "checkpoints")
+    assert not points[0].folder.exists()
 
 
 def test_without_its_package_a_bucket_is_a_sentence(monkeypatch):
@@ -77,9 +87,8 @@ def test_a_file_that_grows_is_written_at_each_flush_and_now_and_then(folder, mon
     assert not path.exists(), "an object cannot grow, so it is not written for every line"
     lines.flush()
     assert path.read_text() == "a\n"
-    monkeypatch.setattr(storage, "EVERY", -1e9)
-    lines.flush()
     lines.write("b")
+    assert path.read_text() == "a\n", "nor for the next one"
     monkeypatch.setattr(storage.time, "monotonic", lambda: 1e12)
     lines.write("c")
     assert path.read_text() == "a\nb\nc\n"
@@ -301,6 +310,7 @@ def test_a_run_in_a_bucket_interrupted_and_resumed_is_the_run_on_a_disk(folder, 
 
     with monkeypatch.context() as patch:
         patch.setattr(Pipeline, "batch_at", interrupted)
+        patch.setattr(Lines, "close", lambda self: None)  # as when the process is killed
         with pytest.raises(KeyboardInterrupt):
             command(world, tmp_path, *settings)
     assert not (folder / "run" / "export").exists()

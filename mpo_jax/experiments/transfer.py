@@ -135,7 +135,7 @@ def parse(argv: list[str]) -> tuple[Study, Path]:
     parser.add_argument("--methods", help="names with commas between them; without it all of mpo_jax/experiments/methods.py")
     parser.add_argument("--noise", default="0,0.2,0.4", help="shares of wrong words on the target side; the first is 0")
     parser.add_argument("--flips", default="0,0.1,0.2", help="shares of target pairs whose answers are exchanged; the first is 0")
-    parser.add_argument("--out", type=Path, default=Path("runs/transfer"), help="where results.json, tables.md and plots go")
+    parser.add_argument("--out", default="runs/transfer", help="where results.json, tables.md and plots go")
     given = parser.parse_args(argv)
     methods = given.methods.split(",") if given.methods else list(METHODS)
     for name in methods:
@@ -147,7 +147,9 @@ def parse(argv: list[str]) -> tuple[Study, Path]:
         raise InputError(f"--seeds={given.seeds}: give 1 or more; intervals take 2.")
     words, flips = (_shares(name, getattr(given, name)) for name in ("noise", "flips"))
     noises = [Noise(), *(Noise(words=x) for x in words[1:]), *(Noise(flips=x) for x in flips[1:])]
-    return Study(methods, methods if given.methods else SWEPT, given.seeds, noises), given.out
+    if "://" in given.out:
+        raise InputError(f"--out={given.out}: a study keeps its files on this machine, so give a folder of it.")
+    return Study(methods, methods if given.methods else SWEPT, given.seeds, noises), Path(given.out)
 
 
 def _shares(name: str, text: str) -> list[float]:
