@@ -92,7 +92,7 @@ def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
     )
     try:
         text = compiled.as_text()
-    except jax.errors.JaxRuntimeError:  # libtpu 0.0.51 cannot write down what it made of some large programs for v5p
+    except jax.errors.JaxRuntimeError:  # libtpu 0.0.51 cannot write down what it made of some programs for v5p and v6e
         return memory
     assert text is not None, "the TPU compiler writes it"
     size, largest = _largest(text)
