@@ -1,10 +1,11 @@
 """What does an update cost under each method? Time and memory on one batch, each method in a process of its own.
 
-    JAX_PLATFORMS=cpu PYTHONPATH=. python benchmarks/objectives.py [--reference live] [--remat attention] [--methods dpo mpo]
+    JAX_PLATFORMS=cpu PYTHONPATH=. python benchmarks/objectives.py [--reference live] [--pairs target] [--methods dpo mpo]
 
-Weights and rows are those of `benchmarks/step.py`, whose options for the shape are taken too. Every method trains on the same
-rows, one side or both as it reads them. Memory is the peak of the whole process; `against DPO` are ratios of CPU seconds, which a
-busy machine disturbs less than the clock, and of memory.
+Weights and rows are those of `benchmarks/step.py`, whose options for the shape are taken too. A method without a dominant side
+trains on a pair of each side, as the configs' variants do, so that all methods see the same sequences; with `--pairs target` on
+the target sides alone. Memory is the peak of the whole process; `against DPO` are ratios of CPU seconds, which a busy machine
+disturbs less than the clock, and of memory.
 """
 
 import argparse
@@ -31,8 +32,11 @@ METHODS: dict[str, PreferenceLoss] = {
 }
 
 
-def views_of(loss: PreferenceLoss, longest: int) -> Views:
+def views_of(loss: PreferenceLoss, longest: int, pairs: str) -> Views:
     def views(examples: list[Example]) -> list[Example]:
+        if pairs == "both" and not loss.policy_reads.source:
+            sides = [side for example in examples for side in (example.target, example.source)]
+            examples = [Example(str(i), "xx", None, side) for i, side in enumerate(sides) if side is not None]
         side = loss.policy_reads.mismatch
         return mismatched(examples, side, longest) if side else examples
 
@@ -50,6 +54,7 @@ def main() -> None:
     add_shape(parser)
     parser.add_argument("--reference", nargs="*", default=OURS, choices=OURS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--pairs", default="both", choices=("target", "both"))
     parser.add_argument("--remat", default="attention")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3)
@@ -58,10 +63,11 @@ def main() -> None:
     shape = shape_of(args)
     if args.worker:
         loss = METHODS[args.methods[0]]
-        found = measure(args.worker, shape, args.reference[0], args.steps, args.remat, loss, views_of(loss, shape["maxlen"]))
+        views = views_of(loss, shape["maxlen"], args.pairs)
+        found = measure(args.worker, shape, args.reference[0], args.steps, args.remat, loss, views)
         print(json.dumps(found))
         return
-    options = [*as_options(shape), "--steps", str(args.steps), "--remat", args.remat]
+    options = [*as_options(shape), "--steps", str(args.steps), "--remat", args.remat, "--pairs", args.pairs]
     chosen = [(way, name) for way in args.reference for name in args.methods if possible(METHODS[name], way)]
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder), shape)
