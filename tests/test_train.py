@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from world import command, config_file, metrics, write_lines
 
 from mpo_jax import setup, train
+from mpo_jax.config import parse
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
 
@@ -311,7 +312,7 @@ def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_p
         loss = 'losses.Sum({"kto": losses.Kto(), "other": losses.Mpo(gap_target="sw")})'
         path.write_text("from mpo_jax import losses\n" + path.read_text().replace("optim=", f"loss={loss}, optim="))
         settings = [f"--config.reference={reference}", "--config.microbatches=2"]
-        train.train(configs.parse([f"--config={path}", *settings]))
+        train.train(parse([f"--config={path}", *settings]))
         lines = metrics(tmp_path / reference / "run")
         assert {"kto/z0", "eval_kto/z0", "other/gap/goal", "loss/kto"} <= set().union(*lines)
         values[reference] = [line[name] for line in lines for name in sorted(line) if name not in free]
