@@ -45,8 +45,7 @@ def views_of(loss: PreferenceLoss, longest: int, pairs: str) -> Views:
 
 def possible(loss: PreferenceLoss, reference: str) -> bool:
     """Whole distributions are not stored, and what reads no reference has nothing to store."""
-    reads = loss.reference_reads
-    return reference == "live" or (reads.anything and not reads.divergence.anything)
+    return reference == "live" or loss.reference_reads.storable
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes  # noqa: F401  (safetensors finds bfloat16 for numpy through it)
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError

@@ -1,5 +1,6 @@
 """Every test runs on 8 fake CPU devices, with warnings as errors and rank promotion refused."""
 
+import contextlib
 import importlib.util
 import os
 
@@ -42,6 +43,29 @@ def world(tmp_path_factory) -> Path:
 def whole(world, tmp_path_factory) -> Path:
     """The output of a run that nothing disturbed."""
     return command(world, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`with interrupted(n):` around a run that ends, as if it were killed, while it fetches the batch of update n + 1."""
+
+    @contextlib.contextmanager
+    def after(updates):
+        from mpo_jax.data.pipeline import Pipeline  # not before the environment says which devices there are
+
+        batch_at = Pipeline.batch_at
+
+        def ends(self, step):
+            if step == updates and self.seed is not None:  # those that only measure have none
+                raise KeyboardInterrupt
+            return batch_at(self, step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Pipeline, "batch_at", ends)
+            with pytest.raises(KeyboardInterrupt):
+                yield patch
+
+    return after
 
 
 @pytest.fixture(scope="session")

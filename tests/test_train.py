@@ -63,20 +63,11 @@ def test_transformers_loads_the_export(whole):
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole, tmp_path, monkeypatch, at):
-    """Killed while it fetches the batch of update `at` + 1: after no checkpoint, or after that of update 2."""
-    batch_at = Pipeline.batch_at
-
-    def interrupted(self, step):
-        if step == at:
-            raise KeyboardInterrupt
-        return batch_at(self, step)
-
-    monkeypatch.setattr(Pipeline, "batch_at", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole, tmp_path, interrupted, at):
+    """After no checkpoint, or after that of update 2."""
+    with interrupted(at):
         command(world, tmp_path)
     assert not (tmp_path / "run" / "export").exists()
-    monkeypatch.undo()
     resumed = command(world, tmp_path, "--config.checkpoint.resume=auto")
     assert metrics(resumed) == metrics(whole)
     first, second = (load_file(run / "export" / "model.safetensors") for run in (whole, resumed))
@@ -113,20 +104,12 @@ def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole,
     assert metrics(run) == metrics(whole)
 
 
-def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, tmp_path, monkeypatch, capsys):
+def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, tmp_path, interrupted, monkeypatch, capsys):
     """The scores are kept outside of the run's folder; the resumed run reads them and loads no model at all."""
     cached = ["--config.reference=cached", f"--config.reference_store={tmp_path / 'scores'}"]
-    batch_at, loaded = Pipeline.batch_at, []
-
-    def interrupted(self, step):
-        if step == 3 and self.scores is not None and self.seed is not None:
-            raise KeyboardInterrupt
-        return batch_at(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "batch_at", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            command(world, tmp_path, *cached)
+    loaded = []
+    with interrupted(3):
+        command(world, tmp_path, *cached)
     assert "cached, 10 source pairs for 10 rows" in (printed := capsys.readouterr().out)
     assert "(10 to score)" in printed
     monkeypatch.setattr(setup, "load_params", lambda *args: loaded.append(args))
@@ -144,19 +127,10 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
         command(world, tmp_path / "other", *cached, "--config.data.max_length=900")
 
 
-def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, tmp_path, monkeypatch, capsys):
+def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, tmp_path, interrupted, capsys):
     """Interrupted after update 2, then continued with the moments on the host and a profiler on the third update."""
-    batch_at = Pipeline.batch_at
-
-    def interrupted(self, step):
-        if step == 2:
-            raise KeyboardInterrupt
-        return batch_at(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "batch_at", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            command(world, tmp_path)
+    with interrupted(2):
+        command(world, tmp_path)
     watched = ["--config.optim.offload=True", "--config.profile=2:3", "--config.compilation_cache="]
     resumed = command(world, tmp_path, "--config.checkpoint.resume=auto", *watched)
     for line, like in zip(metrics(resumed), metrics(whole), strict=True):
