@@ -4,7 +4,8 @@
 
 The peer is a PyTorch script of the same step: it takes the shape's options, `--variant NAME --steps N --json -`, and prints
 what `measure` below prints, with the sum of its ids. Each measurement is a process of its own, and they take turns, so that a
-busy machine is busy for all of them. Without `--peer` only our step is measured.
+busy machine is busy for all of them. Without `--peer` only our step is measured. With `--again` our programs come from JAX's
+cache of compiled ones, as in a training that is started a second time: compiling takes memory, and the process keeps it.
 
 The batch: `--batch` parallel rows; prompts of 40 to 80, chosen of 20 to 200 and rejected answers of 100 to 300 random ids. The
 weights: normal with standard deviation 0.02, norms 1, the embedding tied. float32, AdamW, the gradient clipped at norm 1, the
@@ -185,18 +186,23 @@ def main() -> None:
     parser.add_argument("--remat", default="full")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--again", action="store_true", help="a run of ours that is not counted compiles for those that are")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     shape = shape_of(args)
     if args.worker:
+        if args.again:
+            jax.config.update("jax_compilation_cache_dir", str(args.worker / "compiled"))
         print(json.dumps(measure(args.worker, shape, args.ours[0], args.steps, args.remat, OURS_AND_THEIRS)))
         return
     options = [*as_options(shape), "--steps", str(args.steps)]
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder), shape)
-        commands = {
-            f"mpo_jax, {v}": [__file__, *options, "--remat", args.remat, "--worker", folder, "--ours", v] for v in args.ours
-        }
+        ours = [__file__, *options, "--remat", args.remat, "--worker", folder, *(["--again"] if args.again else [])]
+        commands = {f"mpo_jax, {v}": [*ours, "--ours", v] for v in args.ours}
+        if args.again:
+            for command in commands.values():
+                run(command)
         if args.peer:
             commands |= {f"peer, {v}": [str(args.peer), *options, "--variant", v, "--json", "-"] for v in args.variants}
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}

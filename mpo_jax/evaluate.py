@@ -14,7 +14,7 @@ from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.data.rows import Row
 from mpo_jax.gaps import RowGap
 from mpo_jax.models.decoder import Model
-from mpo_jax.scoring import score
+from mpo_jax.scoring import score_all
 from mpo_jax.sharding import batch_to_mesh, everywhere
 from mpo_jax.step import Metrics, cast
 from mpo_jax.types import Array, Batch, Pair, Params, Reads, Scores
@@ -35,12 +35,10 @@ def evaluate(
 
 
 def make_score_step(model: Model, compute_dtype: Any, reads: Reads) -> jax.stages.Wrapped:
-    """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> what one model says of it."""
+    """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> what a model says of its rows, in order."""
 
     def score_step(params: Params, batch: Batch) -> Scores:
-        assert batch.weight_B.shape[0] == 1, "measuring takes one microbatch"
-        one = jax.tree.map(lambda x: x[0], batch)
-        scores = score(model, cast(params, compute_dtype), one.policy, reads, one.weight_B.shape[0])
+        scores = score_all(model, cast(params, compute_dtype), batch.policy, reads, batch.weight_B.shape[1])
         return jax.tree.map(everywhere, scores)  # so that every process sees them
 
     return jax.jit(score_step)
@@ -80,8 +78,9 @@ def measure_perplexity(score_step: ScoreStep, params: Params, pipeline: Pipeline
     sums = {language: np.zeros(2) for language in pipeline.languages}
     for batch in _batches(pipeline, "perplexity"):
         chosen = jax.device_get(score_step(params, batch_to_mesh(batch, mesh))).target.chosen
-        for i in np.flatnonzero(batch.weight_B[0]).tolist():
-            sums[pipeline.languages[int(batch.language_B[0, i])]] += (chosen.logp_B[i], chosen.count_B[i])
+        weight, language = batch.weight_B.reshape(-1), batch.language_B.reshape(-1)
+        for i in np.flatnonzero(weight).tolist():
+            sums[pipeline.languages[int(language[i])]] += (chosen.logp_B[i], chosen.count_B[i])
     return {language: math.exp(-logp / count) for language, (logp, count) in sums.items() if count}
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.losses.base import PreferenceLoss
-from mpo_jax.scoring import divergences, score
+from mpo_jax.scoring import divergences, score, score_all
 from mpo_jax.types import (
     ANSWERS,
     SIDES,
@@ -89,10 +89,11 @@ class _Objective:
         }
         if not reads.mismatch:
             return Whole(count)
+        assert batch.mismatch is not None, "packed for another method"
+        mismatched = batch.mismatch
 
-        def all_rows(params: Params) -> Pair:
-            mismatched = Reads(mismatch=reads.mismatch)
-            return _flat(jax.lax.map(lambda packed: score(self.model, params, packed, mismatched, B).mismatch, batch.mismatch))
+        def all_rows(params: Params) -> Pair | None:
+            return score_all(self.model, params, mismatched, Reads(mismatch=reads.mismatch), B).mismatch
 
         stored = batch.reference.mismatch if isinstance(batch.reference, Scores) else None
         with jax.named_scope("mismatch"):

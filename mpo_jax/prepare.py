@@ -67,7 +67,7 @@ class Batching:
     def measuring(self, source: bool) -> "Batching":
         """For one model's log-probabilities of the target side and, if it is there, of the source."""
         reads = Reads(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
-        return Batching(self.batch_size, reads, shards=self.shards)
+        return dataclasses.replace(self, policy=reads, reference=Reads(), epochs=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +144,12 @@ def prepare(config: DataConfig, model_dir: Path, family: Family, batching: Batch
     else:
         train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
     tokens = Tokens.of(model_dir, family, config.template, config.max_length, config.truncation)
-    whole = dataclasses.replace(batching, epochs=1, microbatches=1)  # what is only looked at needs no gradient's memory
     stride = max(1, len(train_rows) // GAP_SAMPLE)
     measured = held_out or train_rows[::stride][:GAP_SAMPLE]
     train_rows = monolingual(train_rows, config.pairs)
     languages = languages_of([*train_rows, *held_out])  # one list for both: the objective names its metrics by it
     train = tokens.pipeline(train_rows, batching, languages)
-    evaluated = tokens.pipeline(held_out, whole, languages) if held_out else None
+    evaluated = tokens.pipeline(held_out, dataclasses.replace(batching, epochs=1), languages) if held_out else None
     return Data(
         train,
         evaluated,

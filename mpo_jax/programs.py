@@ -26,7 +26,7 @@ from mpo_jax.models.weights import gather, in_order, leaf, piece_of
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import make_optimizer
 from mpo_jax.prepare import Batching
-from mpo_jax.reference import make_pair_step, of_pairs, stored_fields
+from mpo_jax.reference import of_pairs, stored_fields
 from mpo_jax.sharding import abstract_on_mesh, batch_to_mesh, like, make_mesh, shards
 from mpo_jax.step import TrainState, TrainStep, abstract_state, make_eval_step, make_train_step
 from mpo_jax.step import programs as step_programs
@@ -118,18 +118,17 @@ def _step(laid: Laid) -> Iterator[Program]:
 
 
 def _evaluation(laid: Laid) -> Iterator[Program]:
-    """Both look at whole batches: the reward gaps before and after, and the training's metrics where rows are held out. Texts
-    are measured as the gaps are, of which they have one side."""
+    """The reward gaps before and after, and the training's metrics where rows are held out. Texts are measured as the gaps are,
+    of which they have one side."""
     config, dtype = laid.config, jnp.dtype(laid.config.compute_dtype)
     moments, reference = bytes_on(laid.state.opt_state), bytes_on(laid.ref_params)
-    whole = dataclasses.replace(laid.train, microbatches=1)
     reads = Batching(config.batch_size, Reads()).measuring(source=True).policy
-    gaps = dataclasses.replace(whole, policy=reads, reference=Reads(), scores=None)
+    gaps = dataclasses.replace(laid.train, policy=reads, reference=Reads(), scores=None)
     measured = make_score_step(laid.model, dtype, reads).lower(laid.state.params, _placed(laid, gaps))
     yield Program("evaluation", measured, moments + reference)
     if config.data.eval_fraction or config.data.eval_path is not None:
         step = make_eval_step(laid.step.objective, dtype)
-        yield Program("evaluation", step.lower(laid.state.params, laid.ref_params, _placed(laid, whole)), moments)
+        yield Program("evaluation", step.lower(laid.state.params, laid.ref_params, _placed(laid, laid.train)), moments)
 
 
 def _scoring(laid: Laid) -> Iterator[Program]:
@@ -139,9 +138,9 @@ def _scoring(laid: Laid) -> Iterator[Program]:
         for want in dict.fromkeys(want for side in SIDES if (want := wanted.want(side))):
             examples = [dataclasses.replace(example, language="") for example in laid.train.examples]
             pairs = of_pairs(laid.train, examples, want, wanted.pooling)
-            step = make_pair_step(laid.model, pairs.policy, pairs.batch_size, laid.mesh)
+            step = make_score_step(laid.model, config.reference_dtype, pairs.policy)
             params = laid.model.abstract(laid.mesh, jnp.dtype(config.reference_dtype))
-            yield Program("scoring", step.lower(params, _placed(laid, pairs).policy), 0)
+            yield Program("scoring", step.lower(params, _placed(laid, pairs)), 0)
 
 
 def _export(laid: Laid) -> Iterator[Program]:

@@ -15,15 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from mpo_jax import hosts
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
+from mpo_jax.evaluate import make_score_step
 from mpo_jax.models.decoder import Model
 from mpo_jax.reference_store import ScoreStore
-from mpo_jax.scoring import score
 from mpo_jax.sharding import batch_to_mesh
 from mpo_jax.types import SIDES, Pair, Params, Reads, Scores, SequenceScores, Want
 
@@ -98,7 +98,7 @@ def cached_reference(
     if missing:
         params = load()
         for side in sides.values():
-            _fill(side, model, params, first, reads.pooling, mesh)
+            _fill(side, model, params, dtype, first, reads.pooling, mesh)
         jax.tree.map(lambda x: x.delete(), params)
     hosts.wait("reference: nothing is missing")
     arrays: dict[str, dict[str, np.ndarray]] = {name: _with_filling(side.store.read()) for name, side in sides.items()}
@@ -123,31 +123,22 @@ def _side(folder: Path, pairs: dict[bytes, Example], want: Want, identity: dict[
 
 def of_pairs(like: Pipeline, pairs: Sequence[Example], want: Want, pooling: str) -> Pipeline:
     """These pairs once, each the target of its example, in batches as `like` makes them."""
-    one_epoch = {"seed": None, "epochs": 1, "microbatches": 1}
-    reads = Reads(target=want, pooling=pooling)
-    return dataclasses.replace(like, examples=pairs, languages=("",), policy=reads, reference=Reads(), scores=None, **one_epoch)
+    once = {"policy": Reads(target=want, pooling=pooling), "reference": Reads(), "scores": None, "seed": None, "epochs": 1}
+    return dataclasses.replace(like, examples=pairs, languages=("",), **once)
 
 
-def make_pair_step(model: Model, reads: Reads, rows: int, mesh: Mesh) -> jax.stages.Wrapped:
-    """(params, `Packed` of `rows` pairs, with its microbatch axis) -> what the reference says of them. The parameters'
-    dtype is that of the computation, as where the reference is forwarded at every step."""
-    return jax.jit(
-        lambda params, packed: score(model, params, jax.tree.map(lambda x: x[0], packed), reads, rows).target,
-        out_shardings=NamedSharding(mesh, jax.P()),  # so that the first process sees all of it
-    )
-
-
-def _fill(side: _Side, model: Model, params: Params, like: Pipeline, pooling: str, mesh: Mesh) -> None:
-    """Scores the pairs that the store lacks, in batches as `like` makes them."""
+def _fill(side: _Side, model: Model, params: Params, dtype: str, like: Pipeline, pooling: str, mesh: Mesh) -> None:
+    """Scores the pairs that the store lacks, in batches as `like` makes them. The parameters' `dtype` is that of the computation,
+    as where the reference is forwarded at every step."""
     store = side.store
     if store.done == store.entries:
         return
     pipeline = of_pairs(like, list(side.pairs.values())[store.done :], side.want, pooling)
-    pair_step = make_pair_step(model, pipeline.policy, pipeline.batch_size, mesh)
+    score_step = make_score_step(model, dtype, pipeline.policy)
     with hosts.progress(total=store.entries, initial=store.done, desc="reference", unit="pair") as bar:
         for step in range(pipeline.steps_per_epoch):
             rows = pipeline.rows_at(step)
-            pair = jax.device_get(pair_step(params, batch_to_mesh(pipeline.batch_at(step), mesh).policy))
+            pair = jax.device_get(score_step(params, batch_to_mesh(pipeline.batch_at(step), mesh)).target)
             values = {
                 field: np.stack([getattr(pair.chosen, field), getattr(pair.rejected, field)], axis=1)[: len(rows)]
                 for part in side.want

@@ -36,6 +36,12 @@ def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -
     return Scores(**{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if reads.want(name)})
 
 
+def score_all(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
+    """`score` of M microbatches of B = `rows` rows each, in turns: (M * B,) and (M * B, D), in the order of the rows."""
+    scores = jax.lax.map(lambda micro: score(model, params, micro, reads, rows), packed)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
+
+
 def divergences(
     model: Any, params: Params, ref_params: Params, packed: Packed, reads: Reads, rows: int
 ) -> dict[str, tuple[SequenceScores, SequenceScores]]:

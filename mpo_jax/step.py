@@ -95,15 +95,17 @@ def loss_and_grads(objective: Objective, params: Params, ref_params: Params, bat
         (_, (loss, metrics)), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
         return loss, metrics, cast(grads, jnp.float32)
 
-    M = batch.weight_B.shape[0]
-    first = jax.tree.map(lambda x: x[0], batch)
-    if M == 1:
-        loss, metrics, grads = one(first)
-    else:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first))
-        add = lambda sums, micro: (jax.tree.map(jnp.add, sums, one(micro)), None)  # noqa: E731
-        (loss, metrics, grads), _ = jax.lax.scan(add, zeros, batch)
+    loss, metrics, grads = over_microbatches(one, batch)
     return loss, metrics, jax.tree.map(lambda g: g / loss.weight, grads)
+
+
+def over_microbatches(one: Callable[[Batch], Any], batch: Batch) -> Any:
+    """The sum of what `one` gives of each microbatch, in turns."""
+    first = jax.tree.map(lambda x: x[0], batch)
+    if batch.weight_B.shape[0] == 1:
+        return one(first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first))
+    return jax.lax.scan(lambda sums, micro: (jax.tree.map(jnp.add, sums, one(micro)), None), zeros, batch)[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a hash of its identity, so that it can be compiled
@@ -170,9 +172,9 @@ def make_eval_step(objective: Objective, compute_dtype: Any) -> jax.stages.Wrapp
     """(params, ref_params, batch) -> metrics, open sums that add up over batches."""
 
     def eval_step(params: Params, ref_params: Params, batch: Batch) -> Metrics:
-        assert batch.weight_B.shape[0] == 1, "evaluation takes one microbatch"
         params = cast(params, compute_dtype)
-        loss, metrics = objective(params, ref_params, jax.tree.map(lambda x: x[0], batch))
+        whole = objective.whole(params, ref_params, batch)
+        loss, metrics = over_microbatches(lambda micro: objective(params, ref_params, micro, whole), batch)
         return metrics | {"loss": loss}
 
     return jax.jit(eval_step)

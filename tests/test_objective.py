@@ -12,7 +12,7 @@ from mpo_jax import losses
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, make_optimizer
 from mpo_jax.sharding import batch_to_mesh
-from mpo_jax.step import abstract_state, init_state, jit_train_step, make_train_step
+from mpo_jax.step import abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
 
 ROWS = 4
 MODEL = tiny.model(layers=1, layer_windows=(None,))
@@ -68,6 +68,14 @@ def test_every_method_computes_the_same_on_any_mesh_and_in_microbatches(plain, s
         np.testing.assert_allclose(other_values[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
     for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(other_params), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(x).max())
+
+
+def test_evaluation_in_microbatches_is_that_of_every_method_in_training(plain):
+    """What a microbatch has to know of the whole batch, such as KTO's reference point, it knows here too."""
+    objective, params = make_objective(MODEL, EVERY, tiny.LANGUAGES), tiny.two_params(MODEL)
+    batch = tiny.micro(tiny.batch(ROWS, weight=[1, 1, 1, 0], divergence=True), 2)
+    for name, mean in make_eval_step(objective, jnp.float32)(*params, batch).items():
+        np.testing.assert_allclose(mean.value, plain[0][name], rtol=2e-5, atol=2e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("side", ["source", "target"])

@@ -285,6 +285,12 @@ def test_the_other_programs_are_compiled_too(folder, cached):
     assert all(f"\n  {name:<10} " in said for name in cached.programs)
 
 
+def test_microbatches_make_every_program_of_rows_smaller(folder, cached):
+    parts = planned(config(folder, reference="cached", microbatches=4), "v5e:2x2").programs
+    for name in ("evaluation", "scoring"):
+        assert parts[name].peak < cached.programs[name].peak
+
+
 def test_moments_on_the_host_are_compiled_for(folder, monkeypatch):
     needs_compiler()
     monkeypatch.setattr(fit, "programs", programs._step)  # the others are the same as without

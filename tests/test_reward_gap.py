@@ -58,22 +58,28 @@ def test_an_implicit_reward_gap_is_relative_to_the_base(world, tmp_path):
 
 
 def test_gaps_do_not_depend_on_the_batch_they_are_measured_in(world):
-    """10 rows by 4 end with two of filling; by 3 with two others."""
+    """10 rows by 4 end with two of filling; by 3 with two others; 4 may be two microbatches of 2."""
     rows = read_rows(world / "rows.jsonl")
     family, model, _ = build(world / "model")
     tokens = Tokens.of(world / "model", family, "hf", 1024)
     params = load_params(world / "model", model, family, tiny.mesh())
-    pipelines = [tokens.pipeline(rows, Batching(n, Reads(Want.LOGP, Want.LOGP))) for n in (4, 3)]
-    step = make_score_step(model, "float32", pipelines[0].policy)
-    by_four, by_three = (measure_gaps(step, params, pipeline, rows, tiny.mesh()) for pipeline in pipelines)
+    reads = Reads(Want.LOGP, Want.LOGP)
+    pipelines = [tokens.pipeline(rows, Batching(n, reads, microbatches=parts)) for n, parts in ((4, 1), (3, 1), (4, 2))]
+    step = make_score_step(model, "float32", reads)
+    by_four, *others = (measure_gaps(step, params, pipeline, rows, tiny.mesh()) for pipeline in pipelines)
     assert [gap.id for gap in by_four] == [row.id for row in rows]
     for name in ("target_gap", "source_gap"):
-        first, second = ([getattr(gap, name) for gap in gaps] for gaps in (by_four, by_three))
-        np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
-    texts = tokens.pipeline(rows, Batching(4, Reads(target=Want.LOGP)))
-    perplexity = measure_perplexity(make_score_step(model, "float32", texts.policy), params, texts, tiny.mesh())
+        for other in others:
+            first, second = ([getattr(gap, name) for gap in gaps] for gaps in (by_four, other))
+            np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+    text_step = make_score_step(model, "float32", Reads(target=Want.LOGP))
+    perplexity, halves = (
+        measure_perplexity(text_step, params, tokens.pipeline(rows, batching), tiny.mesh())
+        for batching in (Batching(4, Reads(target=Want.LOGP), microbatches=n) for n in (1, 2))
+    )
     assert set(perplexity) == {"ko", "sw"}
     assert all(1 < value < 1000 for value in perplexity.values())
+    assert halves == pytest.approx(perplexity, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,10 @@ def test_metrics_of_languages_make_up_the_whole(plain):
     assert {f"{m}/{lang}" for m in ("gap", "gap_error", "weight", "accuracy") for lang in tiny.LANGUAGES} <= first.keys()
 
 
-def test_evaluation_is_the_loss_without_the_update(plain):
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_evaluation_is_the_loss_without_the_update(plain, parts):
     policy, reference = tiny.two_params(MODEL)
-    metrics = make_eval_step(OBJECTIVE, jnp.float32)(policy, reference, tiny.micro(tiny.batch(ROWS), 1))
+    metrics = make_eval_step(OBJECTIVE, jnp.float32)(policy, reference, tiny.micro(tiny.batch(ROWS), parts))
     np.testing.assert_allclose(metrics["loss"].value, plain[0][0]["loss"], rtol=1e-5)
 
 
