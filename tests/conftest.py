@@ -86,3 +86,11 @@ def bucket():
 def folder(bucket, request):
     """A folder of its own for each test, in the bucket."""
     return bucket / request.node.name.translate(str.maketrans("[], /", "-----"))
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory):
+    """A model's configuration, to be laid out on slices."""
+    import slices
+
+    return slices.write_model(tmp_path_factory.mktemp("model"))
