@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from mpo_jax.errors import InputError
-from mpo_jax.storage import Lines, in_bucket, path_of, write
+from mpo_jax.storage import Lines, in_bucket, naming, path_of, write
 
 
 @dataclasses.dataclass
@@ -46,7 +47,7 @@ class MetricWriter:
         if path.exists():
             keep_until(path, start or -1)  # a run from the start evaluates its start again
         self._jsonl = Lines(path)
-        self._tensorboard = _tensorboard(folder / "tensorboard", start) if config.tensorboard else None
+        self._tensorboard = TensorBoard(folder / "tensorboard", start) if config.tensorboard else None
         self._bar = tqdm(total=updates, initial=start, unit="update", desc="train", mininterval=1.0)
 
     def advance(self) -> None:
@@ -58,8 +59,7 @@ class MetricWriter:
         values = {name: float(value) for name, value in values.items() if not math.isnan(value)}
         self._jsonl.write(json.dumps({"step": step, **values}))
         if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.write(step, values)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
         if "loss" in values:
@@ -127,16 +127,44 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _tensorboard(folder: Path, start: int) -> Any:
-    import tensorboardX.record_writer
+class TensorBoard:
+    """Owns a file of TensorBoard's, flushed every `EVERY` seconds and at the end. It is written where it is asked to be:
+    tensorboardX's writer has a thread for that, which ends at the first error, and the run would wait for it without end."""
 
-    if in_bucket(folder):
-        tensorboardX.record_writer.register_writer_factory("gs", _Events)  # its own keeps writing when the program ends
-    return tensorboardX.SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+    EVERY = 120.0
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboardX import event_file_writer, record_writer
+        from tensorboardX.proto import event_pb2
+
+        if in_bucket(folder):
+            record_writer.register_writer_factory("gs", _Events)  # its own keeps writing when the program ends
+        else:
+            folder.mkdir(exist_ok=True)
+        self._folder, self._next = folder, 0.0
+        self._proto: Any = event_pb2  # protobuf makes its names at run time
+        with naming(folder):
+            self._file = event_file_writer.EventsWriter(str(folder / "events"))
+        if start:  # hides what an interrupted run wrote after it
+            self._write(step=start + 1, session_log={"status": "START"})
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._write(step=step, summary={"value": [{"tag": name, "simple_value": x} for name, x in values.items()]})
+
+    def _write(self, **event: Any) -> None:
+        with naming(self._folder):
+            self._file.write_event(self._proto.Event(wall_time=time.time(), **event))
+            if time.monotonic() >= self._next:
+                self._file.flush()
+                self._next = time.monotonic() + self.EVERY
+
+    def close(self) -> None:
+        with naming(self._folder):
+            self._file.close()
 
 
 class _Events:
-    """TensorBoard's file in a bucket, written anew at each of its flushes: two minutes apart, and at the end."""
+    """TensorBoard's file in a bucket, written anew at each of its flushes."""
 
     @classmethod
     def open(cls, path: str) -> "_Events":

@@ -104,14 +104,16 @@ class Lines:
         self._next, self._fresh = time.monotonic() + EVERY, False
 
     def write(self, line: str) -> None:
-        self._file.write(line + "\n")
+        with naming(self._path):
+            self._file.write(line + "\n")
         self._fresh = True
         if not in_bucket(self._path) or time.monotonic() > self._next:
             self.flush()
 
     def flush(self) -> None:
         """Returns when all lines are where other processes see them."""
-        self._file.flush()
+        with naming(self._path):
+            self._file.flush()
         if isinstance(self._file, io.StringIO) and self._fresh:
             begin = time.monotonic()
             write(self._path, self._file.getvalue().encode())
@@ -122,6 +124,16 @@ class Lines:
     def close(self) -> None:
         self.flush()
         self._file.close()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An `OSError` of a file that is open already, which does not know its name, gets this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextlib.contextmanager

@@ -3,11 +3,15 @@
 import builtins
 import json
 import math
+import os
+import struct
+from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mpo_jax.errors import InputError
-from mpo_jax.metrics import MetricsConfig, MetricWriter, keep_until, read_metrics, write_json
+from mpo_jax.metrics import MetricsConfig, MetricWriter, TensorBoard, keep_until, read_metrics, write_json
 
 
 def writer(folder, *, start=0, **settings):
@@ -64,11 +68,37 @@ def test_json_replaces_the_whole_file_and_keeps_every_script(tmp_path):
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-    write(tmp_path, [1, 2], tensorboard=True)
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    content = events.read_bytes()
-    assert b"loss" in content
-    assert b"gap/sw" not in content
+    write(tmp_path, [1, 2], tensorboard=True, start=1)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    _, purge, *events = records(file.read_bytes())
+    assert (purge.step, purge.session_log.status) == (2, SessionLog.START), "what was written after update 1 is hidden"
+    shown = [{"step": event.step} | {value.tag: value.simple_value for value in event.summary.value} for event in events]
+    assert len(shown) == 2 and shown == [pytest.approx(line) for line in read_metrics(tmp_path / "metrics.jsonl")]
+
+
+def records(content: bytes) -> list[Event]:
+    """Each is a length, its checksum, an event, its checksum."""
+    found = []
+    while content:
+        (size,) = struct.unpack("Q", content[:8])
+        found.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    return found
+
+
+def test_a_full_disk_is_an_error_of_tensorboard_and_nobody_waits(tmp_path, monkeypatch):
+    """`/dev/full` takes nothing. There are more lines than a queue would hold."""
+    monkeypatch.setattr(TensorBoard, "EVERY", 0.0)
+    full = writer(tmp_path, tensorboard=True)
+    full.write(1, {"loss": 1.0})
+    assert full._tensorboard is not None
+    with Path("/dev/full").open("wb") as nothing:
+        os.dup2(nothing.fileno(), full._tensorboard._file._py_recordio_writer._writer.fileno())
+    for step in range(100):
+        with pytest.raises(OSError, match=r"No space left on device: '.*/tensorboard'"):
+            full.write(step, {"loss": 1.0})
+    with pytest.raises(OSError, match=r"No space left on device: '.*/tensorboard'"):
+        full.close()
 
 
 def test_a_missing_wandb_is_a_sentence(tmp_path, monkeypatch):
