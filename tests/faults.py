@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ["--config.epochs=6", "--config.metrics.tensorboard=True", "--config.compilation_cache="]
 RESUME = "--config.checkpoint.resume=auto"
 SILENCE = 10  # seconds after which a process that says nothing is given up
+PATIENCE = 600  # seconds for a run to end, on the slowest machine
 
 
 @dataclasses.dataclass
@@ -95,11 +96,21 @@ class Process:
         return False
 
     def end(self) -> int:
-        """Of the first process, when all are over."""
-        until = time.monotonic() + 900
-        for process in self.all:
-            process.wait(timeout=until - time.monotonic())
+        """Of the first process, when all are over. None may take longer than `PATIENCE`: it hangs, and is killed."""
+        until = time.monotonic() + PATIENCE
+        try:
+            for process in self.all:
+                process.wait(timeout=until - time.monotonic())
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"no end after {PATIENCE} s: {self.said[-2000:]}") from None
         return self.process.returncode
+
+    def kill(self) -> None:
+        for process in self.all:
+            process.kill()
+        for process in self.all:
+            process.wait()
 
     @property
     def codes(self) -> str:
@@ -168,9 +179,7 @@ def in_the_export(campaign: Campaign, process: Process) -> None:
 def killed(moment: Callable[[Campaign, Process], None]) -> Callable[[Campaign, Process], str]:
     def fault(campaign: Campaign, process: Process) -> str:
         moment(campaign, process)
-        for each in process.all:
-            each.kill()
-        process.end()
+        process.kill()
         return process.codes
 
     return fault
@@ -314,17 +323,13 @@ def one(campaign: Campaign, number: int, name: str) -> tuple[str, str, bool]:
     mounted = name.startswith("full disk") and mount(folder / "run")
     if name.startswith("full disk") and not mounted:
         return "no small file system could be mounted here", "skipped", True
+    process = None
     try:
         count = 2 if name.startswith("two:") else 1
         whole = exported(campaign.whole(count))
         process = campaign.start(folder.name, count, *([RESUME] if mounted else []))
-        try:
-            what = FAULTS[name](campaign, process)
-        except AssertionError as error:
-            return str(error), "a traceback, or a code that is not documented", False
-        finally:
-            for each in process.all:
-                each.kill()
+        what = FAULTS[name](campaign, process)
+        process.kill()
         for _ in range(3):
             if exported(process.run) not in (None, whole):
                 return what, "an export that is not the undisturbed run's", False
@@ -338,7 +343,11 @@ def one(campaign: Campaign, number: int, name: str) -> tuple[str, str, bool]:
             if sentence := process.sentence:
                 return what, shown(sentence), exported(process.run) in (None, whole)
         return what, f"code {code}: {process.said[-2000:]}", False
+    except AssertionError as error:
+        return " ".join(str(error).split()), "a traceback, a code that is not documented, or no end", False
     finally:
+        if process is not None:
+            process.kill()
         if mounted:
             subprocess.run(["umount", "--lazy", folder / "run"], check=True)
         shutil.rmtree(folder, ignore_errors=True)
