@@ -64,7 +64,9 @@ def compare(folder: Path, number: int, name: str) -> tuple[str, bool]:
         return f"| {name or 'mpo'} | {(first / 'refused.txt').read_text()} | FAILED", False
     base = metrics(first)
     losses = [line["loss"] for line in base if "loss" in line]
-    cells, well = [f"{losses[0]:.4g} -> {losses[-1]:.4g}"], all(map(math.isfinite, losses)) and len(set(losses)) > 1
+    moves = len(set(losses)) > 1
+    cells, well = [f"{losses[0]:.4g} -> {losses[-1]:.4g}" + " (raise optim.peak_lr)" * (not moves)], moves
+    well &= all(map(math.isfinite, losses))
     for way in list(WAYS)[1:]:
         output = folder / way / str(number)
         if (output / "refused.txt").exists():
