@@ -225,8 +225,7 @@ def damaged(how: Callable[[random.Random, Path], None], *, every: bool = False) 
 
     def fault(campaign: Campaign, process: Process) -> str:
         process.wait_for(lambda: lines_of(process) >= 8 and len(kept(process)) > 1)
-        process.process.kill()
-        process.end()
+        process.kill()
         hurt = []
         for step in kept(process) if every else kept(process)[-1:]:
             files = [path for path in sorted(step.rglob("*")) if path.is_file() and path.name not in UNSIGNED]
@@ -260,8 +259,7 @@ def changed_data(campaign: Campaign, process: Process) -> str:
     """And changed back once the run has refused it. Without a checkpoint it would be a new run."""
     in_an_update(campaign, process)
     process.wait_for(lambda: any(flaw(step) is None for step in kept(process)))
-    process.process.kill()
-    process.end()
+    process.kill()
     file = campaign.folder / "world" / campaign.dice.choice(["rows.jsonl", "model/tokenizer_config.json", "model/config.json"])
     before = file.read_bytes()
     lines = before.splitlines(keepends=True)
