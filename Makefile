@@ -1,14 +1,14 @@
 # make quickstart   train the toy model that comes with the repository, on a CPU, and see what it learned
 # make test         lint, types and all tests
 # make lint         lint and types only
-# make faults       kill, corrupt and fill the disk under small trainings, and see that no work is lost (RUNS=50 for more)
+# make faults       kill, corrupt and fill the disk under small trainings, and see that no work is lost: 50 runs, half an hour
 # make clean        remove the environment and every output of a run
 # Other Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-RUNS ?= 14
+RUNS ?= 50
 
 .PHONY: quickstart test lint faults clean
 .DELETE_ON_ERROR:

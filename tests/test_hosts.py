@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import PATIENCE, ROOT, finish, free_port, start
 from safetensors.numpy import load_file
 from test_train import config_file, metrics
 
@@ -18,59 +18,17 @@ from mpo_jax.hosts import HostsConfig
 from mpo_jax.interruption import CONTINUE
 from mpo_jax.standstill import STANDSTILL
 
-ROOT = Path(__file__).resolve().parent.parent
-DEVICES = 8
 EPOCHS, UPDATES = 3, 6
-PATIENCE = 300  # seconds: for a machine with two busy cores
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def start(world: Path, folder: Path, count: int, *overrides: str) -> list[subprocess.Popen]:
-    """The training command in `count` processes, which share the devices."""
-    config = config_file(world, folder)
-    port = free_port()
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0",
-    }
-    command = [sys.executable, "-m", "mpo_jax.train", f"--config={config}", f"--config.epochs={EPOCHS}", *overrides]
-    meet = [f"--config.hosts.coordinator=127.0.0.1:{port}", f"--config.hosts.count={count}"] if count > 1 else []
-    return [
-        subprocess.Popen(
-            [*command, *meet, *([f"--config.hosts.index={i}"] if meet else [])],
-            env=env,
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for i in range(count)
-    ]
-
-
-def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of each."""
-    ends = []
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=PATIENCE)
-            ends.append((process.returncode, out, err))
-    finally:
-        for process in processes:
-            process.kill()
-    return ends
+def training(world: Path, folder: Path, count: int, *overrides: str) -> list[subprocess.Popen]:
+    return start([f"--config={config_file(world, folder)}", f"--config.epochs={EPOCHS}", *overrides], count)
 
 
 @pytest.fixture(scope="module")
 def alone(world, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    ((code, _, err),) = finish(start(world, folder, 1))
+    ((code, _, err),) = finish(training(world, folder, 1))
     assert code == 0, err
     return folder / "run"
 
@@ -81,7 +39,7 @@ def alone(world, tmp_path_factory) -> Path:
     ids=["two, fsdp", "four, tensor, cached"],
 )
 def test_several_processes_are_one_run(world, tmp_path, alone, count, settings):
-    ends = finish(start(world, tmp_path, count, *settings))
+    ends = finish(training(world, tmp_path, count, *settings))
     assert [code for code, _, _ in ends] == [0] * count, ends
     ours, theirs = metrics(tmp_path / "run"), metrics(alone)
     assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
@@ -102,7 +60,7 @@ def test_several_processes_are_one_run(world, tmp_path, alone, count, settings):
 def test_a_run_that_is_taken_away_goes_on_with_another_number_of_processes(world, tmp_path, alone, number):
     """A signal to the second of two processes, when there is a checkpoint."""
     settings = ("--config.eval_every=0", "--config.checkpoint.every=2", "--config.hosts.timeout=10")
-    processes = start(world, tmp_path, 2, *settings)
+    processes = training(world, tmp_path, 2, *settings)
     saved, until = tmp_path / "run" / "checkpoints" / "step_2", time.monotonic() + PATIENCE
     while not saved.exists() and time.monotonic() < until:
         time.sleep(0.02)
@@ -116,7 +74,7 @@ def test_a_run_that_is_taken_away_goes_on_with_another_number_of_processes(world
         (code, _, err), _ = ends
         assert code not in (0, CONTINUE) and ("Connection" in err or "task:1" in err), ends  # the collective's words, or JAX's
         assert time.monotonic() - begun < 60, "ten seconds of silence, and not for ever"
-    ((code, out, err),) = finish(start(world, tmp_path, 1, *settings[:2], "--config.checkpoint.resume=auto"))
+    ((code, out, err),) = finish(training(world, tmp_path, 1, *settings[:2], "--config.checkpoint.resume=auto"))
     assert code == 0, err
     assert "checkpoint: continuing after update" in out
     ours, theirs = ([line for line in metrics(run) if "loss" in line][-1] for run in (tmp_path / "run", alone))
@@ -127,7 +85,7 @@ def test_a_run_that_is_taken_away_goes_on_with_another_number_of_processes(world
 def test_what_stops_the_first_process_stops_all(world, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "old.txt").write_text("of another run")
-    ends = finish(start(world, tmp_path, 2))
+    ends = finish(training(world, tmp_path, 2))
     assert [code for code, _, _ in ends] == [2, 2]
     assert all("already holds files" in err for _, _, err in ends)
 
