@@ -31,14 +31,14 @@ def free_port() -> int:
 
 
 def start(arguments: list[str], count: int) -> list[subprocess.Popen]:
-    """The training command in `count` processes, which share the devices."""
+    """The training command in `count` processes, which share the devices and leave no compiled programs in a person's home."""
     port = free_port()
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0",
     }
-    command = [sys.executable, "-m", "mpo_jax.train", *arguments]
+    command = [sys.executable, "-m", "mpo_jax.train", *arguments, "--config.compilation_cache="]
     meet = [f"--config.hosts.coordinator=127.0.0.1:{port}", f"--config.hosts.count={count}"] if count > 1 else []
     return [
         subprocess.Popen(
