@@ -14,7 +14,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from processes import free_port
 from world import CLOCK, config_file, make_world, metrics
 
 from mpo_jax.checkpoint import UNSIGNED, flaw
@@ -75,10 +75,7 @@ class Process:
         # Every program is kept, however fast it compiles: a resumed run then starts in a few seconds.
         fast = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         fast |= {"XLA_FLAGS": "--xla_backend_optimization_level=0", "HF_HUB_OFFLINE": "1"}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        meet = [f"--config.hosts.{x}" for x in (f"coordinator=127.0.0.1:{port}", f"count={count}", f"timeout={SILENCE}")]
+        meet = [f"--config.hosts.{x}" for x in (f"coordinator=127.0.0.1:{free_port()}", f"count={count}", f"timeout={SILENCE}")]
         self.all: list[subprocess.Popen] = []
         for index in range(count):
             with (folder / f"out{index}.txt").open("w") as out, (folder / f"err{index}.txt").open("w") as err:
