@@ -7,8 +7,9 @@ Needs a TPU slice or GPUs for 9B parameters with float32 masters and moments: 16
 """
 
 from mpo_jax import losses
-from mpo_jax.config import DataConfig, TrainConfig
+from mpo_jax.config import TrainConfig
 from mpo_jax.optim import OptimConfig
+from mpo_jax.prepare import DataConfig
 from mpo_jax.variants import variant_of
 
 

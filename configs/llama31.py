@@ -11,8 +11,9 @@ With --config.reference=cached --config.optim.moments_dtype=bfloat16 it is compi
 """
 
 from mpo_jax import losses
-from mpo_jax.config import DataConfig, TrainConfig
+from mpo_jax.config import TrainConfig
 from mpo_jax.optim import OptimConfig
+from mpo_jax.prepare import DataConfig
 from mpo_jax.variants import variant_of
 
 

@@ -16,9 +16,10 @@ of the other languages' friendly texts rises, by 1 % (sw) to 12 % (ar, bn, ko).
 
 from mpo_jax import losses
 from mpo_jax.checkpoint import CheckpointConfig
-from mpo_jax.config import DataConfig, TrainConfig
+from mpo_jax.config import TrainConfig
 from mpo_jax.metrics import MetricsConfig
 from mpo_jax.optim import OptimConfig
+from mpo_jax.prepare import DataConfig
 from mpo_jax.variants import variant_of
 
 

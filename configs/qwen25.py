@@ -8,8 +8,9 @@ plus a bfloat16 reference.
 """
 
 from mpo_jax import losses
-from mpo_jax.config import DataConfig, TrainConfig
+from mpo_jax.config import TrainConfig
 from mpo_jax.optim import OptimConfig
+from mpo_jax.prepare import DataConfig
 from mpo_jax.variants import variant_of
 
 

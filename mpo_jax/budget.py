@@ -12,7 +12,8 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.optim import make_optimizer
 from mpo_jax.prepare import Data
 from mpo_jax.sharding import shards
-from mpo_jax.step import HOST, TrainState, abstract_state
+from mpo_jax.step import HOST, abstract_state
+from mpo_jax.types import TrainState
 
 
 def budget(config: TrainConfig, model: Model, data: Data, abstract: TrainState, mesh: Mesh) -> list[Line]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from mpo_jax import __version__
-from mpo_jax.gaps import GapTable, format_tables
 
 CITATION = """@inproceedings{zhao-etal-2025-mpo,
   title = "{MPO}: Multilingual Safety Alignment via Reward Gap Optimization",
@@ -22,10 +21,8 @@ def public_name(name: str) -> str:
     return Path(name).name if "://" in name or Path(name).exists() else name
 
 
-def model_card(
-    description: dict[str, Any], *, languages: list[str], rows: int, metrics: dict[str, float], gaps: dict[str, GapTable]
-) -> str:
-    """README.md of an export. `description` is the resolved config, `metrics` those of the last update."""
+def model_card(description: dict[str, Any], *, languages: list[str], rows: int, metrics: dict[str, float], gaps: str) -> str:
+    """README.md of an export. `description` is the resolved config, `metrics` those of the last update, `gaps` a table."""
     base, data = public_name(description["model"]), public_name(description["data"]["path"])
     hub_name = "/" in base
     shown = {**description, "model": base, "data": {**description["data"], "path": data}}
@@ -51,7 +48,7 @@ def model_card(
         "reward-gap MPO (ACL 2025, arXiv:2505.16869; not TRL's Mixed Preference Optimization). "
         f"Made with mpo_jax {__version__} on {rows} parallel preference rows of `{data}` ({', '.join(languages)}).",
         "## Reward gaps\n\nMean length-normalised reward gap in nats per token, log p(safe) - log p(unsafe), with 95 % "
-        "bootstrap intervals.\n\n```\n" + format_tables(gaps) + "\n```",
+        "bootstrap intervals.\n\n```\n" + gaps + "\n```",
         "## Last update\n\n```\n" + "\n".join(f"{name}: {value:.6g}" for name, value in sorted(metrics.items())) + "\n```",
         "## Limits\n\nA reward gap is a measure of preference between two given answers, not of what the model writes. Evaluate "
         "generations, in every language you serve, before relying on them.",

@@ -17,8 +17,8 @@ from orbax.checkpoint import checkpoint_managers
 from mpo_jax import hosts, storage
 from mpo_jax.digests import digests
 from mpo_jax.errors import InputError, check_choice
-from mpo_jax.metrics import write_json
-from mpo_jax.step import TrainState
+from mpo_jax.json_files import differences, write_json
+from mpo_jax.types import TrainState
 
 MANIFEST = "digests.json"
 UNSIGNED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax writes the time into them when all else is written
@@ -194,13 +194,3 @@ def _first(error: Exception) -> str:
 
 def _tree(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-
-
-def differences(kept: Any, given: Any, name: str = "") -> list[str]:
-    """Where two JSON trees differ, a phrase each."""
-    if isinstance(kept, dict) and isinstance(given, dict):
-        keys = sorted(kept.keys() | given.keys())
-        return [d for key in keys for d in differences(kept.get(key), given.get(key), f"{name}.{key}" if name else key)]
-    if isinstance(kept, tuple | list) and isinstance(given, tuple | list):
-        kept, given = list(kept), list(given)
-    return [] if kept == given else [f"{name} was {kept!r} and is now {given!r}"]

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,13 +12,9 @@ from mpo_jax import hosts
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.data.rows import Row
 from mpo_jax.gaps import RowGap
-from mpo_jax.models.decoder import Model
-from mpo_jax.scoring import score_all
-from mpo_jax.sharding import batch_to_mesh, everywhere
-from mpo_jax.step import Metrics, cast
-from mpo_jax.types import Array, Batch, Pair, Params, Reads, Scores
-
-ScoreStep = Callable[[Params, Batch], Scores]
+from mpo_jax.scoring import ScoreStep
+from mpo_jax.sharding import batch_to_mesh
+from mpo_jax.types import Array, Batch, Metrics, Pair, Params
 
 
 def evaluate(
@@ -32,16 +27,6 @@ def evaluate(
         sums = {name: sums[name] + mean if sums else mean for name, mean in metrics.items()}
     sums = jax.device_get(sums)
     return {f"eval_{name}": float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in sums.items()}
-
-
-def make_score_step(model: Model, compute_dtype: Any, reads: Reads) -> jax.stages.Wrapped:
-    """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> what a model says of its rows, in order."""
-
-    def score_step(params: Params, batch: Batch) -> Scores:
-        scores = score_all(model, cast(params, compute_dtype), batch.policy, reads, batch.weight_B.shape[1])
-        return jax.tree.map(everywhere, scores)  # so that every process sees them
-
-    return jax.jit(score_step)
 
 
 def mean_gap(pair: Pair) -> Array:

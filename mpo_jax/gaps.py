@@ -67,6 +67,11 @@ def _line(name: str, gaps: np.ndarray) -> GapLine:
     return GapLine(name, len(gaps), float(gaps.mean()), float(low), float(high))
 
 
+def bars(tables: dict[str, GapTable]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Label -> language -> (mean, low, high), for `plot_gaps`."""
+    return {label: {line.name: (line.mean, line.low, line.high) for line in table} for label, table in tables.items()}
+
+
 def format_tables(tables: dict[str, GapTable]) -> str:
     """Tables of the same languages side by side, for the terminal."""
     header = f"{'language':<16}{'rows':>6}" + "".join(f"{label:>30}" for label in tables)

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mpo_jax.errors import InputError
+from mpo_jax.json_files import replace_text
 from mpo_jax.storage import Lines, in_bucket, naming, path_of, write
 
 
@@ -106,14 +107,6 @@ def keep_until(path: Path, step: int) -> None:
     """Drops the lines of `metrics.jsonl` after `step`, and a last line that an interruption cut short."""
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_until(line, step)]
     replace_text(path, "".join(line + "\n" for line in kept))
-
-
-def write_json(path: Path, value: Any) -> None:
-    replace_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    write(path, text.encode())
 
 
 def _is_until(line: str, step: int) -> bool:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpo_jax.gaps import GapTable
 from mpo_jax.storage import write
+
+Bars = dict[str, tuple[float, float, float]]  # name of a bar -> its height, and the ends of its interval
 
 
 def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
@@ -42,20 +43,19 @@ def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
     save(drawn, path)
 
 
-def plot_gaps(tables: dict[str, GapTable], path: Path, what: str = "length-normalised reward gap, nats per token") -> None:
+def plot_gaps(tables: dict[str, Bars], path: Path, what: str = "length-normalised reward gap, nats per token") -> None:
     """Bars of the mean reward gap per language with their confidence intervals, a group for each of `tables` (its key is the
-    legend, for example 'before' and 'after'), beside the dominant gap."""
+    legend, for example 'before' and 'after'), beside the gap of the first language, the dominant one."""
     first = next(iter(tables.values()))
-    names = [line.name for line in first]
+    names = list(first)
     drawn, axes = figure(max(6, 1.1 * len(names) + 2), 4.5)
     width = 0.8 / len(tables)
     for i, (label, table) in enumerate(tables.items()):
-        by_name = {line.name: line for line in table}
         at = [x + (i - (len(tables) - 1) / 2) * width for x in range(len(names))]
-        means = [by_name[name].mean for name in names]
-        error = [[by_name[n].mean - by_name[n].low for n in names], [by_name[n].high - by_name[n].mean for n in names]]
+        means, lows, highs = zip(*(table[name] for name in names), strict=True)
+        error = [[m - low for m, low in zip(means, lows, strict=True)], [high - m for m, high in zip(means, highs, strict=True)]]
         axes.bar(at, means, width * 0.95, yerr=error, capsize=3, label=label)
-    axes.axhline(first[0].mean, color="grey", linestyle="--", linewidth=1, label=f"dominant gap, {next(iter(tables))}")
+    axes.axhline(first[names[0]][0], color="grey", linestyle="--", linewidth=1, label=f"dominant gap, {next(iter(tables))}")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel=what, title="Reward gap by language")

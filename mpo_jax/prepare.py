@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpo_jax.data.audit import Audit, audit
-from mpo_jax.data.chat import TRUNCATIONS, ChatFormat, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.chat import TRUNCATIONS, hf_format, load_tokenizer, tokenize
 from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
 from mpo_jax.data.views import PAIRS, in_language, mismatched, monolingual
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.family import Family
-from mpo_jax.types import Reads, Want
+from mpo_jax.types import ChatFormat, Reads, Want
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -16,7 +16,6 @@ from mpo_jax.config import TrainConfig
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
-from mpo_jax.evaluate import make_score_step
 from mpo_jax.memory import bytes_on
 from mpo_jax.mesh_rule import chosen
 from mpo_jax.models.decoder import Model
@@ -27,11 +26,12 @@ from mpo_jax.objective import make_objective
 from mpo_jax.optim import make_optimizer
 from mpo_jax.prepare import Batching
 from mpo_jax.reference import of_pairs, stored_fields
+from mpo_jax.scoring import make_score_step
 from mpo_jax.sharding import abstract_on_mesh, batch_to_mesh, like, make_mesh, shards
-from mpo_jax.step import TrainState, TrainStep, abstract_state, make_eval_step, make_train_step
+from mpo_jax.step import TrainStep, abstract_state, make_eval_step, make_train_step
 from mpo_jax.step import programs as step_programs
 from mpo_jax.tpu_compiler import devices
-from mpo_jax.types import SIDES, Batch, Pair, Params, Reads, Scores, SequenceScores
+from mpo_jax.types import SIDES, Batch, Pair, Params, Reads, Scores, SequenceScores, TrainState
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
 LANGUAGES = ("ar", "bn", "jv", "ko", "sw", "zh")  # as many as the published data has

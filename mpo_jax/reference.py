@@ -21,9 +21,9 @@ from mpo_jax import hosts
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
-from mpo_jax.evaluate import make_score_step
 from mpo_jax.models.decoder import Model
 from mpo_jax.reference_store import ScoreStore
+from mpo_jax.scoring import make_score_step
 from mpo_jax.sharding import batch_to_mesh
 from mpo_jax.types import SIDES, Pair, Params, Reads, Scores, SequenceScores, Want
 

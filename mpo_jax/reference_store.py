@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from mpo_jax.checkpoint import differences
 from mpo_jax.errors import InputError
-from mpo_jax.metrics import write_json
+from mpo_jax.json_files import differences, write_json
 from mpo_jax.storage import kvstore
 
 

@@ -13,13 +13,15 @@ from mpo_jax import hosts
 from mpo_jax.card import model_card
 from mpo_jax.config import TrainConfig, describe
 from mpo_jax.convert import is_whole, save_hf
-from mpo_jax.evaluate import make_score_step, measure_gaps, measure_perplexity
-from mpo_jax.gaps import GapLine, GapTable, format_tables, gap_table
-from mpo_jax.metrics import read_metrics, write_json
+from mpo_jax.evaluate import measure_gaps, measure_perplexity
+from mpo_jax.gaps import GapLine, GapTable, bars, format_tables, gap_table
+from mpo_jax.json_files import write_json
+from mpo_jax.metrics import read_metrics
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.family import Family
 from mpo_jax.plots import plot_gaps, plot_losses
 from mpo_jax.prepare import Data
+from mpo_jax.scoring import make_score_step
 from mpo_jax.types import Params
 
 
@@ -66,7 +68,7 @@ def report(folder: Path, data: Data, measured: dict[str, Measured]) -> dict[str,
             after = measured["after"].perplexity[language]
             print(f"perplexity of the texts in {language}: {before:.3f} before, {after:.3f} after")
     write_json(folder / "reward_gap.json", content)
-    plot_gaps(tables, folder / "reward_gap.png")
+    plot_gaps(bars(tables), folder / "reward_gap.png")
     plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
     print(f"plots: {folder / 'loss.png'} and {folder / 'reward_gap.png'}")
     return tables
@@ -85,7 +87,7 @@ def export(
     def card() -> str:
         last = next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {})
         languages, rows = list(pipeline.languages), len(pipeline.examples)
-        return model_card(describe(config), languages=languages, rows=rows, metrics=last, gaps=tables)
+        return model_card(describe(config), languages=languages, rows=rows, metrics=last, gaps=format_tables(tables))
 
     written = save_hf(params, out_dir, model=model, family=family, source_dir=model_dir, dtype=dtype, model_card=card)
     if written is not None:

@@ -24,12 +24,13 @@ from mpo_jax import hub
 from mpo_jax.convert import load_params
 from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.evaluate import make_score_step, mean_gap, measure_gaps
-from mpo_jax.gaps import GapTable, RowGap, format_tables, gap_table, implicit
-from mpo_jax.metrics import replace_text, write_json
+from mpo_jax.evaluate import mean_gap, measure_gaps
+from mpo_jax.gaps import GapTable, RowGap, bars, format_tables, gap_table, implicit
+from mpo_jax.json_files import replace_text, write_json
 from mpo_jax.models.families import build
 from mpo_jax.plots import plot_gaps
 from mpo_jax.prepare import Batching, Tokens
+from mpo_jax.scoring import make_score_step
 from mpo_jax.sharding import MeshConfig, make_mesh, shards
 from mpo_jax.storage import path_of
 from mpo_jax.types import DTYPES, Array, Pair, Reads, Want
@@ -68,7 +69,7 @@ def write(folder: Path, measured: dict[str, list[RowGap]], what: str) -> dict[st
             lines.append(json.dumps({"model": label, **row}, ensure_ascii=False) + "\n")
     replace_text(folder / "rows.jsonl", "".join(lines))
     write_json(folder / "reward_gap.json", {label: [dataclasses.asdict(line) for line in t] for label, t in tables.items()})
-    plot_gaps(tables, folder / "reward_gap.png", what)
+    plot_gaps(bars(tables), folder / "reward_gap.png", what)
     return tables
 
 

@@ -4,6 +4,7 @@ No array of [tokens, vocabulary] exists for the batch: only scored positions rea
 vocabulary a block at a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,10 @@ import jax.numpy as jnp
 
 from mpo_jax.divergence import token_divergences
 from mpo_jax.logprob import token_logps
-from mpo_jax.types import ANSWERS, KL, SIDES, Array, Packed, Pair, Params, Reads, Scores, SequenceScores, Want
+from mpo_jax.sharding import everywhere
+from mpo_jax.types import ANSWERS, KL, SIDES, Array, Batch, Packed, Pair, Params, Reads, Scores, SequenceScores, Want, cast
+
+ScoreStep = Callable[[Params, Batch], Scores]
 
 
 def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
@@ -40,6 +44,16 @@ def score_all(model: Any, params: Params, packed: Packed, reads: Reads, rows: in
     """`score` of M microbatches of B = `rows` rows each, in turns: (M * B,) and (M * B, D), in the order of the rows."""
     scores = jax.lax.map(lambda micro: score(model, params, micro, reads, rows), packed)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
+
+
+def make_score_step(model: Any, compute_dtype: Any, reads: Reads) -> jax.stages.Wrapped:
+    """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> what a model says of its rows, in order."""
+
+    def score_step(params: Params, batch: Batch) -> Scores:
+        scores = score_all(model, cast(params, compute_dtype), batch.policy, reads, batch.weight_B.shape[1])
+        return jax.tree.map(everywhere, scores)  # so that every process sees them
+
+    return jax.jit(score_step)
 
 
 def divergences(

@@ -26,9 +26,9 @@ from mpo_jax.prepare import Batching, Data, prepare
 from mpo_jax.reference import cached_reference
 from mpo_jax.report import Measured, make_measure
 from mpo_jax.sharding import make_mesh, shards
-from mpo_jax.step import TrainState, TrainStep, abstract_state, jit_train_step, make_eval_step, make_train_step
+from mpo_jax.step import TrainStep, abstract_state, jit_train_step, make_eval_step, make_train_step
 from mpo_jax.storage import path_of
-from mpo_jax.types import Params
+from mpo_jax.types import Params, TrainState
 
 Programs = tuple[Callable[..., Any], Callable[..., Any]]  # the step and the evaluation step, as `step` makes them
 

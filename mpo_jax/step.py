@@ -12,18 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mpo_jax.errors import InputError
 from mpo_jax.optim import Optimizer
 from mpo_jax.sharding import like
-from mpo_jax.types import Array, Batch, Mean, Objective, Params
+from mpo_jax.types import Array, Batch, Mean, Metrics, Objective, Params, TrainState, cast
 
-Metrics = dict[str, Mean]
 HOST = "pinned_host"  # JAX's name of the host memory that devices copy from and to
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    step: Any  # int32 (): updates done
-    params: Params  # float32 masters: at these learning rates a bfloat16 weight would never move
-    opt_state: Any
 
 
 def init_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
@@ -73,10 +64,6 @@ def _check_host_memory(mesh: Mesh) -> None:
 
 def _shardings(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, tree)
-
-
-def cast(params: Params, dtype: Any) -> Params:
-    return jax.tree.map(lambda p: p.astype(dtype), params)
 
 
 def loss_and_grads(objective: Objective, params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, Metrics, Params]:

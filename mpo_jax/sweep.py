@@ -20,10 +20,11 @@ from typing import Any
 from mpo_jax import hosts
 from mpo_jax.config import TrainConfig, describe, parse
 from mpo_jax.errors import Diverged, InputError, one_sentence
-from mpo_jax.gaps import GapLine, GapTable
+from mpo_jax.gaps import GapLine, GapTable, bars
 from mpo_jax.identity import FREE
 from mpo_jax.interruption import Interrupted
-from mpo_jax.metrics import read_metrics, write_json
+from mpo_jax.json_files import write_json
+from mpo_jax.metrics import read_metrics
 from mpo_jax.numbers import numbers_of, with_numbers
 from mpo_jax.plots import plot_gaps
 from mpo_jax.setup import Setup, set_up
@@ -170,7 +171,7 @@ def _report(points: Sequence[Point], diverged: dict[str, str]) -> dict[str, Any]
     write_json(folder / "sweep.json", lines)
     if finished:
         before = json.loads((folder / next(iter(finished)) / DONE).read_text(encoding="utf-8"))["before"]
-        plot_gaps({"before": [GapLine(**line) for line in before], **finished}, folder / "sweep.png")
+        plot_gaps(bars({"before": [GapLine(**line) for line in before], **finished}), folder / "sweep.png")
     print(f"table and plot: {folder / 'sweep.json'} and {folder / 'sweep.png'}")
     return {"points": lines}
 

@@ -27,9 +27,10 @@ from mpo_jax.evaluate import evaluate
 from mpo_jax.flops import update_work
 from mpo_jax.identity import identity
 from mpo_jax.interruption import Interrupted, Interruption
+from mpo_jax.json_files import write_json
 from mpo_jax.memory import table
 from mpo_jax.metering import Meter, Trace, parse_range
-from mpo_jax.metrics import MetricsConfig, MetricWriter, Silent, write_json
+from mpo_jax.metrics import MetricsConfig, MetricWriter, Silent
 from mpo_jax.models.decoder import Model
 from mpo_jax.optim import make_optimizer
 from mpo_jax.prepare import Data
@@ -37,9 +38,9 @@ from mpo_jax.report import Measured, export, report
 from mpo_jax.setup import Setup, set_up
 from mpo_jax.sharding import batch_to_mesh
 from mpo_jax.standstill import Watch
-from mpo_jax.step import TrainState, init_state
+from mpo_jax.step import init_state
 from mpo_jax.storage import path_of, try_writing
-from mpo_jax.types import Params
+from mpo_jax.types import Params, TrainState
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -32,6 +32,25 @@ SIDES = ("source", "target", "mismatch", "parallel")
 ANSWERS = ("chosen", "rejected")
 
 
+@dataclasses.dataclass(frozen=True)
+class ChatFormat:
+    """The literal text around one exchange. `before` holds the beginning-of-text token, where the model has one."""
+
+    before: str
+    between: str
+    end: str
+    strip: bool = False  # whether white space around both messages is removed
+
+    def prompt(self, message: str) -> str:
+        return self.before + self.content(message) + self.between
+
+    def response(self, message: str) -> str:
+        return self.content(message) + self.end
+
+    def content(self, message: str) -> str:
+        return message.strip() if self.strip else message
+
+
 class Want(enum.Flag):
     """What a method needs from one model on one side of a row."""
 
@@ -218,6 +237,21 @@ class Mean:
         return self.total / self.weight
 
 
+Metrics = dict[str, Mean]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    step: Any  # int32 (): updates done
+    params: Params  # float32 masters: at these learning rates a bfloat16 weight would never move
+    opt_state: Any
+
+
+def cast(params: Params, dtype: Any) -> Params:
+    return jax.tree.map(lambda p: p.astype(dtype), params)
+
+
 class Objective(Protocol):
     """A pure function of (params, ref_params, batch without its microbatch axis) -> (loss over the rows, metrics).
 
@@ -225,9 +259,7 @@ class Objective(Protocol):
     one microbatch.
     """
 
-    def __call__(
-        self, params: Params, ref_params: Params, batch: Batch, whole: Whole | None = None
-    ) -> tuple[Mean, dict[str, Mean]]: ...
+    def __call__(self, params: Params, ref_params: Params, batch: Batch, whole: Whole | None = None) -> tuple[Mean, Metrics]: ...
 
     def whole(self, params: Params, ref_params: Params, batch: Batch) -> Whole: ...
 

@@ -7,8 +7,9 @@ import pytest
 
 from mpo_jax import __version__
 from mpo_jax.card import model_card, public_name
-from mpo_jax.config import DataConfig, TrainConfig, describe
-from mpo_jax.gaps import RowGap, gap_table
+from mpo_jax.config import TrainConfig, describe
+from mpo_jax.gaps import RowGap, format_tables, gap_table
+from mpo_jax.prepare import DataConfig
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def folder(tmp_path):
 def card(model, data):
     tables = {name: gap_table([RowGap("1", "sw", gap, "en", "k", 2.0)]) for name, gap in (("before", -1.0), ("after", 1.75))}
     config = TrainConfig(model=model, data=data, output="/home/somebody/runs/1")
-    return model_card(describe(config), languages=["sw", "zh"], rows=600, metrics={"loss": 0.25}, gaps=tables)
+    return model_card(describe(config), languages=["sw", "zh"], rows=600, metrics={"loss": 0.25}, gaps=format_tables(tables))
 
 
 def test_what_a_reader_has_to_know():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from mpo_jax.checkpoint import CheckpointConfig, Checkpointer, differences, flaw
+from mpo_jax.checkpoint import CheckpointConfig, Checkpointer, flaw
 from mpo_jax.errors import InputError
+from mpo_jax.json_files import differences
 from mpo_jax.optim import OptimConfig, make_optimizer
 from mpo_jax.step import abstract_state, init_state
 

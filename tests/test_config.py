@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mpo_jax import losses
-from mpo_jax.config import DataConfig, TrainConfig, describe, format_config, load, parse
+from mpo_jax.config import TrainConfig, describe, format_config, load, parse
 from mpo_jax.errors import InputError
+from mpo_jax.prepare import DataConfig
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
 LLAMA = str(next(path for path in CONFIGS if path.stem == "llama31"))

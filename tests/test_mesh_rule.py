@@ -6,11 +6,12 @@ import jax
 import pytest
 import tiny
 
-from mpo_jax.config import DataConfig, TrainConfig
+from mpo_jax.config import TrainConfig
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo, Simpo
 from mpo_jax.mesh_rule import chosen, meshes
 from mpo_jax.models.decoder import Model
+from mpo_jax.prepare import DataConfig
 from mpo_jax.sharding import MeshConfig, make_mesh
 
 AUTO = TrainConfig(model="", data=DataConfig(""), output="", mesh=MeshConfig(auto=True))

@@ -11,7 +11,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mpo_jax.errors import InputError
-from mpo_jax.metrics import MetricsConfig, MetricWriter, TensorBoard, keep_until, read_metrics, write_json
+from mpo_jax.json_files import write_json
+from mpo_jax.metrics import MetricsConfig, MetricWriter, TensorBoard, keep_until, read_metrics
 
 
 def writer(folder, *, start=0, **settings):

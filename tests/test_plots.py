@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mpo_jax.gaps import RowGap, gap_table
+from mpo_jax.gaps import RowGap, bars, gap_table
 from mpo_jax.plots import plot_gaps, plot_losses
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -27,5 +27,5 @@ def test_losses_with_held_out_points_and_a_retention_of_zero(tmp_path):
 def test_gaps_before_and_after(tmp_path):
     before = [RowGap(str(i), lang, -math.sin(i), "en", str(i), 2.0) for i in range(6) for lang in ("zh", "ar")]
     after = [RowGap(str(i), lang, 1.0 + math.sin(i), "en", str(i), 2.1) for i in range(6) for lang in ("zh", "ar")]
-    plot_gaps({"before": gap_table(before), "after": gap_table(after)}, tmp_path / "gaps.png")
+    plot_gaps(bars({"before": gap_table(before), "after": gap_table(after)}), tmp_path / "gaps.png")
     assert_png(tmp_path / "gaps.png")

@@ -8,9 +8,10 @@ import tiny
 from mpo_jax import reward_gap
 from mpo_jax.convert import load_params
 from mpo_jax.data.rows import read_rows
-from mpo_jax.evaluate import make_score_step, measure_gaps, measure_perplexity
+from mpo_jax.evaluate import measure_gaps, measure_perplexity
 from mpo_jax.models.families import build
 from mpo_jax.prepare import Batching, Tokens
+from mpo_jax.scoring import make_score_step
 from mpo_jax.types import Reads, Want
 
 COMMON = ["--template", "hf", "--dtype", "float32", "--batch-size", "4"]

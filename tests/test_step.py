@@ -13,7 +13,8 @@ from mpo_jax.losses import Mpo
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, make_optimizer
 from mpo_jax.sharding import batch_to_mesh
-from mpo_jax.step import TrainState, abstract_state, init_state, jit_train_step, loss_and_grads, make_eval_step, make_train_step
+from mpo_jax.step import abstract_state, init_state, jit_train_step, loss_and_grads, make_eval_step, make_train_step
+from mpo_jax.types import TrainState
 
 ROWS = 4
 MODEL = tiny.model(tied=True, qkv_bias=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from mpo_jax import losses
-from mpo_jax.config import DataConfig, TrainConfig, load
+from mpo_jax.config import TrainConfig, load
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
+from mpo_jax.prepare import DataConfig
 from mpo_jax.types import Want
 from mpo_jax.variants import ABLATIONS, BASELINES, PRESETS, WITH_VALUE, variant_of
 

@@ -5,8 +5,9 @@ import functools
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mpo_jax.data.chat import ChatFormat, Example, tokenize
+from mpo_jax.data.chat import Example, tokenize
 from mpo_jax.data.rows import PairText, Row
+from mpo_jax.types import ChatFormat
 
 FORMAT = ChatFormat("<bos><user>\n", "<end>\n<model>\n", "<end>", strip=True)
 HEADER = 7  # tokens of the format around a message

@@ -18,30 +18,12 @@ from mpo_jax import hub
 from mpo_jax.data.rows import PairText, Row
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.storage import path_of, read_locally
+from mpo_jax.types import ChatFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TRUNCATIONS = ("keep_header", "official", "error")
-
-
-@dataclasses.dataclass(frozen=True)
-class ChatFormat:
-    """The literal text around one exchange. `before` holds the beginning-of-text token, where the model has one."""
-
-    before: str
-    between: str
-    end: str
-    strip: bool = False  # whether white space around both messages is removed
-
-    def prompt(self, message: str) -> str:
-        return self.before + self.content(message) + self.between
-
-    def response(self, message: str) -> str:
-        return self.content(message) + self.end
-
-    def content(self, message: str) -> str:
-        return message.strip() if self.strip else message
 
 
 @dataclasses.dataclass(frozen=True)

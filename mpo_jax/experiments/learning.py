@@ -21,8 +21,8 @@ from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, Optimizer, make_optimizer
-from mpo_jax.step import TrainState, make_train_step
-from mpo_jax.types import Array, Batch, Params, Reads
+from mpo_jax.step import make_train_step
+from mpo_jax.types import Array, Batch, Params, Reads, TrainState
 
 MODEL = Model(
     DecoderConfig(

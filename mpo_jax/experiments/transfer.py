@@ -25,7 +25,7 @@ from mpo_jax.experiments.measuring import REQUESTS, Measure, make_measure
 from mpo_jax.experiments.methods import METHODS, SWEPT, Method
 from mpo_jax.experiments.results import BASE, Run, balance, markdown, plot
 from mpo_jax.experiments.world import Noise, World, preference_rows
-from mpo_jax.metrics import write_json
+from mpo_jax.json_files import write_json
 from mpo_jax.optim import OptimConfig
 from mpo_jax.types import Params
 

@@ -8,11 +8,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from mpo_jax.data.chat import ChatFormat
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import DecoderConfig
 from mpo_jax.models.layers import Activation, Llama3Scaling
 from mpo_jax.models.weights import Weight
+from mpo_jax.types import ChatFormat
 
 RawConfig = dict[str, Any]  # a parsed config.json
 

@@ -1,9 +1,9 @@
 """How is a Gemma 2 read into the decoder?"""
 
-from mpo_jax.data.chat import ChatFormat
 from mpo_jax.models import family
 from mpo_jax.models.decoder import DecoderConfig
 from mpo_jax.models.weights import Weight
+from mpo_jax.types import ChatFormat
 
 OWN_WEIGHTS = (
     Weight("layers.attention_post_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm"),

@@ -1,9 +1,9 @@
 """How is a Llama (2, 3, 3.1) read into the decoder?"""
 
-from mpo_jax.data.chat import ChatFormat
 from mpo_jax.models import family
 from mpo_jax.models.decoder import DecoderConfig
 from mpo_jax.models.weights import Weight
+from mpo_jax.types import ChatFormat
 
 MLP_NORM = Weight("layers.mlp_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm")
 

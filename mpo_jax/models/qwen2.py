@@ -1,9 +1,9 @@
 """How is a Qwen2 or Qwen2.5 read into the decoder?"""
 
-from mpo_jax.data.chat import ChatFormat
 from mpo_jax.models import family
 from mpo_jax.models.decoder import DecoderConfig
 from mpo_jax.models.weights import Weight
+from mpo_jax.types import ChatFormat
 
 OWN_WEIGHTS = (
     Weight("layers.mlp_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm"),

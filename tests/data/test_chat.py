@@ -5,9 +5,10 @@ import pytest
 import toy_chat
 from toy_chat import FORMAT, HEADER
 
-from mpo_jax.data.chat import ChatFormat, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.chat import hf_format, load_tokenizer, tokenize
 from mpo_jax.data.rows import PairText, Row, read_rows
 from mpo_jax.errors import InputError
+from mpo_jax.types import ChatFormat
 
 TOKENIZER = toy_chat.tokenizer()
 REFERENCE = {

@@ -18,8 +18,8 @@ from mpo_jax.experiments.results import BASE
 from mpo_jax.experiments.world import DOMINANT, LANGUAGES, TARGETS, Noise, Request, World, preference_rows
 from mpo_jax.objective import make_objective
 from mpo_jax.optim import OptimConfig, make_optimizer
-from mpo_jax.step import TrainState, make_train_step
-from mpo_jax.types import Reads
+from mpo_jax.step import make_train_step
+from mpo_jax.types import Reads, TrainState
 
 ROWS = preference_rows(World(0), 0, 4, Noise())
 

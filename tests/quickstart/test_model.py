@@ -14,9 +14,10 @@ from mpo_jax import config, train
 from mpo_jax.convert import load_params
 from mpo_jax.data.chat import hf_format, load_tokenizer
 from mpo_jax.data.rows import Row, read_rows
-from mpo_jax.evaluate import make_score_step, measure_gaps
+from mpo_jax.evaluate import measure_gaps
 from mpo_jax.models.families import build
 from mpo_jax.prepare import Batching, Tokens, prepare
+from mpo_jax.scoring import make_score_step
 from mpo_jax.sharding import MeshConfig, make_mesh
 from mpo_jax.types import Reads, Want
 from quickstart import make_model
