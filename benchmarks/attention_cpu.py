@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpo_jax.models.attention import attention
+from mpo_jax.models.attention.api import attention
 
 RUNS = 4
 # S, T, N, K, H, softcap, longest and shortest sequence

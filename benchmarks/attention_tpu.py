@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
-from mpo_jax.models.attention import KEYS, QUERIES, TOKENS, attention
-from mpo_jax.sharding import MeshConfig, make_mesh, spec
+from mpo_jax.devices.sharding import MeshConfig, make_mesh, spec
+from mpo_jax.models.attention.api import KEYS, QUERIES, TOKENS, attention
 
 S, T = 8, 2048
 MESHES = {"v5e:2x2": MeshConfig(1, 2, 2), "v6e:1x1": MeshConfig(1, 1, 1), "v5p:2x2x1": MeshConfig(2, 1, 2)}

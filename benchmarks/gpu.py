@@ -6,7 +6,7 @@
 
 Random weights of Llama-3.1-8B's shape, bfloat16 computation, float32 masters, AdamW with its first moment in bfloat16, the
 reference cached, remat="attention". 8 rows of lengths like the authors' Llama file. Prints the rate of a large bfloat16 matrix
-product, and for each step its seconds, real tokens a second, model FLOP/s (the convention of `mpo_jax.flops`, the same number of
+product, and for each step its seconds, real tokens a second, model FLOP/s (the convention of `telemetry.flops`, the same number of
 FLOPs for both) and their share of the product's rate.
 
 The peer is transformers' Llama with what a person can do by hand: right padding without a mask, so that attention is PyTorch's
@@ -59,13 +59,13 @@ def ours(shape: dict[str, int]) -> dict[str, Any]:
 
     from mpo_jax.data.chat import Example, TokenPair
     from mpo_jax.data.pipeline import Pipeline
-    from mpo_jax.flops import update_work
+    from mpo_jax.devices.sharding import MeshConfig, batch_to_mesh, make_mesh
     from mpo_jax.losses import Mpo
     from mpo_jax.models.decoder import DecoderConfig, Model
-    from mpo_jax.objective import make_objective
-    from mpo_jax.optim import OptimConfig, make_optimizer
-    from mpo_jax.sharding import MeshConfig, batch_to_mesh, make_mesh
-    from mpo_jax.step import abstract_state, init_state, jit_train_step, make_train_step
+    from mpo_jax.scoring.objective import make_objective
+    from mpo_jax.telemetry.flops import update_work
+    from mpo_jax.training.optim import OptimConfig, make_optimizer
+    from mpo_jax.training.step import abstract_state, init_state, jit_train_step, make_train_step
     from mpo_jax.types import Pair, Reads, Scores, SequenceScores
 
     head = shape["hidden"] // shape["heads"]

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from mpo_jax import hosts
-from mpo_jax.convert import load_params
-from mpo_jax.models.families import build
-from mpo_jax.models.weights import Place, in_order
-from mpo_jax.sharding import MeshConfig, make_mesh
-from mpo_jax.stored import Stored
+from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.checkpoints.safetensors_files import Stored
+from mpo_jax.devices import processes
+from mpo_jax.devices.sharding import MeshConfig, make_mesh
+from mpo_jax.models.families.registry import build
+from mpo_jax.models.weight_table import Place, in_order
 
 CONFIG = dict(model_type="llama", vocab_size=32_000, hidden_size=2048, intermediate_size=5632, num_attention_heads=16)
 
@@ -86,9 +86,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.folder is not None:
         coordinator, count, index = args.join or (None, None, None)
-        with hosts.joined(hosts.HostsConfig(coordinator, count and int(count), index and int(index))):
+        with processes.joined(processes.HostsConfig(coordinator, count and int(count), index and int(index))):
             measure(args.folder, args.dtype)
-            hosts.wait("all have loaded")
+            processes.wait("all have loaded")
         return
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), args.gigabytes)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpo_jax.logprob import token_logps
+from mpo_jax.scoring.token_logprob import token_logps
 
 
 def naive(h_SAD, unembed_VD, label_SA, softcap):

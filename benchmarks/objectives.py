@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from mpo_jax import losses
 from mpo_jax.data.chat import Example
-from mpo_jax.data.views import mismatched
+from mpo_jax.data.pair_views import mismatched
 from mpo_jax.losses.base import PreferenceLoss
-from mpo_jax.variants import ABLATIONS, BASELINES
+from mpo_jax.training.variants import ABLATIONS, BASELINES
 
 METHODS: dict[str, PreferenceLoss] = {
     **{name: method() for name, method in BASELINES.items()},

@@ -32,20 +32,20 @@ import numpy as np
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from mpo_jax.convert import load_params
+from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.layout import round_up
 from mpo_jax.data.packing import pack
-from mpo_jax.data.shapes import shapes_of
+from mpo_jax.data.row_layout import round_up
+from mpo_jax.devices.sharding import MeshConfig, batch_to_mesh, make_mesh
 from mpo_jax.losses import Mpo
 from mpo_jax.losses.base import PreferenceLoss
-from mpo_jax.models.families import build
-from mpo_jax.models.weights import in_order
-from mpo_jax.objective import make_objective
-from mpo_jax.optim import OptimConfig, make_optimizer
-from mpo_jax.scoring import score
-from mpo_jax.sharding import MeshConfig, batch_to_mesh, make_mesh
-from mpo_jax.step import abstract_state, init_state, jit_train_step, make_train_step
+from mpo_jax.models.families.registry import build
+from mpo_jax.models.weight_table import in_order
+from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.sequences import score
+from mpo_jax.training.optim import OptimConfig, make_optimizer
+from mpo_jax.training.step import abstract_state, init_state, jit_train_step, make_train_step
 from mpo_jax.types import Batch, Reads
 
 SHAPE = {"vocab": 128256, "hidden": 256, "layers": 8, "ffn": 1024, "heads": 8, "kv-heads": 4, "batch": 4, "maxlen": 512}

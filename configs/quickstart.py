@@ -15,12 +15,12 @@ of the other languages' friendly texts rises, by 1 % (sw) to 12 % (ar, bn, ko).
 """
 
 from mpo_jax import losses
-from mpo_jax.checkpoint import CheckpointConfig
-from mpo_jax.config import TrainConfig
-from mpo_jax.metrics import MetricsConfig
-from mpo_jax.optim import OptimConfig
-from mpo_jax.prepare import DataConfig
-from mpo_jax.variants import variant_of
+from mpo_jax.checkpoints.run_state import CheckpointConfig
+from mpo_jax.data.dataset import DataConfig
+from mpo_jax.telemetry.writers import MetricsConfig
+from mpo_jax.training.config import TrainConfig
+from mpo_jax.training.optim import OptimConfig
+from mpo_jax.training.variants import variant_of
 
 
 def get_config(variant: str | None = None) -> TrainConfig:

@@ -8,10 +8,10 @@ plus a bfloat16 reference.
 """
 
 from mpo_jax import losses
-from mpo_jax.config import TrainConfig
-from mpo_jax.optim import OptimConfig
-from mpo_jax.prepare import DataConfig
-from mpo_jax.variants import variant_of
+from mpo_jax.data.dataset import DataConfig
+from mpo_jax.training.config import TrainConfig
+from mpo_jax.training.optim import OptimConfig
+from mpo_jax.training.variants import variant_of
 
 
 def get_config(variant: str | None = None) -> TrainConfig:

@@ -13,12 +13,12 @@ import json
 import math
 import sys
 
-from mpo_jax.config import TrainConfig, parse
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.fit import Plan, compiled
-from mpo_jax.programs import lay_out
-from mpo_jax.search import Found, flags, search
-from mpo_jax.tpu_compiler import EXAMPLES, GIB
+from mpo_jax.planning.programs import lay_out
+from mpo_jax.planning.slice_fit import Plan, compiled
+from mpo_jax.planning.slice_search import Found, flags, search
+from mpo_jax.planning.tpu_compiler import EXAMPLES, GIB
+from mpo_jax.training.config import TrainConfig, parse
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpo_jax import hub
-from mpo_jax.config import parse
 from mpo_jax.data.audit import Audit, audit
 from mpo_jax.data.chat import TRUNCATIONS, Example, TokenPair, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.dataset import DataConfig
 from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.models.families import FAMILIES, build
-from mpo_jax.prepare import DataConfig
-from mpo_jax.storage import path_of, written_locally
+from mpo_jax.files import hub
+from mpo_jax.files.paths import path_of, written_locally
+from mpo_jax.models.families.registry import FAMILIES, build
+from mpo_jax.training.config import parse
 from mpo_jax.types import ChatFormat
 
 if TYPE_CHECKING:

@@ -20,19 +20,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from mpo_jax import hub
-from mpo_jax.convert import load_params
+from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.data.dataset import Batching, Tokens
 from mpo_jax.data.rows import Row, read_rows
+from mpo_jax.devices.sharding import MeshConfig, make_mesh, shards
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.evaluate import mean_gap, measure_gaps
-from mpo_jax.gaps import GapTable, RowGap, bars, format_tables, gap_table, implicit
-from mpo_jax.json_files import replace_text, write_json
-from mpo_jax.models.families import build
-from mpo_jax.plots import plot_gaps
-from mpo_jax.prepare import Batching, Tokens
-from mpo_jax.scoring import make_score_step
-from mpo_jax.sharding import MeshConfig, make_mesh, shards
-from mpo_jax.storage import path_of
+from mpo_jax.evaluation.gap_table import GapTable, RowGap, bars, format_tables, gap_table, implicit
+from mpo_jax.evaluation.held_out import mean_gap, measure_gaps
+from mpo_jax.files import hub
+from mpo_jax.files.json_files import replace_text, write_json
+from mpo_jax.files.paths import path_of
+from mpo_jax.models.families.registry import build
+from mpo_jax.scoring.sequences import make_score_step
+from mpo_jax.telemetry.plots import plot_gaps
 from mpo_jax.types import DTYPES, Array, Pair, Reads, Want
 
 
@@ -50,7 +50,7 @@ def measure(
     """The gaps of every row under one model, with that model's own tokenizer. `dtype` is the computation's."""
     model_dir = hub.resolve(name)
     family, model, _ = build(model_dir)
-    tokens = Tokens.of(model_dir, family, template, max_length)
+    tokens = Tokens.of(model_dir, family.chat, template, max_length)
     reads = Reads(source=Want.LOGP if rows[0].source is not None else Want.NOTHING, target=Want.LOGP)
     pipeline = tokens.pipeline(rows, Batching(batch_size, reads, shards=shards(mesh, "batch")))
     params = load_params(model_dir, model, family, mesh, jnp.dtype(dtype))

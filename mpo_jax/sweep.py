@@ -17,19 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpo_jax import hosts
-from mpo_jax.config import TrainConfig, describe, parse
+from mpo_jax.devices import processes
+from mpo_jax.devices.interruption import Interrupted
 from mpo_jax.errors import Diverged, InputError, one_sentence
-from mpo_jax.gaps import GapLine, GapTable, bars
-from mpo_jax.identity import FREE
-from mpo_jax.interruption import Interrupted
-from mpo_jax.json_files import write_json
-from mpo_jax.metrics import read_metrics
-from mpo_jax.numbers import numbers_of, with_numbers
-from mpo_jax.plots import plot_gaps
-from mpo_jax.setup import Setup, set_up
-from mpo_jax.storage import path_of, remove
-from mpo_jax.train import train
+from mpo_jax.evaluation.gap_table import GapLine, GapTable, bars
+from mpo_jax.files.json_files import write_json
+from mpo_jax.files.paths import path_of, remove
+from mpo_jax.telemetry.plots import plot_gaps
+from mpo_jax.telemetry.writers import read_metrics
+from mpo_jax.training.assemble import Setup, set_up
+from mpo_jax.training.config import TrainConfig, describe, parse
+from mpo_jax.training.loop import train
+from mpo_jax.training.run_identity import FREE
+from mpo_jax.training.step_arguments import numbers_of, with_numbers
 
 DONE = "reward_gap.json"  # what a run writes when it has been measured
 
@@ -67,11 +67,11 @@ class Shared:
 def main(argv: list[str] | None = None) -> None:
     with one_sentence():
         points = parse_points(sys.argv[1:] if argv is None else argv)
-        with hosts.joined(points[0].config.hosts), one_sentence():
+        with processes.joined(points[0].config.hosts), one_sentence():
             try:
                 sweep(points)
             except Interrupted as interrupted:
-                hosts.say(f"{interrupted}: the same command goes on with this point and those after it")
+                processes.say(f"{interrupted}: the same command goes on with this point and those after it")
                 sys.exit(interrupted.code)
 
 
@@ -81,17 +81,17 @@ def sweep(points: Sequence[Point]) -> dict[str, Any]:
     shared, diverged = Shared(list(points[0].settings)), {}
     for i, point in enumerate(points, start=1):
         if (point.folder / DONE).is_file():
-            hosts.say(f"point {i} of {len(points)}, {point.name}: finished before")
+            processes.say(f"point {i} of {len(points)}, {point.name}: finished before")
             continue
-        hosts.say(f"\npoint {i} of {len(points)}, {point.name}")
+        processes.say(f"\npoint {i} of {len(points)}, {point.name}")
         try:
             train(point.config, shared)
         except Diverged as error:
-            hosts.say(f"point {i} of {len(points)}, {point.name}: {error}")
+            processes.say(f"point {i} of {len(points)}, {point.name}: {error}")
             diverged[point.name] = str(error)
         else:
-            hosts.on_first(lambda: remove(point.folder / "checkpoints"))  # noqa: B023
-    return hosts.on_first(lambda: _report(points, diverged))
+            processes.on_first(lambda: remove(point.folder / "checkpoints"))  # noqa: B023
+    return processes.on_first(lambda: _report(points, diverged))
 
 
 def parse_points(argv: list[str]) -> list[Point]:

@@ -23,18 +23,18 @@ from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
+from mpo_jax.data.dataset import Batching, Tokens
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.data.rows import PairText, Row, read_rows, read_texts
+from mpo_jax.devices.sharding import MeshConfig, batch_to_mesh, make_mesh
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import Model
-from mpo_jax.models.families import build
-from mpo_jax.models.family import Family
-from mpo_jax.models.weights import export_tree
-from mpo_jax.objective import make_objective
-from mpo_jax.optim import OptimConfig, make_optimizer
-from mpo_jax.prepare import Batching, Tokens
-from mpo_jax.sharding import MeshConfig, batch_to_mesh, make_mesh
-from mpo_jax.step import abstract_state, init_state, jit_train_step, make_train_step
+from mpo_jax.models.families.base import Family
+from mpo_jax.models.families.registry import build
+from mpo_jax.models.weight_table import export_tree
+from mpo_jax.scoring.objective import make_objective
+from mpo_jax.training.optim import OptimConfig, make_optimizer
+from mpo_jax.training.step import abstract_state, init_state, jit_train_step, make_train_step
 from mpo_jax.types import Params, Reads, RowLoss, Scores, Want
 
 QUICKSTART = Path(__file__).resolve().parent
@@ -202,7 +202,7 @@ def main() -> None:
     english, others = read_training_texts()
     write_tokenizer(folder, english + others)
     family, model, _ = build(folder, remat="none")
-    tokens = Tokens.of(folder, family, "reference", max_length=256)
+    tokens = Tokens.of(folder, family.chat, "reference", max_length=256)
     alike = [Row(str(i), None, side, "given") for i, side in enumerate(others + english)]
     apart = [Row(str(i), english[i % len(english)], side, "given") for i, side in enumerate(others)]
     imitate = Imitate(kind=1 / 4)

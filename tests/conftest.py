@@ -76,7 +76,7 @@ def bucket():
             pytest.skip(f"buckets need {package}: pip install -r requirements-dev.txt")
     import bucket as emulated
 
-    from mpo_jax.storage import path_of
+    from mpo_jax.files.paths import path_of
 
     with emulated.served():
         yield path_of(f"gs://{emulated.NAME}")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from processes import free_port
 from world import CLOCK, config_file, make_world, metrics
 
-from mpo_jax.checkpoint import UNSIGNED, flaw
+from mpo_jax.checkpoints.run_state import UNSIGNED, flaw
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ["--config.epochs=6", "--config.metrics.tensorboard=True", "--config.compilation_cache="]

@@ -23,20 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mpo_jax.convert import load_params
+from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.layout import Plan, Room, Shapes
 from mpo_jax.data.packing import pack
-from mpo_jax.data.shapes import shapes_of
+from mpo_jax.data.row_layout import Plan, Room, Shapes
+from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, Mpo, Orpo, RegularizedDpo, RobustDpo, Sft, Simpo
 from mpo_jax.losses.base import PreferenceLoss
-from mpo_jax.models.families import build
-from mpo_jax.models.weights import export_tree
-from mpo_jax.objective import make_objective
-from mpo_jax.optim import OptimConfig, make_optimizer
-from mpo_jax.scoring import answer_logps, divergences, score
-from mpo_jax.sharding import MeshConfig, make_mesh
-from mpo_jax.step import init_state, loss_and_grads, make_train_step
+from mpo_jax.models.families.registry import build
+from mpo_jax.models.weight_table import export_tree
+from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.sequences import answer_logps, divergences, score
+from mpo_jax.training.optim import OptimConfig, make_optimizer
+from mpo_jax.training.step import init_state, loss_and_grads, make_train_step
 from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 POOLINGS = {"last_seq": "last", "last_prompt": "last_prompt", "mean_nonpad": "mean", "mean_all": "mean_padded"}

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from mpo_jax.models.families import build
-from mpo_jax.models.weights import export_tree
+from mpo_jax.models.families.registry import build
+from mpo_jax.models.weight_table import export_tree
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "gemma2": "Gemma2ForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 

@@ -3,7 +3,7 @@
     python tests/objectives.py [--config configs/quickstart.py] [--prompts 5] [--epochs 2] [--methods dpo,kto]
         [--config.field=value ...]
 
-Each method of `mpo_jax.variants` is trained on the rows of the first prompts of the config's data; then its metrics, step by
+Each method of `training.variants` is trained on the rows of the first prompts of the config's data; then its metrics, step by
 step, and its reward gaps before and after are compared. The devices are XLA's stand-ins for them on a CPU. A table is printed;
 the exit code is 1 if a method failed or differed.
 """
@@ -24,11 +24,11 @@ import jax
 from tqdm import tqdm
 from world import CLOCK, metrics, write_lines
 
-from mpo_jax import train
-from mpo_jax.config import parse
 from mpo_jax.data.rows import read_rows
 from mpo_jax.errors import InputError
-from mpo_jax.variants import ABLATIONS, BASELINES
+from mpo_jax.training import loop
+from mpo_jax.training.config import parse
+from mpo_jax.training.variants import ABLATIONS, BASELINES
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = {"1 device": (1, "live"), "8 devices": (8, "live"), "8 devices, cached": (8, "cached")}
@@ -50,7 +50,7 @@ def run_all(config: str, names: list[str], folder: Path, reference: str, overrid
         output = folder / str(number)
         given = [f"--config={config}{':' + name if name else ''}", f"--config.output={output}", f"--config.reference={reference}"]
         try:
-            train.train(parse([*given, *overrides]))
+            loop.train(parse([*given, *overrides]))
         except InputError as refused:
             output.mkdir(exist_ok=True, parents=True)
             (output / "refused.txt").write_text(str(refused))

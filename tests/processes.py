@@ -79,8 +79,8 @@ def main() -> None:
     from objectives import SETTINGS, difference  # what is compared, and with which optimiser
     from world import metrics
 
-    from mpo_jax.config import parse
-    from mpo_jax.hub import resolve
+    from mpo_jax.files.hub import resolve
+    from mpo_jax.training.config import parse
 
     before = weights(resolve(parse(sys.argv[1:]).model))
     settings = [f"--config.{setting}" for setting in (*SETTINGS, "export.enabled=True", "export.dtype=float32")]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mpo_jax import config as configs
-from mpo_jax import fit, programs, tpu_compiler
-from mpo_jax.prepare import DataConfig
+from mpo_jax.data.dataset import DataConfig
+from mpo_jax.planning import programs, slice_fit, tpu_compiler
+from mpo_jax.training import config as configs
 
 RAW = {
     "model_type": "llama", "vocab_size": 65536, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
@@ -41,5 +41,5 @@ def needs_compiler():
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -r requirements-tpu-plan.txt")
 
 
-def planned(run, topology, **options) -> fit.Plan:
-    return fit.compiled(programs.lay_out(run, topology, **options))
+def planned(run, topology, **options) -> slice_fit.Plan:
+    return slice_fit.compiled(programs.lay_out(run, topology, **options))

@@ -1,6 +1,7 @@
 """The house keeps its shape: imports go down only, and no file or function grows past one question."""
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -8,42 +9,22 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mpo_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-METHODS = {f"losses.{name}" for name in ("sft", "dpo", "ipo", "rdpo", "cpo", "kto", "orpo", "r_dpo", "simpo", "mpo", "sum")}
-
-# A module imports from lower layers only. docs/architecture.md shows the same table.
-LAYERS = [
-    {"errors", "types", "gaps", "data.language", "interruption", "standstill"},
-    {"storage"},
-    {
-        *("hosts", "sharding", "optim", "metrics", "losses.base", "data.rows", "plots", "card", "hub", "tpu_compiler"),
-        *("models.attention_blocks", "models.attention_splash"),
-    },
-    {*METHODS, "models.attention", "models.layers", "step", "data.chat", "logprob", "digests", "stored"},
-    {"losses", "checkpoint", "divergence", "data.audit", "data.layout", "data.views", "models.decoder", "experiments.world"},
-    {
-        "models.weights",
-        "data.shapes",
-        "data.packing",
-        "scoring",
-        "reference_store",
-        "flops",
-        "memory",
-        *("experiments.methods", "experiments.results"),
-    },
-    {"data.pipeline", "objective", "models.family", "metering"},
-    {"models.llama", "models.gemma2", "models.qwen2", "prepare", "evaluate", "experiments.learning"},
-    {"models.families", "reference", "config", "experiments.base", "experiments.measuring"},
-    {"convert", "identity", "preview", "variants", "budget", "mesh_rule", "numbers", "experiments.transfer"},
-    {"reward_gap", "report", "programs"},
-    {"setup", "fit"},
-    {"train", "search"},
-    {"sweep", "plan"},
-]
-LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap"}
+# From the top to the ground: a package imports itself and what stands below it, and models, data and losses not one another.
+PACKAGES = (
+    *("experiments", "planning", "training", "evaluation", "scoring", "checkpoints", "telemetry"),
+    *("models", "data", "losses"),
+    *("files", "devices"),
+)
+APART = {"models", "data", "losses"}
+GROUND = {"types", "errors"}  # `types` imports nothing of the package, and neither does `errors`
 
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__").removesuffix("__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
 
 
 def imports(path: Path) -> set[str]:
@@ -54,22 +35,51 @@ def imports(path: Path) -> set[str]:
             base = node.module.removeprefix("mpo_jax").removeprefix(".")
             for alias in node.names:
                 deeper = f"{base}.{alias.name}".removeprefix(".")
-                found.add(deeper if deeper in LAYER else base)
+                found.add(deeper if deeper in MODULES else base)
         assert not (isinstance(node, ast.Import) and any(a.name.startswith("mpo_jax.") for a in node.names)), path
     return found - {""}
 
 
-def test_every_module_has_a_layer():
-    empty = {"", "data", "models", "experiments"}
-    assert {module_name(f) for f in FILES} - empty == set(LAYER)
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_imports_go_down_only(path: Path):
-    here = module_name(path)
-    if here in LAYER:
-        upward = {name for name in imports(path) if LAYER[name] >= LAYER[here]}
-        assert not upward, f"{here} (layer {LAYER[here]}) imports {upward}"
+def below(package: str) -> set[str]:
+    """What a package may import beside itself."""
+    if package in COMMANDS:
+        return {*PACKAGES, *GROUND, *COMMANDS}
+    if package in GROUND:
+        return set()
+    lower = {*PACKAGES[PACKAGES.index(package) + 1 :], *GROUND}
+    return lower - APART if package in APART else lower
+
+
+def test_only_commands_lie_flat():
+    flat = {module_name(path) for path in PACKAGE.glob("*.py")} - {""}
+    assert flat == COMMANDS | GROUND
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(PACKAGES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str):
+    if package := package_of(module):
+        upward = {name for name in imports(MODULES[module]) if package_of(name) not in {package, *below(package)}}
+        assert not upward, f"{module} imports {upward}"
+
+
+def circle(graph: dict[str, set[str]]) -> Iterable[str]:
+    """The modules that are left when those that import none of the left ones have gone."""
+    left = dict(graph)
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    return left
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert not circle({module: imports(path) - {module} for module, path in MODULES.items()})
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()})) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
@@ -96,11 +106,7 @@ def test_heavy_and_foreign_packages_stay_out(path: Path):
     assert not roots(tree.body) & {"transformers", "datasets", "matplotlib", "wandb", "tensorboardX"}
 
 
-def test_methods_see_scores_and_data_sees_no_model():
-    for path in FILES:
-        if module_name(path).startswith("losses"):
-            assert imports(path) <= {"types", "errors", "losses.base", *METHODS}, path
-        if module_name(path).startswith("data"):
-            assert not any(name.startswith(("models", "losses")) for name in imports(path)), path
-        if module_name(path).startswith("models"):
-            assert not any(name.startswith("losses") for name in imports(path)), path
+def test_methods_see_scores_alone():
+    for module, path in MODULES.items():
+        if package_of(module) == "losses":
+            assert {package_of(name) for name in imports(path)} <= {"types", "errors", "losses"}, module

@@ -11,7 +11,7 @@ import test_architecture
 import tiny
 
 from mpo_jax.losses import Mpo
-from mpo_jax.objective import make_objective
+from mpo_jax.scoring.objective import make_objective
 from mpo_jax.types import Pair, Scores, SequenceScores
 
 ROOT = Path(__file__).resolve().parent.parent

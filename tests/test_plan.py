@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from slices import FITS, LENGTH, MESH, RAW, config, config_file, needs_compiler, planned
 
-from mpo_jax import config as configs
-from mpo_jax import fit, plan, programs, tpu_compiler
+from mpo_jax import plan
+from mpo_jax.devices.sharding import MeshConfig, abstract_on_mesh, batch_to_mesh, make_mesh, shards
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Dpo, Mpo, Simpo
-from mpo_jax.models.families import build
-from mpo_jax.optim import OptimConfig
-from mpo_jax.sharding import MeshConfig, abstract_on_mesh, batch_to_mesh, make_mesh, shards
+from mpo_jax.models.families.registry import build
+from mpo_jax.planning import programs, slice_fit, tpu_compiler
+from mpo_jax.training import config as configs
+from mpo_jax.training.optim import OptimConfig
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
 
 def test_a_live_reference_is_held_in_its_dtype(model_dir, monkeypatch):
     needs_compiler()
-    monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     live = planned(config(model_dir), "v5e:2x2")
     assert live.programs["step"] == FITS and 2 * live.reference == live.masters
 
 
 def test_the_command_prints_a_line_of_json_a_slice(model_dir, tmp_path, capsys, monkeypatch):
     needs_compiler()
-    monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     path = config_file(model_dir, tmp_path)
     plan.main([f"--config={path}", "--topologies=v5e:1x1,v5e:2x2", "--tokens=128", "--config.reference=cached", "--json"])
     one, four = map(json.loads, capsys.readouterr().out.splitlines())
@@ -91,7 +92,7 @@ def test_what_does_not_fit_is_an_answer():
     assert tpu_compiler._too_big(message) == memory
     late = "Ran out of memory in memory space hbm. Used 37.21G of 15.75G hbm. Exceeded hbm capacity by 21.46G. (4.65G) (6.90G)"
     assert tpu_compiler._too_big(late) == memory
-    entry = fit.Plan("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, False, {"step": memory})
+    entry = slice_fit.Plan("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, False, {"step": memory})
     said = plan.describe(entry, config("model_dir"))
     assert "37.21 GiB of 15.75 that a device has: does not fit: try --config.reference=cached, " in said
 
@@ -115,7 +116,7 @@ def saying(monkeypatch, *peaks) -> list[int]:
         peak = peaks[min(len(asked), len(peaks)) - 1]
         return dataclasses.replace(FITS, peak=peak, usable=2**31, fits=peak <= 2**31)
 
-    monkeypatch.setattr(fit, "compile_for", compile_for)
+    monkeypatch.setattr(slice_fit, "compile_for", compile_for)
     return asked
 
 
@@ -126,7 +127,7 @@ def test_two_programs_need_what_the_hungrier_one_does(model_dir, monkeypatch):
     entry = planned(config(model_dir, optim=OptimConfig(offload=True)), "v5e:2x2")
     assert len(asked) == 4 and entry.moments < 64, "two counters"
     assert entry.programs["step"].peak == 7 + entry.reference
-    assert not fit.beside(dataclasses.replace(FITS, usable=10), 10).fits
+    assert not slice_fit.beside(dataclasses.replace(FITS, usable=10), 10).fits
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.1])
@@ -194,13 +195,13 @@ def test_microbatches_make_every_program_of_rows_smaller(model_dir, cached):
 
 def test_moments_on_the_host_are_compiled_for(model_dir, monkeypatch):
     needs_compiler()
-    monkeypatch.setattr(fit, "programs", programs._step)  # the others are the same as without
+    monkeypatch.setattr(slice_fit, "programs", programs._step)  # the others are the same as without
     entry = planned(config(model_dir, reference="cached", optim=OptimConfig(offload=True)), "v5e:2x2")
     assert entry.fits and entry.programs["step"].peak >= 3 * entry.masters, "both moments come for the update"
 
 
 def test_the_work_of_an_update_at_a_share_of_the_peak():
-    entry = fit.Plan("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 788e12, 788e12, True, {"step": FITS})
+    entry = slice_fit.Plan("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 788e12, 788e12, True, {"step": FITS})
     assert plan.work(entry, None) == "788 TFLOP for 65,536 tokens an update"
     assert plan.work(entry, 0.5) == "788 TFLOP for 65,536 tokens an update; if 50% of 788 TFLOP/s: 2 s, 32,768 tokens/s"
     assert plan.work(dataclasses.replace(entry, peak_flops=None), 0.5) == plan.work(entry, None)
@@ -208,14 +209,14 @@ def test_the_work_of_an_update_at_a_share_of_the_peak():
 
 def test_what_needs_less_than_its_bound_has_not_been_seen(model_dir, cached):
     run = config(model_dir, reference="cached", optim=OptimConfig(moments_dtype="bfloat16"))
-    whatever, least = fit.least_bytes(programs.lay_out(run, "v5e:2x2"))
+    whatever, least = slice_fit.least_bytes(programs.lay_out(run, "v5e:2x2"))
     assert cached.masters + cached.moments < whatever < least < cached.programs["step"].peak
     assert least - whatever == RAW["num_hidden_layers"] * cached.rows * cached.tokens // 4 * RAW["hidden_size"] * 2
 
 
 def test_several_slices_lie_along_the_data_axis(model_dir, monkeypatch):
     needs_compiler()
-    monkeypatch.setattr(fit, "compile_for", lambda lowered, kind: FITS)
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     entry = planned(config(model_dir, reference="cached", mesh=MeshConfig(auto=True)), "v5e:2x2", slices=2)
     assert entry.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
     one = planned(config(model_dir, reference="cached"), "v5e:2x2")

@@ -6,10 +6,12 @@ import json
 import pytest
 from world import config_file, metrics
 
-from mpo_jax import config as configs
-from mpo_jax import setup, sweep, train
+from mpo_jax import sweep
 from mpo_jax.data.pipeline import Pipeline
-from mpo_jax.numbers import numbers_of
+from mpo_jax.errors import Diverged
+from mpo_jax.training import assemble, loop
+from mpo_jax.training import config as configs
+from mpo_jax.training.step_arguments import numbers_of
 
 
 def arguments(world, folder, grid: str) -> list[str]:
@@ -19,7 +21,7 @@ def arguments(world, folder, grid: str) -> list[str]:
 def test_a_sweep_compiles_once_resumes_and_is_what_train_makes(world, tmp_path, monkeypatch, capsys):
     """Killed in the second of two points, after its checkpoint of update 2, and begun again."""
     traced, done_before, taken = [], [], []
-    make, run, batch_at = setup.make_train_step, train.train, Pipeline.batch_at
+    make, run, batch_at = assemble.make_train_step, loop.train, Pipeline.batch_at
 
     def counted(*args):
         traced.append(args)
@@ -39,7 +41,7 @@ def test_a_sweep_compiles_once_resumes_and_is_what_train_makes(world, tmp_path, 
     points = sweep.parse_points(arguments(world, tmp_path, "loss.beta=0.5,1.5"))
     assert [point.name for point in points] == ["loss.beta=0.5", "loss.beta=1.5"]
     with monkeypatch.context() as patch:
-        patch.setattr(setup, "make_train_step", counted)
+        patch.setattr(assemble, "make_train_step", counted)
         patch.setattr(sweep, "train", recorded)
         patch.setattr(Pipeline, "batch_at", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -55,7 +57,7 @@ def test_a_sweep_compiles_once_resumes_and_is_what_train_makes(world, tmp_path, 
     assert (tmp_path / "run" / "sweep.png").is_file()
     assert not (points[1].folder / "checkpoints").exists() and not (points[1].folder / "export").exists()
     # the same point by itself
-    train.train(configs.parse([arguments(world, tmp_path / "alone", "")[0], "--config.loss.beta=1.5"]))
+    loop.train(configs.parse([arguments(world, tmp_path / "alone", "")[0], "--config.loss.beta=1.5"]))
     ours, theirs = metrics(points[1].folder), metrics(tmp_path / "alone" / "run")
     assert len(ours) == len(theirs)
     for line, like in zip(ours, theirs, strict=True):
@@ -81,7 +83,7 @@ def test_a_loss_that_is_not_finite_is_a_line_of_the_table(world, tmp_path, monke
     points = sweep.parse_points(arguments(world, tmp_path, "loss.beta=0.5,1.5"))
 
     def diverges(config, shared):
-        raise train.Diverged("The loss of update 1 is not finite.")
+        raise Diverged("The loss of update 1 is not finite.")
 
     monkeypatch.setattr(sweep, "train", diverges)
     points[0].folder.parent.mkdir(parents=True)

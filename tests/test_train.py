@@ -10,10 +10,11 @@ import pytest
 from safetensors.numpy import load_file
 from world import command, config_file, metrics, write_lines
 
-from mpo_jax import setup, train
-from mpo_jax.config import parse
+from mpo_jax import train
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
+from mpo_jax.training import assemble, loop
+from mpo_jax.training.config import parse
 
 UPDATES = 4  # 8 of the 10 rows, 4 at a time, twice
 
@@ -112,7 +113,7 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
         command(world, tmp_path, *cached)
     assert "cached, 10 source pairs for 10 rows" in (printed := capsys.readouterr().out)
     assert "(10 to score)" in printed
-    monkeypatch.setattr(setup, "load_params", lambda *args: loaded.append(args))
+    monkeypatch.setattr(assemble, "load_params", lambda *args: loaded.append(args))
     resumed = command(world, tmp_path, *cached, "--config.checkpoint.resume=auto")
     assert "(0 to score)" in capsys.readouterr().out
     assert not loaded
@@ -145,15 +146,15 @@ def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, t
 
 def test_programs_are_kept_where_the_config_says(tmp_path, monkeypatch, capsys):
     set_to = {}
-    monkeypatch.setattr(train.jax.config, "update", set_to.__setitem__)
+    monkeypatch.setattr(loop.jax.config, "update", set_to.__setitem__)
     monkeypatch.setenv("HOME", str(tmp_path))
-    train._keep_programs("~/programs")
+    loop._keep_programs("~/programs")
     assert "not kept" in capsys.readouterr().out, "the tests have switched JAX's cache off"
-    monkeypatch.setattr(type(train.jax.config), "jax_enable_compilation_cache", True)
-    train._keep_programs("")
+    monkeypatch.setattr(type(loop.jax.config), "jax_enable_compilation_cache", True)
+    loop._keep_programs("")
     assert not set_to
     assert "not kept" in capsys.readouterr().out
-    train._keep_programs("~/programs")
+    loop._keep_programs("~/programs")
     assert set_to["jax_compilation_cache_dir"] == str(tmp_path / "programs")
     assert "kept in ~/programs" in capsys.readouterr().out
 
@@ -286,7 +287,7 @@ def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_p
         loss = 'losses.Sum({"kto": losses.Kto(), "other": losses.Mpo(gap_target="sw")})'
         path.write_text("from mpo_jax import losses\n" + path.read_text().replace("optim=", f"loss={loss}, optim="))
         settings = [f"--config.reference={reference}", "--config.microbatches=2"]
-        train.train(parse([f"--config={path}", *settings]))
+        loop.train(parse([f"--config={path}", *settings]))
         lines = metrics(tmp_path / reference / "run")
         assert {"kto/z0", "eval_kto/z0", "other/gap/goal", "loss/kto"} <= set().union(*lines)
         values[reference] = [line[name] for line in lines for name in sorted(line) if name not in free]

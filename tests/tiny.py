@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.models.decoder import DecoderConfig, Model
-from mpo_jax.sharding import MeshConfig, make_mesh
 from mpo_jax.types import Batch, Packed, Params
 
 VOCAB = 96

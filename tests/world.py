@@ -7,11 +7,11 @@ import make_small
 import toy_chat
 
 CONFIG = """
-from mpo_jax.config import TrainConfig
-from mpo_jax.checkpoint import CheckpointConfig
-from mpo_jax.metrics import MetricsConfig
-from mpo_jax.optim import OptimConfig
-from mpo_jax.prepare import DataConfig
+from mpo_jax.training.config import TrainConfig
+from mpo_jax.checkpoints.run_state import CheckpointConfig
+from mpo_jax.telemetry.writers import MetricsConfig
+from mpo_jax.training.optim import OptimConfig
+from mpo_jax.data.dataset import DataConfig
 
 def get_config(variant=None):
     return TrainConfig(
@@ -56,9 +56,9 @@ def config_file(world: Path, folder: Path) -> Path:
 
 def command(world: Path, folder: Path, *overrides: str) -> Path:
     """Trains; the run's folder where `overrides` name no other."""
-    from mpo_jax import config, train  # not before a test has said which devices there are
+    from mpo_jax.training import config, loop  # not before a test has said which devices there are
 
-    train.train(config.parse([f"--config={config_file(world, folder)}", *overrides]))
+    loop.train(config.parse([f"--config={config_file(world, folder)}", *overrides]))
     return folder / "run"
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from tqdm import tqdm
 
-from mpo_jax import hub
 from mpo_jax.data.rows import PairText, Row
 from mpo_jax.errors import InputError, check_choice
-from mpo_jax.storage import path_of, read_locally
+from mpo_jax.files import hub
+from mpo_jax.files.paths import path_of, read_locally
 from mpo_jax.types import ChatFormat
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.layout import Room, Shapes, Span, balanced, needed, read_by, spans, split_rows
+from mpo_jax.data.row_layout import Room, Shapes, Span, balanced, needed, read_by, spans, split_rows
 from mpo_jax.types import Batch, Packed, Reads
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example
-from mpo_jax.data.layout import Shapes
 from mpo_jax.data.packing import pack
+from mpo_jax.data.row_layout import Shapes
 from mpo_jax.data.rows import Row
-from mpo_jax.data.shapes import shapes_of
 from mpo_jax.errors import InputError
 from mpo_jax.types import Batch, Packed, Reads, Scores
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from mpo_jax.data.language import UNKNOWN, vote
 from mpo_jax.errors import InputError
-from mpo_jax.storage import path_of
+from mpo_jax.files.paths import path_of
 
 
 @dataclasses.dataclass(frozen=True)

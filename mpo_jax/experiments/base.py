@@ -10,7 +10,7 @@ import numpy as np
 
 from mpo_jax.experiments.learning import MODEL, make_train, stacked
 from mpo_jax.experiments.world import World, texts
-from mpo_jax.optim import OptimConfig
+from mpo_jax.training.optim import OptimConfig
 from mpo_jax.types import Params, Reads, RowLoss, Scores, Want
 
 BATCH, UPDATES, LEARNING_RATE = 32, 700, 5e-3

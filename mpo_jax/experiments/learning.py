@@ -13,15 +13,15 @@ import numpy as np
 import optax
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.layout import Plan, Room, Shapes, balanced, needed, read_by, round_up, spans
 from mpo_jax.data.packing import pack
 from mpo_jax.data.pipeline import Pipeline
+from mpo_jax.data.row_layout import Plan, Room, Shapes, balanced, needed, read_by, round_up, spans
 from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model
-from mpo_jax.objective import make_objective
-from mpo_jax.optim import OptimConfig, Optimizer, make_optimizer
-from mpo_jax.step import make_train_step
+from mpo_jax.scoring.objective import make_objective
+from mpo_jax.training.optim import OptimConfig, Optimizer, make_optimizer
+from mpo_jax.training.step import make_train_step
 from mpo_jax.types import Array, Batch, Params, Reads, TrainState
 
 MODEL = Model(

@@ -12,7 +12,7 @@ import numpy as np
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.experiments.learning import MODEL, stacked
 from mpo_jax.experiments.world import DOMINANT, LANGUAGES, World, held_out
-from mpo_jax.scoring import divergences, score
+from mpo_jax.scoring.sequences import divergences, score
 from mpo_jax.types import Array, Batch, Pair, Params, Reads, Want
 
 REQUESTS = 32  # held-out ones of each kind

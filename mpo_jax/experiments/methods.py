@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mpo_jax import losses
 from mpo_jax.data.chat import Example
-from mpo_jax.data.views import mismatched
+from mpo_jax.data.pair_views import mismatched
 from mpo_jax.experiments.world import DOMINANT, LONGEST
 from mpo_jax.losses.base import PreferenceLoss
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from mpo_jax.experiments.world import DOMINANT, LANGUAGES, TARGETS, Noise
-from mpo_jax.plots import figure, save
+from mpo_jax.telemetry.plots import figure, save
 
 BASE = "base"  # the model before any method
 

@@ -25,8 +25,8 @@ from mpo_jax.experiments.measuring import REQUESTS, Measure, make_measure
 from mpo_jax.experiments.methods import METHODS, SWEPT, Method
 from mpo_jax.experiments.results import BASE, Run, balance, markdown, plot
 from mpo_jax.experiments.world import Noise, World, preference_rows
-from mpo_jax.json_files import write_json
-from mpo_jax.optim import OptimConfig
+from mpo_jax.files.json_files import write_json
+from mpo_jax.training.optim import OptimConfig
 from mpo_jax.types import Params
 
 VALIDATION = 1000  # the seed on which learning rates are chosen; it is not among those that are reported

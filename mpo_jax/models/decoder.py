@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
-from mpo_jax import sharding
+from mpo_jax.devices import sharding
 from mpo_jax.errors import InputError
 from mpo_jax.models import layers
-from mpo_jax.models.attention import SAVED_AS, attention
+from mpo_jax.models.attention.api import SAVED_AS, attention
 from mpo_jax.models.layers import Activation, Llama3Scaling
 from mpo_jax.types import Array, Packed, Params
 

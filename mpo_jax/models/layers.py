@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mpo_jax.sharding import RULES, Axes, constrain, shards, spec
+from mpo_jax.devices.sharding import RULES, Axes, constrain, shards, spec
 from mpo_jax.types import Array
 
 Activation = Literal["silu", "gelu_tanh"]

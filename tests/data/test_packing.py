@@ -9,14 +9,14 @@ import pytest
 import tiny
 import toy_chat
 
+from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example
-from mpo_jax.data.layout import Plan, Room, Shapes
 from mpo_jax.data.packing import pack
-from mpo_jax.data.shapes import shapes_of
+from mpo_jax.data.row_layout import Plan, Room, Shapes
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
-from mpo_jax.objective import make_objective
-from mpo_jax.step import loss_and_grads
+from mpo_jax.scoring.objective import make_objective
+from mpo_jax.training.step import loss_and_grads
 from mpo_jax.types import ANSWERS, POOLINGS, SIDES, Batch, Packed, Reads, Want
 
 OWN_SIDES = ("source", "target")

@@ -16,9 +16,9 @@ from mpo_jax.experiments.measuring import make_measure
 from mpo_jax.experiments.methods import METHODS, Method
 from mpo_jax.experiments.results import BASE
 from mpo_jax.experiments.world import DOMINANT, LANGUAGES, TARGETS, Noise, Request, World, preference_rows
-from mpo_jax.objective import make_objective
-from mpo_jax.optim import OptimConfig, make_optimizer
-from mpo_jax.step import make_train_step
+from mpo_jax.scoring.objective import make_objective
+from mpo_jax.training.optim import OptimConfig, make_optimizer
+from mpo_jax.training.step import make_train_step
 from mpo_jax.types import Reads, TrainState
 
 ROWS = preference_rows(World(0), 0, 4, Noise())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mpo_jax.config import parse
+from mpo_jax.training.config import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent

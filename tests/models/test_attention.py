@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
-from mpo_jax.models import attention_blocks, attention_splash
-from mpo_jax.models.attention import attention
+from mpo_jax.models.attention import tpu_splash, xla_blocks
+from mpo_jax.models.attention.api import attention
 
 S, T, N, K, H = 2, 13, 4, 2, 3
 SEGMENT_ST = np.array([[1] * 6 + [2] * 5 + [0] * 2, [1] * 13], np.int32)
@@ -79,8 +79,8 @@ def assert_same(got, want, tolerance):
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance, err_msg=name)
 
 
-def by_blocks(where, softcap, window, block=attention_blocks.BLOCK, rows_at_once=None):
-    return lambda q, k, v: attention_blocks.attend(
+def by_blocks(where, softcap, window, block=xla_blocks.BLOCK, rows_at_once=None):
+    return lambda q, k, v: xla_blocks.attend(
         *(q, k, v, *where),
         scale=SCALE,
         softcap=softcap,
@@ -144,18 +144,18 @@ FAMILIES = {  # heads, key/value heads, soft-cap, window
 @pytest.mark.parametrize(("family", "fused_blocks"), [*((family, 4) for family in FAMILIES), ("gemma2_sliding", 0)])
 def test_splash_equals_the_dense_formula(family, fused_blocks, monkeypatch):
     """The TPU kernel, interpreted: rows that are no multiple of its block, padding that looks, segment 0."""
-    monkeypatch.setattr(attention_splash, "FUSED_BLOCKS", fused_blocks)
+    monkeypatch.setattr(tpu_splash, "FUSED_BLOCKS", fused_blocks)
     N, K, softcap, window = FAMILIES[family]
     shape, where = (2, 200, N, K, 8), packed(2, 200, longest=100)
     splash = functools.partial(
-        attention_splash.attend, scale=SCALE, softcap=softcap, window=window, saved_as="attention", interpret=True
+        tpu_splash.attend, scale=SCALE, softcap=softcap, window=window, saved_as="attention", interpret=True
     )
     got = result_and_gradients(lambda q, k, v: splash(q, k, v, *where[1:]), *qkv(shape))
     assert_same(got, result_and_gradients(lambda *x: dense(*x, where, softcap, window), *qkv(shape)), 2e-4)
 
 
 def test_a_query_that_sees_no_key_gives_zero_and_no_nan_gradient():
-    splash = functools.partial(attention_splash.attend, scale=1.0, softcap=2.0, window=None, saved_as="x", interpret=True)
+    splash = functools.partial(tpu_splash.attend, scale=1.0, softcap=2.0, window=None, saved_as="x", interpret=True)
     for attend in (
         by_blocks((POSITION_ST, SEGMENT_ST, 9 + SEGMENT_ST), 2.0, None),
         lambda *x: splash(*x, SEGMENT_ST, 9 + SEGMENT_ST),
@@ -209,7 +209,7 @@ def loss_of(attend):
 
 def splash_2048(window):
     where = packed(1, 2048, longest=500)
-    return lambda q, k, v: attention_splash.attend(
+    return lambda q, k, v: tpu_splash.attend(
         q, k, v, *where[1:], scale=1.0, softcap=2.0, window=window, saved_as="attention", interpret=True
     )
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpo_jax.convert import load_params
+from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import REMAT, DecoderConfig, Model, period
-from mpo_jax.models.families import build
-from mpo_jax.sharding import MeshConfig, make_mesh
+from mpo_jax.models.families.registry import build
 from mpo_jax.types import Packed
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -197,7 +197,7 @@ MESHES = """
 import jax, jax.numpy as jnp, numpy as np
 jax.config.update("jax_numpy_rank_promotion", "raise")
 from mpo_jax.models.decoder import DecoderConfig, Model
-from mpo_jax.sharding import MeshConfig, host_to_global, make_mesh
+from mpo_jax.devices.sharding import MeshConfig, host_to_global, make_mesh
 from mpo_jax.types import Packed
 
 config = DecoderConfig(vocab_size=96, hidden_size=32, layers=2, heads=8, kv_heads=8, head_dim=4, ffn=48, norm_eps=1e-6,

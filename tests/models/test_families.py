@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from mpo_jax.errors import InputError
-from mpo_jax.models.families import FAMILIES, build
-from mpo_jax.models.family import write_config
+from mpo_jax.models.families.base import write_config
+from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.models.layers import Llama3Scaling
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

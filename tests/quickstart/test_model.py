@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpo_jax import config, train
-from mpo_jax.convert import load_params
+from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.data.chat import hf_format, load_tokenizer
+from mpo_jax.data.dataset import Batching, Tokens, prepare
 from mpo_jax.data.rows import Row, read_rows
-from mpo_jax.evaluate import measure_gaps
-from mpo_jax.models.families import build
-from mpo_jax.prepare import Batching, Tokens, prepare
-from mpo_jax.scoring import make_score_step
-from mpo_jax.sharding import MeshConfig, make_mesh
+from mpo_jax.devices.sharding import MeshConfig, make_mesh
+from mpo_jax.evaluation.held_out import measure_gaps
+from mpo_jax.models.families.registry import build
+from mpo_jax.scoring.sequences import make_score_step
+from mpo_jax.training import config, loop
 from mpo_jax.types import Reads, Want
 from quickstart import make_model
 
@@ -76,7 +76,7 @@ def test_kind_in_english_only():
     with jax.set_mesh(mesh := make_mesh(MeshConfig())):
         params = load_params(FOLDER, model, family, mesh)
         batching = Batching(len(rows), Reads(Want.LOGP, Want.LOGP), shards=8)
-        pipeline = Tokens.of(FOLDER, family, "reference", max_length=256).pipeline(rows, batching)
+        pipeline = Tokens.of(FOLDER, family.chat, "reference", max_length=256).pipeline(rows, batching)
         gaps = measure_gaps(make_score_step(model, jnp.float32, pipeline.policy), params, pipeline, rows, mesh)
     english = np.asarray([gap.source_gap for gap in gaps])
     target = np.asarray([gap.target_gap for gap in gaps])
@@ -91,7 +91,7 @@ def test_config_reads_all_data_in_two_shapes():
     family, *_ = build(ROOT / settings.model)
     loss = settings.loss
     batching = Batching(settings.batch_size, loss.policy_reads, loss.reference_reads, settings.epochs)
-    data = prepare(dataclasses.replace(settings.data, **parts), FOLDER, family, batching)
+    data = prepare(dataclasses.replace(settings.data, **parts), FOLDER, family.chat, batching)
     assert [part and len(part.examples) for part in (data.train, data.held_out, data.texts)] == [450, 150, 120]
     assert not any(dataclasses.asdict(found)["truncated_target"] for found in data.findings.values())
     shapes = {jax.tree.map(np.shape, data.train.batch_at(k)) for k in range(settings.epochs * data.train.steps_per_epoch)}
@@ -105,7 +105,7 @@ def test_config_runs(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text("\n".join(lines[:6]), encoding="utf-8")
     settings = config.load("configs/quickstart.py", None)
     data = dataclasses.replace(settings.data, path=str(tmp_path / "rows.jsonl"), eval_path=None, texts=None)
-    train.train(dataclasses.replace(settings, data=data, output=str(tmp_path / "run"), epochs=1, batch_size=2))
+    loop.train(dataclasses.replace(settings, data=data, output=str(tmp_path / "run"), epochs=1, batch_size=2))
     gaps = json.loads((tmp_path / "run" / "reward_gap.json").read_text(encoding="utf-8"))
     english = [gaps[when][0]["mean"] for when in ("before", "after")]
     assert min(english) > 0.7

@@ -1,0 +1,243 @@
+"""How do Hugging Face checkpoints come in and go out? One tensor at a time, bit for bit.
+
+In: each device's part of each layer is read from the safetensors files straight into sharded arrays. Out: a folder that
+transformers and vLLM read, which is there when it is complete.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from mpo_jax.checkpoints.safetensors_files import FLOATS, INDEX, Stored, catalogue
+from mpo_jax.devices import processes
+from mpo_jax.errors import InputError
+from mpo_jax.files import hub, paths
+from mpo_jax.files.paths import in_bucket, path_of, written_locally
+from mpo_jax.models.decoder import Model, dotted
+from mpo_jax.models.families.base import Family, write_config
+from mpo_jax.models.families.registry import build
+from mpo_jax.models.weight_table import Place, export_tree, in_order, leaf
+from mpo_jax.types import Params
+
+
+def load_params(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dtype: Any = jnp.float32) -> Params:
+    """The parameters of a folder in Hugging Face's layout, sharded over `mesh`, in `dtype`.
+
+    The host holds one layer's tensor at a time, cut to what its devices need. float32 masters of bfloat16 files are exact.
+    Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
+    """
+    hf_dir = path_of(hf_dir)
+    stored = catalogue(hf_dir)
+    tensors = list(in_order(model, family.weights(model.config)))
+    _check(hf_dir, stored, tensors, tied=model.config.tied)
+    abstract = model.abstract(mesh, dtype)
+    arrays: dict[str, jax.Array] = {}
+    putters: dict[str, Callable[..., jax.Array]] = {}
+    for name, place, layer in processes.progress(tensors, desc="load", unit="tensor", delay=2):
+        ours = place.weight.ours
+        target = leaf(abstract, ours)
+        if layer is None:
+            arrays[ours] = _read(stored[name], place, target.sharding, dtype)
+            continue
+        if layer == 0:
+            # One allocation and one compiled update a parameter, not one a layer.
+            arrays[ours] = jax.jit(lambda t=target: jnp.zeros(t.shape, t.dtype), out_shardings=target.sharding)()
+            putters[ours] = jax.jit(_put_layer, donate_argnums=0, out_shardings=target.sharding)
+        part = _read(stored[name], place, NamedSharding(mesh, jax.P(*target.sharding.spec[1:])), dtype)
+        arrays[ours] = jax.block_until_ready(putters[ours](arrays[ours], part, np.int32(layer)))  # or host copies pile up
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[dotted(path)], abstract)
+
+
+def _put_layer(stack: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, part, layer, axis=0)
+
+
+def _read(stored: Stored, place: Place, sharding: NamedSharding, dtype: Any) -> jax.Array:
+    """One tensor in our layout, each device's part read from the file once, whatever the number of its replicas."""
+    seen: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        key = tuple(s.indices(n) for s, n in zip(index, place.shape, strict=True))
+        if key not in seen:
+            seen[key] = np.ascontiguousarray(place.import_slice(stored, index), dtype=dtype)
+        return seen[key]
+
+    return jax.make_array_from_callback(place.shape, sharding, part, dtype=dtype)
+
+
+def _check(folder: Path, stored: dict[str, Stored], tensors: list[tuple[str, Place, int | None]], *, tied: bool) -> None:
+    """The files hold what the model declares, all of it and nothing else."""
+    expected = {name: place.hf_shape for name, place, _ in tensors}
+    if missing := [name for name in expected if name not in stored]:
+        raise InputError(f"{folder} lacks {_some(missing)}: the copy is not complete, or config.json is another model's.")
+    for name, shape in expected.items():
+        found = stored[name]
+        if found.shape != shape:
+            raise InputError(
+                f"{found.path}: {name} has the shape {found.shape} where config.json makes it {shape}: "
+                "give the model's own config.json."
+            )
+        if found.dtype not in FLOATS:
+            raise InputError(f"{found.path}: {name} is of type {found.dtype}: give weights of type {' or '.join(FLOATS)}.")
+    # Old checkpoints store the rotary frequencies, and some a copy of the embedding that tying makes meaningless.
+    ignored = lambda name: name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight")  # noqa: E731
+    if unexpected := [name for name in stored if name not in expected and not ignored(name)]:
+        raise InputError(f"{folder} holds {_some(unexpected)}, for which config.json has no place: give the model's own.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote."""
+
+    total_weights: int
+    changed_weights: int  # that differ from the source's, compared in the wider of both dtypes
+    files: tuple[str, ...]
+
+
+def check_export_dir(out_dir: Path | str) -> None:
+    """Errors: a folder that exists and is not empty, or that cannot be written. For the start of a run, not its end."""
+    out_dir = path_of(out_dir)
+    if is_whole(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise InputError(f"{out_dir} exists and is not empty: an export never overwrites, so give a new folder.")
+    if in_bucket(out_dir):
+        return
+    try:
+        partial = _partial(out_dir)
+        partial.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial)
+    except OSError as error:
+        raise InputError(f"{out_dir} cannot be written ({error.strerror}): give a folder that you may create.") from None
+
+
+def is_whole(out_dir: Path) -> bool:
+    """Whether something lies there that is no half of an export."""
+    return out_dir.exists() and not _partial(out_dir).exists()
+
+
+def save_hf(
+    params: Params,
+    out_dir: Path | str,
+    *,
+    model: Model,
+    family: Family,
+    source_dir: Path,
+    dtype: str,
+    model_card: Callable[[], str],
+    max_shard_bytes: int = 2 * 10**9,
+) -> ExportReport | None:
+    """Writes a folder that transformers reads: safetensors in `dtype` ("bfloat16", "float32"), config, tokenizer, model card.
+
+    `source_dir` is where the parameters came from; its tokenizer files and generation config are copied, its weights compared.
+    The first process asks for the `model_card`.
+    On several hosts each one must call this; the first one writes, the others return None. Errors: as `check_export_dir`.
+    """
+    out_dir, table = path_of(out_dir), family.weights(model.config)
+    processes.on_first(lambda: check_export_dir(out_dir))
+    exported = export_tree(params, model, table)
+    if not processes.first():
+        collections.deque(exported, maxlen=0)  # takes its part in the gathers, keeps nothing
+        return None
+    stored = catalogue(source_dir)
+    counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
+    files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)
+    last = {file: name for name, file in files.items()}
+    shard, changed = {}, 0
+    with _whole(out_dir) as partial:
+        for name, tensor in processes.progress(exported, desc="export", unit="tensor", delay=2, total=len(counts)):
+            shard[name] = tensor.astype(dtype)
+            changed += _changed(shard[name], stored[name][(slice(None),) * tensor.ndim])
+            if name == last[files[name]]:
+                with written_locally(partial / files[name]) as file:
+                    save_file(shard, file, metadata={"format": "pt"})
+                shard = {}
+        if len(last) > 1:
+            _write_json(partial / INDEX, {"metadata": _totals(counts, dtype), "weight_map": files})
+        _write_sidecars(partial, source_dir, dtype, model_card())
+    return ExportReport(sum(counts.values()), changed, tuple(sorted(path.name for path in out_dir.iterdir())))
+
+
+@contextlib.contextmanager
+def _whole(out_dir: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its place once all of it is on the disk. A bucket renames nothing: there it is the
+    place itself, beside a file that says so until all is written. Errors: a disk that takes no more."""
+    partial = _partial(out_dir)
+    if in_bucket(out_dir):
+        paths.remove(out_dir)  # what an interruption left
+        paths.write(partial, b"This export is being written, or its writing was interrupted.\n")
+        yield out_dir
+        partial.unlink()
+        return
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, out_dir)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"The export could not be written to {out_dir} ({error}), and nothing of it is kept: make room there, and run the "
+            "command again."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(out_dir: Path) -> Path:
+    return out_dir.with_name(out_dir.name + ".partial")
+
+
+def _plan(sizes: dict[str, int], max_bytes: int) -> dict[str, str]:
+    """Tensor -> file, in order, each file as full as `max_bytes` allows but never empty."""
+    shards, room = [[]], max_bytes
+    for name, size in sizes.items():
+        if size > room and shards[-1]:
+            shards.append([])
+            room = max_bytes
+        shards[-1].append(name)
+        room -= size
+    if len(shards) == 1:
+        return dict.fromkeys(sizes, "model.safetensors")
+    return {name: f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i, shard in enumerate(shards, 1) for name in shard}
+
+
+def _changed(new: np.ndarray, old: np.ndarray) -> int:
+    both = np.promote_types(new.dtype, old.dtype)
+    return int(np.count_nonzero(new.astype(both) != old.astype(both)))
+
+
+def _totals(counts: dict[str, int], dtype: str) -> dict[str, int]:
+    total = sum(counts.values())
+    return {"total_parameters": total, "total_size": total * jnp.dtype(dtype).itemsize}
+
+
+def _write_sidecars(folder: Path, source_dir: Path, dtype: str, model_card: str) -> None:
+    """Everything beside the weights, and config.json last: without one a folder is no model to anybody."""
+    for name in ("generation_config.json", *hub.TOKENIZER_FILES):
+        if (source_dir / name).is_file():
+            paths.copy(source_dir / name, folder / name)
+    (folder / "README.md").write_text(model_card, encoding="utf-8")
+    _write_json(folder / "config.json", write_config(build(source_dir)[2], dtype))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,197 @@
+"""How does training survive an interruption? Orbax checkpoints of the state, and of what the state belongs to.
+
+Orbax renames a folder into place when it is complete, so a process that dies leaves no half of one. It restores flipped bits
+without a word, so each checkpoint also holds digests of its files, which are compared before anything is restored.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from mpo_jax.devices import processes
+from mpo_jax.errors import InputError, check_choice
+from mpo_jax.files import paths
+from mpo_jax.files.digests import digests
+from mpo_jax.files.json_files import differences, write_json
+from mpo_jax.types import TrainState
+
+MANIFEST = "digests.json"
+UNSIGNED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax writes the time into them when all else is written
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """A checkpoint every `every` updates and at the end (0 = never), written while training goes on; the newest `keep` stay.
+
+    `resume`: 'auto' continues from the newest checkpoint in the output folder if there is one; 'never' starts anew, and
+    refuses an output folder that already holds a run. `allow_changed` continues although settings, data or model are not those
+    of the checkpoint, and says which.
+    """
+
+    every: int = 50
+    keep: int = 2
+    resume: str = "never"
+    allow_changed: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("checkpoint.resume", self.resume, ("auto", "never"))
+        if self.every < 0 or self.keep < 1:
+            raise InputError(
+                f"checkpoint.every={self.every} must be 0 (never) or more and checkpoint.keep={self.keep} at least 1."
+            )
+
+
+class Checkpointer:
+    """Owns the checkpoints of one run. `identity` is what a run is (config, data): a checkpoint of another one is refused."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig, identity: dict[str, Any]):
+        self._config = config
+        self._identity = identity
+        self._folder = paths.absolute(folder)
+        self._saving = 0  # the update whose state is being written
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),  # `due` decides
+                preservation_policy=checkpoint_managers.LatestN(config.keep),
+                step_prefix="step",
+                cleanup_tmp_directories=True,  # of processes that died while they wrote
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._sign),
+            ),
+        )
+
+    def due(self, step: int, last: int, stop: bool = False) -> bool:
+        """Whether the state after `step` of `last` updates is to be kept, the run going on or not (`stop`)."""
+        every = self._config.every
+        return every > 0 and (stop or (step > 0 and (step % every == 0 or step == last)))
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to save; the state may be donated as soon as this returns. A step that is kept already stays as it is. Errors,
+        of this save or of the one before: what has no room or permission."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), identity=ocp.args.JsonSave(self._identity))
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._manager.save(step, args=args)
+
+    def restore_latest(self, abstract: TrainState) -> TrainState | None:
+        """The newest state whose files are those that were written, laid out as `abstract` says (any mesh); None where no
+        checkpoint is. What is newer and broken is moved to the folder `broken_checkpoints`, since the run comes by there again.
+        Errors: only broken ones; one that belongs to another run."""
+        whole, broken = processes.on_first(self._newest_whole)
+        for step, reason in broken:
+            processes.say(f"checkpoint: update {step} is not whole ({reason}) and not used")
+        if whole is None and broken:
+            raise InputError(
+                f"No checkpoint in {self._folder} is whole ("
+                + "; ".join(f"update {step}: {reason}" for step, reason in broken)
+                + "): restore one from a copy, or start anew with another --config.output."
+            )
+        if whole is None:
+            return None
+        state = self._restore(whole, abstract)
+        if broken:
+            processes.on_first(lambda: self._set_aside([step for step, _ in broken]))
+            self._manager.reload()
+        processes.say(f"checkpoint: continuing after update {whole}")
+        return state
+
+    def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
+        """The update of the newest checkpoint that is whole, and (update, reason) of the newer ones, which are not."""
+        broken = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            if (reason := flaw(self._folder / f"step_{step}")) is None:
+                return step, broken
+            broken.append((step, reason))
+        return None, broken
+
+    def close(self) -> None:
+        with self._writing():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    def _restore(self, step: int, abstract: TrainState) -> TrainState:
+        kept = self._manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
+        difference = "; ".join(differences(kept, self._identity))
+        if difference and not self._config.allow_changed:
+            raise InputError(
+                f"The checkpoint of update {step} in {self._folder} belongs to another run: {difference}; "
+                "choose another output folder, restore these, or allow it with --config.checkpoint.allow_changed=True."
+            )
+        if difference:
+            processes.say(f"checkpoint: update {step} is allowed to belong to another run: {difference}")
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_tree(abstract)))
+        try:
+            return TrainState(**self._manager.restore(step, args=args)["state"])
+        except ValueError as error:
+            if not difference:
+                raise
+            raise InputError(
+                f"The state of update {step} in {self._folder} does not fit what this run trains ({_first(error)}): "
+                "restore the settings that differ."
+            ) from error
+
+    def _set_aside(self, broken: list[int]) -> None:
+        for step in broken:
+            paths.move(self._folder / f"step_{step}", self._folder.with_name("broken_checkpoints") / f"step_{step}")
+
+    def _sign(self) -> None:
+        """Called by Orbax, in the thread that saves, when all files are written and before the checkpoint counts: on a disk
+        before its temporary folder is renamed, in a bucket before a last file says that it is complete."""
+        if processes.first():
+            (partial,) = self._folder.glob(f"step_{self._saving}" + ("" if paths.in_bucket(self._folder) else ".*"))
+            write_json(partial / MANIFEST, _signed(partial))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # tensorstore raises a ValueError whatever happened to a file, its cause last
+            if isinstance(error, ValueError) and "os_error_code" not in str(error):
+                raise  # not of a file: a collective whose other processes are gone
+            reason = _first(error).rpartition(": ")[2]
+            raise InputError(
+                f"The checkpoint of update {self._saving} could not be written to {self._folder} ({reason}); earlier ones are "
+                "untouched: make room there, and continue with --config.checkpoint.resume=auto."
+            ) from error
+
+
+def flaw(folder: Path) -> str | None:
+    """Why the files of a checkpoint are not those that were written; None where they are."""
+    try:
+        written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = _signed(folder)
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST} or what it names cannot be read: {_first(error)}"
+    for name, digest in written.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def _signed(folder: Path) -> dict[str, str]:
+    files = digests(folder, ("**/*",))
+    return {name: digest for name, digest in files.items() if Path(name).name not in (*UNSIGNED, MANIFEST)}
+
+
+def _first(error: Exception) -> str:
+    """What an error says, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).split(" [")[0].splitlines()[0]
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}

@@ -1,0 +1,112 @@
+"""Where do a checkpoint's tensors lie, and how is a part of one read? In safetensors files, which name types and places."""
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (safetensors and numpy find bfloat16 through it)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mpo_jax.errors import InputError
+from mpo_jax.files import hub, paths
+from mpo_jax.files.paths import in_bucket, read_range
+
+INDEX = "model.safetensors.index.json"
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names, and numpy's
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies, and what its file's header says of it."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # as safetensors spells it
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        # The file is opened for every read: pages of a mapped file count as memory until it is closed.
+        with _open(self.path) as file:
+            return file.get_slice(self.name)[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredInBucket(Stored):
+    """Also at which byte of the file the tensor begins: an object is not mapped, but any range of it can be asked for."""
+
+    begin: int
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        # Whole rows are one range; columns would be as many as there are rows, so devices that differ in columns share them.
+        rows, kept = index[0].indices(self.shape[0])[:2], _kept(self)
+        if rows not in kept:
+            size = np.dtype(FLOATS[self.dtype]).itemsize * math.prod(self.shape[1:])
+            data = read_range(self.path, *(self.begin + size * row for row in rows))
+            kept[rows] = np.frombuffer(data, FLOATS[self.dtype]).reshape(-1, *self.shape[1:])
+        return kept[rows][:, *index[1:]]
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(stored: StoredInBucket) -> dict[tuple[int, int], np.ndarray]:
+    """The rows that were read of the tensor that is under way."""
+    return {}
+
+
+def catalogue(folder: Path) -> dict[str, Stored]:
+    """Every tensor of the folder's safetensors files."""
+    hub.require_safetensors(folder)
+    if (folder / INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{folder / INDEX} is not an index of safetensors files ({error!r}): download it again.") from None
+    else:
+        names = ["model.safetensors"]
+    stored = {}
+    for path in (folder / name for name in names):
+        if not path.is_file():
+            where = f"{INDEX} names" if (folder / INDEX).is_file() else "it must hold, for want of an index,"
+            raise InputError(f"{folder}: {where} the file {path.name}, which is not there: download the folder again.")
+        stored |= _tensors_in_bucket(path) if in_bucket(path) else _tensors(path)
+    return stored
+
+
+def _tensors(path: Path) -> dict[str, Stored]:
+    with _open(path) as file:
+        headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (the file is not a dict)
+        return {name: Stored(path, name, tuple(of.get_shape()), of.get_dtype()) for name, of in headers.items()}
+
+
+def _tensors_in_bucket(path: Path) -> dict[str, Stored]:
+    """The format, which safetensors itself only reads from local files: 8 bytes that count those of a JSON header, the header,
+    the data."""
+    size = paths.size(path)
+    begin = 8 + int.from_bytes(read_range(path, 0, min(8, size)), "little")
+    try:
+        headers = json.loads(read_range(path, 8, min(begin, size)))
+        found: dict[str, Stored] = {
+            name: StoredInBucket(path, name, tuple(of["shape"]), of["dtype"], begin + of["data_offsets"][0])
+            for name, of in headers.items()
+            if name != "__metadata__"
+        }
+        end = begin + max(of["data_offsets"][1] for name, of in headers.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError) as error:
+        raise _incomplete(path, error) from None
+    if end != size:
+        raise _incomplete(path, f"{size} bytes, of which its header makes {end}")
+    return found
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise _incomplete(path, error) from None
+
+
+def _incomplete(path: Path, reason: object) -> InputError:
+    return InputError(f"{path} is not a complete safetensors file ({reason}): download or copy it again.")

@@ -1,0 +1,161 @@
+"""How does a data file become the batches of a run? Rows, tokens, the held-out part, the pipelines over each."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpo_jax.data.audit import Audit, audit
+from mpo_jax.data.chat import TRUNCATIONS, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.pair_views import PAIRS, in_language, mismatched, monolingual
+from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
+from mpo_jax.data.rows import Row, read_rows, read_texts
+from mpo_jax.errors import InputError, check_choice
+from mpo_jax.types import ChatFormat, Reads, Want
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+GAP_SAMPLE = 64  # training rows whose gaps are measured before and after where nothing was held out
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Rows and how they become tokens.
+
+    `path`, `eval_path`: a JSON or JSONL file, or a Hugging Face dataset `user/name[:split]`. Without `eval_path`,
+    `eval_fraction` of the dominant prompts is held out with all their rows. `texts`: a JSONL of `language`, `prompt`, `answer`
+    whose perplexity is reported before and after. `template`: 'reference' is the authors' own prompt text, 'hf' the
+    tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
+    (see `data.chat.tokenize`). `pairs`: what is trained on, 'parallel' rows, or pairs of one language each: 'source' the
+    distinct dominant ones, 'both' these and the target ones.
+    """
+
+    path: str
+    eval_path: str | None = None
+    eval_fraction: float = 0.0
+    texts: str | None = None
+    template: str = "reference"
+    max_length: int = 1024
+    truncation: str = "keep_header"
+    allow_empty_prompt: bool = False
+    pairs: str = "parallel"
+
+    def __post_init__(self) -> None:
+        check_choice("data.template", self.template, ("reference", "hf"))
+        check_choice("data.truncation", self.truncation, TRUNCATIONS)
+        check_choice("data.pairs", self.pairs, PAIRS)
+        if self.eval_fraction and self.eval_path:
+            raise InputError(
+                f"data.eval_fraction={self.eval_fraction} and data.eval_path={self.eval_path!r} both hold out rows: give one."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How examples become batches (`data.pipeline.Pipeline`). `policy` and `reference` are what the two models read of them."""
+
+    batch_size: int
+    policy: Reads
+    reference: Reads = dataclasses.field(default_factory=Reads)
+    epochs: int = 1
+    microbatches: int = 1
+    shards: int = 1
+    seed: int = 0
+
+    def measuring(self, source: bool) -> "Batching":
+        """For one model's log-probabilities of the target side and, if it is there, of the source."""
+        reads = Reads(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
+        return dataclasses.replace(self, policy=reads, reference=Reads(), epochs=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokenizer side of a run: everything that turns rows into examples."""
+
+    tokenizer: "PreTrainedTokenizerFast"
+    form: ChatFormat
+    max_length: int
+    truncation: str
+
+    @classmethod
+    def of(
+        cls, model_dir: Path, authors: ChatFormat, template: str, max_length: int, truncation: str = "keep_header"
+    ) -> "Tokens":
+        tokenizer = load_tokenizer(model_dir)
+        return cls(tokenizer, chat_format(template, authors, tokenizer), max_length, truncation)
+
+    @property
+    def pad_id(self) -> int:
+        """Any id will do, padding is told by position; with the authors' pooling its state is averaged in."""
+        for name in ("pad_token_id", "eos_token_id"):
+            if (token := getattr(self.tokenizer, name)) is not None:
+                return token
+        return 0
+
+    def pipeline(self, rows: Sequence[Row], batching: Batching, languages: Sequence[str] | None = None) -> Pipeline:
+        """`languages`: those that the batches' indices mean, by default the ones of these rows."""
+        examples = tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
+        if side := batching.policy.mismatch:
+            examples = mismatched(examples, side, self.max_length)
+        if language := batching.reference.parallel:
+            examples = in_language(rows, examples, language)
+        return Pipeline(
+            examples,
+            languages or languages_of(rows),
+            pad_id=self.pad_id,
+            **{field.name: getattr(batching, field.name) for field in dataclasses.fields(batching)},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The rows of a run, ready to batch. `measured` are the rows of `gaps`: the held-out ones, or a sample of the others."""
+
+    train: Pipeline
+    held_out: Pipeline | None
+    gaps: Pipeline
+    measured: Sequence[Row]
+    texts: Pipeline | None
+    findings: dict[str, Audit]
+
+    def with_reference(self, scores: ReferenceScores) -> "Data":
+        """The same training and held-out rows in the same order, with the reference's scores in place of what it would read."""
+
+        def scored(pipeline: Pipeline) -> Pipeline:
+            return dataclasses.replace(pipeline, reference=Reads(), scores=scores)
+
+        return dataclasses.replace(self, train=scored(self.train), held_out=self.held_out and scored(self.held_out))
+
+
+def languages_of(rows: Iterable[Row]) -> list[str]:
+    return sorted({row.target.language for row in rows})
+
+
+def chat_format(template: str, authors: ChatFormat, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
+    """'reference': the prompt text of the authors' code for this family; 'hf': the tokenizer's own chat template."""
+    return authors if template == "reference" else hf_format(tokenizer)
+
+
+def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat, batching: Batching) -> Data:
+    """Everything that a run reads. Errors: those of `read_rows`, `tokenize`, `split` and `data.views`."""
+    rows = read_rows(config.path, allow_empty_prompt=config.allow_empty_prompt)
+    if config.eval_path is not None:
+        train_rows, held_out = rows, read_rows(config.eval_path, allow_empty_prompt=config.allow_empty_prompt)
+    else:
+        train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
+    tokens = Tokens.of(model_dir, authors, config.template, config.max_length, config.truncation)
+    stride = max(1, len(train_rows) // GAP_SAMPLE)
+    measured = held_out or train_rows[::stride][:GAP_SAMPLE]
+    train_rows = monolingual(train_rows, config.pairs)
+    languages = languages_of([*train_rows, *held_out])  # one list for both: the objective names its metrics by it
+    train = tokens.pipeline(train_rows, batching, languages)
+    evaluated = tokens.pipeline(held_out, dataclasses.replace(batching, epochs=1), languages) if held_out else None
+    return Data(
+        train,
+        evaluated,
+        tokens.pipeline(measured, batching.measuring(source=measured[0].source is not None)),
+        measured,
+        tokens.pipeline(read_texts(config.texts), batching.measuring(source=False)) if config.texts is not None else None,
+        audit(train_rows, train.examples),
+    )

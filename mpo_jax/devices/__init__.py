@@ -1,0 +1,1 @@
+"""Which devices and processes is a run on, and what happens to them?"""

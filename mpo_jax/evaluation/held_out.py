@@ -1,0 +1,75 @@
+"""How good is a model on rows it does not learn from? Held-out metrics, reward gaps, perplexity."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mpo_jax.data.pipeline import Pipeline
+from mpo_jax.data.rows import Row
+from mpo_jax.devices import processes
+from mpo_jax.devices.sharding import batch_to_mesh
+from mpo_jax.evaluation.gap_table import RowGap
+from mpo_jax.scoring.sequences import ScoreStep
+from mpo_jax.types import Array, Batch, Metrics, Pair, Params
+
+
+def evaluate(
+    eval_step: Callable[..., Metrics], params: Params, ref_params: Params, pipeline: Pipeline, mesh: Mesh
+) -> dict[str, float]:
+    """The training metrics over all rows of `pipeline`, each row counted once, under TRL's prefix `eval_`."""
+    sums: Metrics = {}
+    for batch in _batches(pipeline, "evaluate"):
+        metrics = eval_step(params, ref_params, batch_to_mesh(batch, mesh))
+        sums = {name: sums[name] + mean if sums else mean for name, mean in metrics.items()}
+    sums = jax.device_get(sums)
+    return {f"eval_{name}": float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in sums.items()}
+
+
+def mean_gap(pair: Pair) -> Array:
+    """The length-normalised reward gap, nats per token, f32 (B,)."""
+    return pair.mean_gap_B
+
+
+def measure_gaps(
+    score_step: ScoreStep,
+    params: Params,
+    pipeline: Pipeline,
+    rows: Sequence[Row],
+    mesh: Mesh,
+    gap: Callable[[Pair], Array] = mean_gap,
+) -> list[RowGap]:
+    """The gap of every row on both sides; `rows` are those of the pipeline's examples, in order."""
+    gaps: list[RowGap] = []
+    for batch in _batches(pipeline, "reward gaps"):
+        scores = jax.device_get(score_step(params, batch_to_mesh(batch, mesh)))
+        for i, row in enumerate(rows[len(gaps) :][: pipeline.batch_size]):  # the last batch ends with filling
+            dominant = {}
+            if row.source is not None:
+                dominant = {
+                    "source_language": row.source.language,
+                    "source_key": json.dumps([row.source.prompt, row.source.chosen, row.source.rejected]),
+                    "source_gap": float(gap(scores.source)[i]),
+                }
+            gaps.append(RowGap(row.id, row.target.language, float(gap(scores.target)[i]), **dominant))
+    return gaps
+
+
+def measure_perplexity(score_step: ScoreStep, params: Params, pipeline: Pipeline, mesh: Mesh) -> dict[str, float]:
+    """exp(-mean log-probability of an answer token) per language, over the chosen answers of the target side."""
+    sums = {language: np.zeros(2) for language in pipeline.languages}
+    for batch in _batches(pipeline, "perplexity"):
+        chosen = jax.device_get(score_step(params, batch_to_mesh(batch, mesh))).target.chosen
+        weight, language = batch.weight_B.reshape(-1), batch.language_B.reshape(-1)
+        for i in np.flatnonzero(weight).tolist():
+            sums[pipeline.languages[int(language[i])]] += (chosen.logp_B[i], chosen.count_B[i])
+    return {language: math.exp(-logp / count) for language, (logp, count) in sums.items() if count}
+
+
+def _batches(pipeline: Pipeline, what: str) -> Iterable[Batch]:
+    return processes.progress(
+        pipeline.eval_batches(), desc=what, total=pipeline.steps_per_epoch, unit="batch", delay=2, leave=False
+    )

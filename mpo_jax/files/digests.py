@@ -1,0 +1,31 @@
+"""What is in these files? Digests of their bytes, read as streams, many files at a time."""
+
+import concurrent.futures
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from mpo_jax.devices import processes
+from mpo_jax.files.paths import in_bucket, known_digests
+
+
+def digests(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """Name within `folder` -> digest of each file that one of the patterns finds, in the order of the names. In a bucket they
+    are made of the checksums that the server keeps, and nothing is read."""
+    if in_bucket(folder):
+        return known_digests(folder, patterns)
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # blake2b holds no lock, and a big model has many files
+        found = processes.progress(pool.map(_digest, paths), total=len(paths), desc="digests", unit="file", delay=2)
+        return {path.relative_to(folder).as_posix(): digest for path, digest in zip(paths, found, strict=True)}
+
+
+def fingerprint(files: dict[str, str]) -> str:
+    """One digest of the names and bytes of files, from `digests`."""
+    named = "".join(f"{name} {digest}\n" for name, digest in files.items())
+    return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()

@@ -1,0 +1,69 @@
+"""Which folder is a model? One here or in a bucket, or a name on the Hugging Face Hub, whose needed files are downloaded."""
+
+import re
+from pathlib import Path
+
+from mpo_jax.errors import InputError
+from mpo_jax.files.paths import path_of
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+CONFIG_FILES = ("config.json", "generation_config.json")
+WEIGHT_FILES = ("*.safetensors", "model.safetensors.index.json")
+ALL_FILES = (*CONFIG_FILES, *TOKENIZER_FILES, *WEIGHT_FILES)
+
+
+def resolve(name_or_dir: str | Path, *, weights: bool = True) -> Path:
+    """The folder of a model, in a file system or a bucket; downloaded first when a hub name like "user/name" is given; without
+    `weights` only its configuration is needed and downloaded.
+
+    A hub token is taken from where huggingface_hub looks for it (HF_TOKEN, or `hf auth login`).
+    Errors: a path that does not exist, a name that cannot be downloaded, a folder without config.json or safetensors.
+    """
+    name = str(name_or_dir)
+    folder = path_of(name)
+    if not folder.is_dir():
+        if isinstance(name_or_dir, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+            raise InputError(f"{name} is not a folder: give the folder of a model, or a hub name like user/name.")
+        folder = _download(name, ALL_FILES if weights else CONFIG_FILES)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} has no config.json: give the folder of a model in Hugging Face's layout.")
+    if weights:
+        require_safetensors(folder)
+    return folder
+
+
+def require_safetensors(folder: Path) -> None:
+    """Errors: no weights, or only pickled ones, which can run code when they are read."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
+    if pickled:
+        raise InputError(
+            f"{folder} has only pickled weights ({pickled[0]}), which are not read because they can run code: "
+            "save the model with transformers' save_pretrained, which writes safetensors."
+        )
+    raise InputError(f"{folder} has no *.safetensors: give a folder that holds the model's weights.")
+
+
+def _download(name: str, files: tuple[str, ...]) -> Path:
+    import huggingface_hub
+
+    try:
+        # "*" also matches "/": without the second list, whole copies of the weights in subfolders would come along.
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), ignore_patterns=["*/*"]))
+    except Exception as error:  # the hub client raises errors of several libraries, with no common base
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{name} is not a folder here and could not be downloaded from the Hugging Face Hub ({reason}): "
+            "check the name, the network, and for a gated model the HF_TOKEN of an account that may read it."
+        ) from error

@@ -1,0 +1,1 @@
+"""Who sees whom: one contract, and the code of each platform."""

@@ -1,0 +1,1 @@
+"""In what do the families differ? One file each."""

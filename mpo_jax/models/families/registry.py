@@ -1,0 +1,34 @@
+"""Which family is this checkpoint? The one place where a string decides."""
+
+import json
+from pathlib import Path
+
+from mpo_jax.errors import InputError
+from mpo_jax.files.paths import path_of
+from mpo_jax.models.decoder import Model
+from mpo_jax.models.families import gemma2, llama, qwen2
+from mpo_jax.models.families.base import Family, RawConfig, only
+
+FAMILIES: dict[str, Family] = {f.model_type: f for f in (llama.FAMILY, gemma2.FAMILY, qwen2.FAMILY)}
+
+
+def build(hf_dir: Path | str, *, remat: str = "full") -> tuple[Family, Model, RawConfig]:
+    """The family, the model and the parsed config.json of a folder in Hugging Face's layout.
+
+    Errors: no or broken config.json, an unknown `model_type`, something that the decoder does not do.
+    """
+    path = path_of(hf_dir) / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): give a folder in Hugging Face's layout.") from None
+    if not isinstance(raw, dict) or raw.get("model_type") not in FAMILIES:
+        found = raw.get("model_type") if isinstance(raw, dict) else raw
+        raise InputError(f"{path} has 'model_type': {found!r}: choose a model of one of the types {', '.join(FAMILIES)}.")
+    family = FAMILIES[raw["model_type"]]
+    try:
+        only(raw, "quantization_config", None)
+        config = family.read_config(raw)
+    except InputError as error:
+        raise InputError(f"{path.parent}: {error}") from None
+    return family, Model(config, remat), raw

@@ -1,0 +1,1 @@
+"""Will a run fit a TPU slice, on a machine without one?"""

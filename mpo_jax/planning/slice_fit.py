@@ -1,0 +1,87 @@
+"""What would a TPU slice hold of a run's programs? Each is compiled for the slice by its own compiler."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from mpo_jax.devices.sharding import shards
+from mpo_jax.planning.programs import Laid, programs
+from mpo_jax.planning.tpu_compiler import Memory, compile_for
+from mpo_jax.telemetry.flops import update_work
+from mpo_jax.telemetry.memory import bytes_on
+from mpo_jax.telemetry.throughput import PEAK
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one slice would hold, bytes a device, and the work of one update."""
+
+    topology: str
+    slices: int
+    mesh: dict[str, int]
+    rows: int  # packed rows of the policy in a microbatch
+    tokens: int  # a packed row
+    masters: int
+    moments: int  # on the devices
+    reference: int
+    logits: int  # what is never there: float32 logits of the scored positions
+    update_tokens: int  # real tokens of the rows' sides
+    update_flops: float  # model FLOPs, by the convention of `flops.update_work`
+    peak_flops: float | None  # of all chips together, a second, in bfloat16; None where `metering.PEAK` does not know them
+    fits: bool  # every program
+    programs: dict[str, Memory]  # the step's first, each with what is held beside it; none comes after one that does not fit
+
+
+def compiled(laid: Laid) -> Plan:
+    """What the compiler says of it; minutes for a model of billions of weights."""
+    kind = laid.devices[0].device_kind
+    found: dict[str, Memory] = {}
+    with jax.sharding.use_abstract_mesh(laid.mesh.abstract_mesh):
+        for program in programs(laid):
+            memory = beside(compile_for(program.lowered, kind), program.held)
+            found[program.name] = fuller(found[program.name], memory) if program.name in found else memory
+            if not memory.fits:
+                break
+    chips = len({(getattr(device, "slice_index", 0), *device.coords) for device in laid.devices})
+    policy = laid.host.policy
+    return Plan(
+        laid.topology,
+        laid.slices,
+        dict(laid.mesh.shape),
+        *policy.tokens_ST.shape[1:],
+        masters=bytes_on(laid.state.params),
+        moments=bytes_on(laid.state.opt_state),
+        reference=bytes_on(laid.ref_params),
+        logits=4 * math.prod(policy.answer_at_SA.shape[1:]) * laid.model.config.vocab_size // len(laid.devices),
+        update_tokens=laid.train.tokens_at(0),
+        update_flops=update_work(laid.model.config, laid.host).flops,
+        peak_flops=PEAK[kind] * chips if kind in PEAK else None,
+        fits=all(memory.fits for memory in found.values()),
+        programs=found,
+    )
+
+
+def fuller(one: Memory, other: Memory) -> Memory:
+    """Of two programs that run in turns, the one that needs more, which decides whether both fit."""
+    return max(one, other, key=lambda memory: memory.peak)
+
+
+def beside(memory: Memory, kept: int) -> Memory:
+    """A program that runs while each device holds `kept` bytes which are not its arguments."""
+    peak = memory.peak + kept
+    return dataclasses.replace(memory, peak=peak, fits=memory.fits and (memory.usable is None or peak <= memory.usable))
+
+
+def least_bytes(laid: Laid) -> tuple[int, int]:
+    """What each device holds at least while the backward pass runs: (whatever the batch, with this batch). To the state and a
+    live reference come the compute copy of the weights and their gradients, and then the layers' inputs, which no `remat` does
+    without. Nothing is compiled for it, and no compiled step has needed less."""
+    c, dtype, packed = laid.config, jnp.dtype(laid.config.compute_dtype), laid.host.policy
+    masters, copy = bytes_on(laid.state.params), bytes_on(laid.model.abstract(laid.mesh, dtype))
+    gradients = copy + (masters if c.microbatches > 1 else 0)
+    whatever = masters + bytes_on(laid.state.opt_state) + bytes_on(laid.ref_params) + gradients
+    whatever += copy if dtype != jnp.float32 else 0
+    positions = math.prod(packed.tokens_ST.shape[1:]) // shards(laid.mesh, "batch")
+    return whatever, whatever + positions * laid.model.config.layers * laid.model.config.hidden_size * dtype.itemsize

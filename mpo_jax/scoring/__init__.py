@@ -1,0 +1,1 @@
+"""What does a model say of given answers, and how does that become a loss?"""

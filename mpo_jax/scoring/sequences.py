@@ -1,0 +1,96 @@
+"""What does a model say of the answers of a batch? Hidden states -> token log-probs -> per-row scores.
+
+No array of [tokens, vocabulary] exists for the batch: only scored positions reach the unembedding, and `logprob` takes the
+vocabulary a block at a time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mpo_jax.devices.sharding import everywhere
+from mpo_jax.scoring.token_divergence import token_divergences
+from mpo_jax.scoring.token_logprob import token_logps
+from mpo_jax.types import ANSWERS, KL, SIDES, Array, Batch, Packed, Pair, Params, Reads, Scores, SequenceScores, Want, cast
+
+ScoreStep = Callable[[Params, Batch], Scores]
+
+
+def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
+    """Scores of B = `rows` rows, as `reads` asks for them, from the sequences that were packed for it. The dtype of `params` is
+    the compute dtype, scores are float32."""
+    slots = len(SIDES) * len(ANSWERS) * rows
+    hidden_STD = model.hidden(params, packed)
+    logp, count, pooled = None, None, None
+    if Want.LOGP in reads.anything:
+        with jax.named_scope("logp"):
+            logp_SA = answer_logps(hidden_STD, model.unembedding(params), packed, model.config.final_softcap)
+            logp, count = per_slot(logp_SA, packed, slots), per_slot(jnp.ones_like(logp_SA), packed, slots)
+    if Want.HIDDEN in reads.anything:
+        with jax.named_scope("pool"):
+            pooled = pool(hidden_STD, packed, slots)
+
+    def sequence(side: int, answer: int) -> SequenceScores:
+        want, start = reads.want(SIDES[side]), (len(ANSWERS) * side + answer) * rows
+        read = ((logp, Want.LOGP), (count, Want.LOGP), (pooled, Want.HIDDEN))
+        return SequenceScores(*(x[start : start + rows] if x is not None and asked in want else None for x, asked in read))
+
+    return Scores(**{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if reads.want(name)})
+
+
+def score_all(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
+    """`score` of M microbatches of B = `rows` rows each, in turns: (M * B,) and (M * B, D), in the order of the rows."""
+    scores = jax.lax.map(lambda micro: score(model, params, micro, reads, rows), packed)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
+
+
+def make_score_step(model: Any, compute_dtype: Any, reads: Reads) -> jax.stages.Wrapped:
+    """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> what a model says of its rows, in order."""
+
+    def score_step(params: Params, batch: Batch) -> Scores:
+        scores = score_all(model, cast(params, compute_dtype), batch.policy, reads, batch.weight_B.shape[1])
+        return jax.tree.map(everywhere, scores)  # so that every process sees them
+
+    return jax.jit(score_step)
+
+
+def divergences(
+    model: Any, params: Params, ref_params: Params, packed: Packed, reads: Reads, rows: int
+) -> dict[str, tuple[SequenceScores, SequenceScores]]:
+    """Side -> (chosen, rejected): the divergence of the two models' next-token distributions at the answers of B = `rows` rows,
+    and their number of tokens. `packed` was packed for `reads.divergence`; the reference has no gradient."""
+    ref_params = jax.lax.stop_gradient(ref_params)
+    states = (model.hidden(params, packed), model.hidden(ref_params, packed))
+    h_SAD, ref_h_SAD = (jnp.take_along_axis(x_STD, packed.answer_at_SA[..., None], axis=1) for x_STD in states)
+    unembed_VD, ref_unembed_VD = (model.unembedding(p) for p in (params, ref_params))
+    of_policy = Want.KL_OF_POLICY in reads.anything
+    kl_SA: Array = token_divergences(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD, model.config.final_softcap, of_policy)
+    slots = len(SIDES) * len(ANSWERS) * rows
+    kl, count = per_slot(kl_SA, packed, slots), per_slot(jnp.ones_like(kl_SA), packed, slots)
+
+    def sequence(start: int) -> SequenceScores:
+        return SequenceScores(kl_B=kl[start : start + rows], count_B=count[start : start + rows])
+
+    starts = {name: len(ANSWERS) * side * rows for side, name in enumerate(SIDES) if reads.want(name) & KL}
+    return {name: (sequence(start), sequence(start + rows)) for name, start in starts.items()}
+
+
+def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None) -> Array:
+    """Log-probability of every scored token, f32 nats (S, A); unused entries hold a number that no slot takes."""
+    h_SAD = jnp.take_along_axis(hidden_STD, packed.answer_at_SA[..., None], axis=1)
+    return token_logps(h_SAD, unembed_VD, packed.answer_label_SA, softcap)
+
+
+def per_slot(x_SA: Array, packed: Packed, slots: int) -> Array:
+    """Sums over each sequence's scored positions, f32 (slots,). A masked sum stays exact float32 on every backend."""
+    mine_SAB = packed.answer_slot_SA[..., None] == jnp.arange(slots)[None, None, :]
+    return jnp.sum(jnp.where(mine_SAB, x_SA[..., None], 0.0), axis=(0, 1))
+
+
+def pool(hidden_STD: Array, packed: Packed, slots: int) -> Array:
+    """Weighted mean of each sequence's states in float32 arithmetic, (slots, D)."""
+    mine_STB = packed.pool_slot_ST[..., None] == jnp.arange(slots)[None, None, :]
+    weight_STB = jnp.where(mine_STB, packed.pool_weight_ST[..., None], 0.0)
+    return jnp.einsum("std,stb->bd", hidden_STD.astype(jnp.float32), weight_STB, precision=jax.lax.Precision.HIGHEST)

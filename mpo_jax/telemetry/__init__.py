@@ -1,0 +1,1 @@
+"""How is a run watched? Numbers, rates, arithmetic, memory, pictures."""

@@ -1,0 +1,63 @@
+"""What does a run look like? PNG files for people who would rather look than read."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpo_jax.files.paths import write
+
+Bars = dict[str, tuple[float, float, float]]  # name of a bar -> its height, and the ends of its interval
+
+
+def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of this size in inches and its axes, an array of them where there are several columns."""
+    import matplotlib  # slow to import, and a run without plots should not need it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+
+
+def save(figure: Any, path: Path) -> None:
+    """A PNG file, and an end to the figure."""
+    from matplotlib import pyplot
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    write(path, drawn.getvalue())
+    pyplot.close(figure)
+
+
+def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
+    """The loss and its parts over the updates, on a logarithmic axis, with the held-out loss where there is one."""
+    drawn, axes = figure(8, 4.5)
+    parts = sorted({name for line in lines for name in line if name.startswith("loss/")})
+    for name, style in {"loss": "-", **dict.fromkeys(parts, "--"), "eval_loss": "o-"}.items():
+        points = [(line["step"], line[name]) for line in lines if line.get(name, 0) > 0]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=name, markersize=4)
+    axes.set(xlabel="update", ylabel="loss", yscale="log", title="Loss and its parts")
+    axes.legend()
+    save(drawn, path)
+
+
+def plot_gaps(tables: dict[str, Bars], path: Path, what: str = "length-normalised reward gap, nats per token") -> None:
+    """Bars of the mean reward gap per language with their confidence intervals, a group for each of `tables` (its key is the
+    legend, for example 'before' and 'after'), beside the gap of the first language, the dominant one."""
+    first = next(iter(tables.values()))
+    names = list(first)
+    drawn, axes = figure(max(6, 1.1 * len(names) + 2), 4.5)
+    width = 0.8 / len(tables)
+    for i, (label, table) in enumerate(tables.items()):
+        at = [x + (i - (len(tables) - 1) / 2) * width for x in range(len(names))]
+        means, lows, highs = zip(*(table[name] for name in names), strict=True)
+        error = [[m - low for m, low in zip(means, lows, strict=True)], [high - m for m, high in zip(means, highs, strict=True)]]
+        axes.bar(at, means, width * 0.95, yerr=error, capsize=3, label=label)
+    axes.axhline(first[names[0]][0], color="grey", linestyle="--", linewidth=1, label=f"dominant gap, {next(iter(tables))}")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel=what, title="Reward gap by language")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    save(drawn, path)

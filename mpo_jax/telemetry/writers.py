@@ -1,0 +1,191 @@
+"""Where do a run's numbers go? To a progress bar, `metrics.jsonl`, TensorBoard, and Weights & Biases when asked."""
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mpo_jax.errors import InputError
+from mpo_jax.files.json_files import replace_text
+from mpo_jax.files.paths import Lines, in_bucket, naming, path_of, write
+
+
+@dataclasses.dataclass
+class MetricsConfig:
+    """A line of metrics every `every` updates. `wandb` names a project; the package has to be installed."""
+
+    every: int = 1
+    tensorboard: bool = True
+    wandb: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"metrics.every={self.every} must be at least 1.")
+
+
+# Metric -> its label and form beside the progress bar.
+SHOWN = {
+    "loss": ("loss", "{:.4g}"),
+    "step_seconds": ("s", "{:.3g}"),
+    "tokens_per_second": ("tokens/s", "{:.0f}"),
+    "packing_efficiency": ("packed", "{:.0%}"),
+    "tflops_per_second": ("TFLOP/s", "{:.3g}"),
+    "mfu": ("MFU", "{:.1%}"),
+    "peak_device_gb": ("GB", "{:.3g}"),
+}
+
+
+class MetricWriter:
+    """Owns the run's metric files. Lines after `start`, left by an interrupted run, are dropped: the run writes them again."""
+
+    def __init__(self, config: MetricsConfig, folder: Path, start: int, updates: int, run: dict[str, Any]):
+        self._wandb = _wandb(config.wandb, folder, run) if config.wandb else None
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            keep_until(path, start or -1)  # a run from the start evaluates its start again
+        self._jsonl = Lines(path)
+        self._tensorboard = TensorBoard(folder / "tensorboard", start) if config.tensorboard else None
+        self._bar = tqdm(total=updates, initial=start, unit="update", desc="train", mininterval=1.0)
+
+    def advance(self) -> None:
+        """One more update is under way."""
+        self._bar.update()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """`step` = updates done. A metric that weighed nothing (a language that was not in the batch) is NaN and left out."""
+        values = {name: float(value) for name, value in values.items() if not math.isnan(value)}
+        self._jsonl.write(json.dumps({"step": step, **values}))
+        if self._tensorboard is not None:
+            self._tensorboard.write(step, values)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+        if "loss" in values:
+            shown = {label: form.format(values[name]) for name, (label, form) in SHOWN.items() if name in values}
+            self._bar.set_postfix(shown, refresh=False)
+
+    def say(self, line: str) -> None:
+        """A line for the person, above the progress bar."""
+        self._bar.write(line)
+
+    def flush(self) -> None:
+        """Returns when the lines so far would outlive this process."""
+        self._jsonl.flush()
+
+    def close(self) -> None:
+        self._bar.close()
+        self._jsonl.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class Silent:
+    """The writer of a process that writes nothing."""
+
+    def advance(self) -> None:
+        pass
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drops the lines of `metrics.jsonl` after `step`, and a last line that an interruption cut short."""
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_until(line, step)]
+    replace_text(path, "".join(line + "\n" for line in kept))
+
+
+def _is_until(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except json.JSONDecodeError:
+        return False
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class TensorBoard:
+    """Owns a file of TensorBoard's, flushed every `EVERY` seconds and at the end. It is written where it is asked to be:
+    tensorboardX's writer has a thread for that, which ends at the first error, and the run would wait for it without end."""
+
+    EVERY = 120.0
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboardX import event_file_writer, record_writer
+        from tensorboardX.proto import event_pb2
+
+        if in_bucket(folder):
+            record_writer.register_writer_factory("gs", _Events)  # its own keeps writing when the program ends
+        else:
+            folder.mkdir(exist_ok=True)
+        self._folder, self._next = folder, 0.0
+        self._proto: Any = event_pb2  # protobuf makes its names at run time
+        with naming(folder):
+            self._file = event_file_writer.EventsWriter(str(folder / "events"))
+        if start:  # hides what an interrupted run wrote after it
+            self._write(step=start + 1, session_log={"status": "START"})
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._write(step=step, summary={"value": [{"tag": name, "simple_value": x} for name, x in values.items()]})
+
+    def _write(self, **event: Any) -> None:
+        with naming(self._folder):
+            self._file.write_event(self._proto.Event(wall_time=time.time(), **event))
+            if time.monotonic() >= self._next:
+                self._file.flush()
+                self._next = time.monotonic() + self.EVERY
+
+    def close(self) -> None:
+        with naming(self._folder):
+            self._file.close()
+
+
+class _Events:
+    """TensorBoard's file in a bucket, written anew at each of its flushes."""
+
+    @classmethod
+    def open(cls, path: str) -> "_Events":
+        return cls(path)
+
+    @staticmethod
+    def directory_check(path: str) -> None:
+        """A bucket needs no folders."""
+
+    def __init__(self, path: str):
+        self._path, self._events = path_of(path), bytearray()
+
+    def write(self, event: bytes) -> None:
+        self._events += event
+
+    def flush(self) -> None:
+        write(self._path, bytes(self._events))
+
+    def close(self) -> None:
+        self.flush()
+
+
+def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(
+            f"metrics.wandb='{project}' needs the package wandb: run `pip install wandb`, or leave the setting out."
+        ) from error
+    # It keeps its numbers itself, and a local copy where that can be.
+    return wandb.init(project=project, dir=None if in_bucket(folder) else str(folder), config=run)

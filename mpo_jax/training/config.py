@@ -1,0 +1,171 @@
+"""What is a run? One tree of the components' dataclasses, built by a config file and overridden from the command line."""
+
+import dataclasses
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import config_flags
+
+from mpo_jax import losses
+from mpo_jax.checkpoints.run_state import CheckpointConfig
+from mpo_jax.data.dataset import DataConfig
+from mpo_jax.devices.processes import HostsConfig
+from mpo_jax.devices.sharding import MeshConfig
+from mpo_jax.errors import InputError, check_choice
+from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.telemetry.throughput import parse_range
+from mpo_jax.telemetry.writers import MetricsConfig
+from mpo_jax.training.optim import OptimConfig
+from mpo_jax.types import DTYPES
+
+
+@dataclasses.dataclass
+class ExportConfig:
+    """The aligned Hugging Face checkpoint at the end, in `<output>/export`. bfloat16 is what users of the model expect; float32
+    keeps every bit of an update that is often below bfloat16's resolution."""
+
+    enabled: bool = True
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        check_choice("export.dtype", self.dtype, DTYPES)
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """`model`: a folder or a Hugging Face hub name; folders and files may lie in a bucket (`gs://`). `batch_size` rows an update
+    in `microbatches` equal parts.
+    `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again.
+    `reference`: 'live' forwards the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores
+    in the folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters.
+    `compilation_cache`: the folder of compiled programs that later runs find again; '' = none. `profile`: START:STOP, the
+    updates that a profiler traces into `<output>/profile`, from the one that starts when START are done."""
+
+    model: str
+    data: DataConfig
+    output: str
+    loss: PreferenceLoss = dataclasses.field(default_factory=losses.Mpo)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    epochs: int = 2
+    batch_size: int = 8
+    microbatches: int = 1
+    eval_every: int = 0
+    seed: int = 0
+    compute_dtype: str = "bfloat16"
+    reference_dtype: str = "bfloat16"
+    reference: str = "live"
+    reference_store: str | None = None
+    remat: str = "full"
+    compilation_cache: str = "~/.cache/mpo_jax/compiled"
+    profile: str | None = None
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
+    export: ExportConfig = dataclasses.field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        check_choice("compute_dtype", self.compute_dtype, DTYPES)
+        check_choice("reference_dtype", self.reference_dtype, DTYPES)
+        check_choice("reference", self.reference, ("live", "cached"))
+        parse_range(self.profile)
+        if self.reference == "cached" and self.loss.reference_reads.divergence.anything:
+            raise InputError("KL retention compares whole distributions, which are not stored: write --config.reference=live.")
+        if self.reference_store is not None and self.reference != "cached":
+            raise InputError(
+                f"reference_store='{self.reference_store}' has no use with reference='{self.reference}': add "
+                "--config.reference=cached, or leave the folder out."
+            )
+        if self.epochs < 1 or self.batch_size < 1 or self.microbatches < 1 or self.eval_every < 0:
+            raise InputError(
+                f"epochs={self.epochs}, batch_size={self.batch_size} and microbatches={self.microbatches} must be at least 1, "
+                f"and eval_every={self.eval_every} not negative."
+            )
+        if self.batch_size % self.microbatches:
+            raise InputError(
+                f"batch_size={self.batch_size} cannot be cut into microbatches={self.microbatches} equal parts: choose a divisor."
+            )
+
+
+def parse(argv: list[str]) -> TrainConfig:
+    """`--config=FILE.py[:variant] [--config.field=value ...]` -> the run, checked. `argv` without the program's name."""
+    files = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
+    if len(files) != 1:
+        given = "More than one config was" if files else "No config was"
+        raise InputError(f"{given} given: write --config=configs/quickstart.py, or another file of that folder.")
+    path, _, variant = files[0].partition(":")
+    base = load(path, variant or None)
+    overrides = ["mpo_jax", *(arg for arg in argv if not arg.startswith("--config="))]
+    for arg in overrides:
+        if arg.startswith("--config."):
+            _check_field(base, arg.removeprefix("--config.").partition("=")[0])
+    values = flags.FlagValues()
+    try:
+        holder = config_flags.DEFINE_config_dataclass("config", base, flag_values=values, sys_argv=overrides)
+        rest = values(overrides)
+        config = values[holder.name].value
+    except (flags.Error, ValueError, TypeError) as error:
+        raise InputError(f"The command line does not hold: {' '.join(str(error).split())}") from error
+    if len(rest) > 1:
+        raise InputError(f"'{rest[1]}' is not an option: settings are written --config.name=value.")
+    assert isinstance(config, TrainConfig)
+    return _rebuilt(config)
+
+
+def load(path: str, variant: str | None) -> TrainConfig:
+    """Runs a config file's `get_config(variant)`."""
+    if not Path(path).is_file():
+        raise InputError(f"The config file {path} does not exist: write --config=configs/quickstart.py, or another file there.")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def _check_field(config: Any, path: str) -> None:
+    for name in path.split("."):
+        known = list(_parts(config))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known there: {', '.join(known) or 'nothing'}."
+            raise InputError(f"--config.{path} names no setting: '{name}' is not known; {hint}")
+        config = _parts(config)[name]
+
+
+def _parts(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass, the entries of a dict, nothing of anything else."""
+    if isinstance(config, dict):
+        return config
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else {}
+
+
+T = TypeVar("T")
+
+
+def _rebuilt(config: T) -> T:
+    """Overrides set fields one by one; building every part again runs its checks."""
+    parts = {name: _rebuilt(part) for name, part in _parts(config).items()}
+    return type(config)(**parts) if parts else config
+
+
+def describe(config: Any) -> Any:
+    """A config as JSON: every dataclass with its type's name, so that a stored config says which method it was."""
+    parts = {name: describe(part) for name, part in _parts(config).items()}
+    if dataclasses.is_dataclass(config):
+        return {"type": type(config).__name__} | parts
+    if isinstance(config, dict):
+        return parts
+    return list(config) if isinstance(config, tuple) else config
+
+
+def format_config(description: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for name, value in description.items():
+        lines.append(f"{indent}{name}:" if isinstance(value, dict) else f"{indent}{name}: {value}")
+        if isinstance(value, dict):
+            lines.append(format_config(value, indent + "  "))
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""Which published runs does a config name? `configs/llama31.py:dpo`: differences from the config's own settings.
+
+`official` is what the authors' code does, `paper` what the paper says where the two differ (arXiv:2505.16869, section 3 and
+appendix). The other names are methods and ablations of its comparison. Several are joined by '+', as in `paper+mpo_no_ln`,
+and taken in order.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mpo_jax import losses
+from mpo_jax.errors import InputError
+from mpo_jax.training.config import TrainConfig
+
+Changes = Mapping[str, Any]  # field -> its value, or the fields of that part which change
+
+PRESETS: dict[str, Changes] = {
+    "official": {
+        "data": {"template": "reference", "truncation": "official", "max_length": 1024},
+        "loss": {"retain_pooling": "mean_padded", "retain_reduction": "mean"},
+    },
+    "paper": {"data": {"max_length": 2048}, "loss": {"retain_pooling": "last_prompt", "retain_reduction": "sum"}},
+}
+
+# The paper trains the baselines on the target pairs and the distinct dominant ones together, 700 of the authors' rows. Its grids
+# of their settings are in docs/objectives.md; which of them it reports is not published, so the classes' defaults stand.
+BASELINES = {
+    "sft": losses.Sft,
+    "dpo": losses.Dpo,
+    "ipo": losses.Ipo,
+    "rdpo": losses.RobustDpo,
+    "cpo": losses.Cpo,
+    "kto": losses.Kto,
+    "orpo": losses.Orpo,
+    "r_dpo": losses.RegularizedDpo,
+    "simpo": losses.Simpo,
+}
+
+ABLATIONS: dict[str, Changes] = {
+    "mpo_no_ln": {"loss": {"rg_normalize": False}},
+    "mpo_policy": {"loss": {"gap_target": "policy"}},
+    "mpo_no_retain": {"loss": {"retain": 0.0}},
+    "mpo_kl_of_policy": {"loss": {"retain_by": "kl_of_policy"}},
+    "mpo_kl_of_reference": {"loss": {"retain_by": "kl_of_reference"}},
+}
+
+# Those that are written with a value, as in `mpo_constant=1.58`.
+WITH_VALUE: dict[str, tuple[str, Callable[[str], Changes]]] = {
+    "mpo_constant": ("1.58", lambda value: {"loss": {"gap_target": value}}),
+    "mpo_language": ("ar", lambda value: {"loss": {"gap_target": value}}),
+}
+
+
+def variant_of(config: TrainConfig, variant: str | None) -> TrainConfig:
+    """The config with the differences that `variant` names. Errors: a name that is not known, a setting that the loss lacks."""
+    for name in variant.split("+") if variant else ():
+        config = _changed(config, name, _changes(name))
+    return config
+
+
+def _changes(name: str) -> Changes:
+    stem, _, value = name.partition("=")
+    if stem in WITH_VALUE:
+        example, changes = WITH_VALUE[stem]
+        if not value:
+            raise InputError(f"The config variant '{stem}' needs a value: write {stem}={example}, for example.")
+        return changes(value)
+    if name in BASELINES:
+        return {"loss": BASELINES[name](), "data": {"pairs": "both"}}
+    fixed = PRESETS | ABLATIONS
+    if name not in fixed:
+        known = [*fixed, *BASELINES, *(f"{stem}={example}" for stem, (example, _) in WITH_VALUE.items())]
+        raise InputError(f"The config variant '{name}' is not known: write one of {', '.join(known)}, or none.")
+    return fixed[name]
+
+
+def _changed(config: TrainConfig, name: str, changes: Changes) -> TrainConfig:
+    fields = {}
+    for part, change in changes.items():
+        old = getattr(config, part)
+        if isinstance(change, Mapping):
+            if lacking := [field for field in change if not hasattr(old, field)]:
+                without = type(old).__name__
+                raise InputError(
+                    f"The config variant '{name}' sets {part}.{lacking[0]}, which {without} does not have: leave one out."
+                )
+            change = dataclasses.replace(old, **change)
+        fields[part] = change
+    return dataclasses.replace(config, **fields)

@@ -1,0 +1,72 @@
+"""What the TPU compiler says of a program is read as it is meant."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from slices import config, needs_compiler, planned
+
+from mpo_jax.errors import InputError
+from mpo_jax.planning import tpu_compiler
+
+
+def test_the_compiler_itself_refuses_what_does_not_fit():
+    needs_compiler()
+    mesh = Mesh(np.asarray(tpu_compiler.devices("v5e:2x2")), ("x",), axis_types=(AxisType.Auto,))
+    x = jax.ShapeDtypeStruct((4, 2**30, 8), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("x")))
+    memory = tpu_compiler.compile_for(jax.jit(jnp.sin).lower(x), "TPU v5 lite")
+    assert not memory.fits and memory.peak > memory.usable == round(15.75 * 2**30)
+
+
+def test_a_program_that_cannot_be_written_down_has_its_memory():
+    needs_compiler()
+    x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=SingleDeviceSharding(tpu_compiler.devices("v5e:1x1")[0]))
+    lowered: Any = Unwritten(jax.jit(jnp.sin).lower(x))
+    memory = tpu_compiler.compile_for(lowered, "TPU v5 lite")
+    assert memory.fits and memory.peak > 0 and memory.largest is None
+
+
+class Unwritten:
+    """A lowered program whose compiled text the compiler cannot make."""
+
+    def __init__(self, lowered):
+        self._lowered = lowered
+
+    def compile(self):
+        self.memory_analysis = self._lowered.compile().memory_analysis
+        return self
+
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+
+def test_the_largest_array_is_not_an_argument():
+    hlo = "\n".join(
+        [
+            "  %p.1 = f32[9999,9999]{1,0:T(8,128)} parameter(0)",
+            "  %fusion.2 = bf16[8,16]{1,0:T(8,128)(2,1)} fusion(%p.1), kind=kLoop",
+            "  ROOT %all-gather.3 = (f32[4,4]{1,0}) all-gather(%fusion.2)",
+            "  %copy.4 = f32[8,16]{1,0} copy(%fusion.2)",
+        ]
+    )
+    assert tpu_compiler._largest(hlo) == (512, "f32[8,16] of copy")
+
+
+@pytest.mark.parametrize("name", ["v9:2x2", "v5e:3x3", "nothing"])
+def test_an_unknown_topology_is_a_sentence(model_dir, name):
+    needs_compiler()
+    with pytest.raises(InputError, match=rf"^The topology '{name}' is not known .*: write a slice such as v5e:2x4.*\.$"):
+        planned(config(model_dir), name)
+
+
+def test_a_missing_compiler_is_a_sentence(model_dir, monkeypatch):
+    def get_topology_desc(**_):
+        raise RuntimeError("JAX TPU support not installed")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", get_topology_desc)
+    with pytest.raises(InputError, match=r"^The TPU compiler is not here .*: install it with pip install -r requirements"):
+        planned(config(model_dir), "v5e:2x4")

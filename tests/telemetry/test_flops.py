@@ -1,0 +1,106 @@
+"""The count is the hand's, a brute count of pairs, and the compiler's where that can be had."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mpo_jax.scoring.sequences import score
+from mpo_jax.telemetry.flops import Work, forward_flops, update_work, visible_pairs
+from mpo_jax.types import Packed, Pair, Reads, Scores, SequenceScores, Want
+
+
+def rows(*lengths: list[tuple[int, int]], T: int = 16, scored: int = 3) -> Packed:
+    """Packed rows of sequences of (positions, real tokens among them), `scored` scored positions in each row."""
+    arrays = {name: np.zeros((len(lengths), T), np.int32) for name in ("position_ST", "segment_ST", "kv_segment_ST")}
+    for s, row in enumerate(lengths):
+        start = 0
+        for segment, (length, real) in enumerate(row, start=1):
+            arrays["position_ST"][s, start : start + length] = np.arange(length)
+            arrays["segment_ST"][s, start : start + length] = segment
+            arrays["kv_segment_ST"][s, start : start + real] = segment
+            start += length
+    slot_SA = np.full((len(lengths), 8), -1, np.int32)
+    slot_SA[:, :scored] = 0
+    zeros = np.zeros((len(lengths), T), np.int32)
+    return Packed(
+        **arrays,
+        tokens_ST=zeros,
+        answer_at_SA=np.zeros_like(slot_SA),
+        answer_label_SA=np.zeros_like(slot_SA),
+        answer_slot_SA=slot_SA,
+        pool_slot_ST=zeros,
+        pool_weight_ST=zeros.astype(np.float32),
+    )
+
+
+PACKED = rows([(5, 5), (7, 4)], [(16, 16)])
+
+
+def brute(packed: Packed, window: int | None) -> int:
+    count = 0
+    for position, segment, kv in zip(packed.position_ST, packed.segment_ST, packed.kv_segment_ST, strict=True):
+        for q in range(len(segment)):
+            for k in range(q + 1):
+                near = window is None or position[q] - position[k] < window
+                count += bool(segment[q] > 0 and segment[q] == kv[k] and near)
+    return count
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+def test_pairs_are_those_that_attention_sees(window):
+    assert visible_pairs(PACKED, window) == brute(PACKED, window)
+    assert visible_pairs(jax.tree.map(lambda x: x[None], PACKED), window) == brute(PACKED, window)
+
+
+def test_a_forward_pass_by_hand():
+    """Two layers, the first with a window of 2. 28 positions, 6 of them scored."""
+    config = dataclasses.replace(tiny.CONFIG, layer_windows=(2, None), heads=4, kv_heads=2)
+    q_and_o, k_and_v, mlp = 2 * 32 * 4 * 8, 2 * 32 * 2 * 8, 3 * 32 * 64
+    # Of 5 tokens; of 7 positions with 4 tokens; of 16 tokens.
+    near = (1 + 4 * 2) + (1 + 3 * 2 + 1 + 0 + 0) + (1 + 15 * 2)
+    far = 15 + (1 + 2 + 3 + 4 * 4) + 136
+    by_hand = 2 * 28 * 2 * (q_and_o + k_and_v + mlp) + 4 * 4 * 8 * (near + far) + 2 * 6 * 32 * tiny.VOCAB
+    assert forward_flops(config, PACKED) == by_hand
+
+
+def test_an_update_is_three_passes_of_the_policy_and_one_of_a_live_reference():
+    batch = dataclasses.replace(tiny.batch(), mismatch=None)
+    policy, reference = (forward_flops(tiny.CONFIG, x) for x in (batch.policy, batch.reference))
+    live = update_work(tiny.CONFIG, batch)
+    assert live.flops == 3 * policy + reference
+    assert live.positions == 2 * batch.policy.tokens_ST.size
+    assert live.tokens == 2 * (batch.policy.kv_segment_ST > 0).sum()
+    cached = dataclasses.replace(batch, reference=Scores())
+    assert update_work(tiny.CONFIG, cached).flops == 3 * policy
+    assert update_work(tiny.CONFIG, dataclasses.replace(batch, reference=None)).flops == 3 * policy
+
+
+def test_mismatched_pairs_and_divergences():
+    batch = dataclasses.replace(tiny.batch(divergence=True), reference=None)
+    alone = update_work(tiny.CONFIG, dataclasses.replace(batch, mismatch=None, divergence=None)).flops
+    mismatch, divergence = (forward_flops(tiny.CONFIG, x) for x in (batch.mismatch, batch.divergence))
+    assert update_work(tiny.CONFIG, batch).flops == alone + 2 * mismatch + 4 * divergence
+    stored = Scores(mismatch=Pair(SequenceScores(), SequenceScores()))
+    assert update_work(tiny.CONFIG, dataclasses.replace(batch, reference=stored)).flops == alone + mismatch + 4 * divergence
+
+
+def test_microbatches_are_the_same_work():
+    batch = tiny.batch()
+    assert update_work(tiny.CONFIG, tiny.micro(batch, 2)) == update_work(tiny.CONFIG, batch)
+    assert Work(1, 2, 3) + Work(1, 2, 3) == Work(2, 4, 6)
+
+
+def test_the_compiler_counts_the_same():
+    """One layer and one row, so that no loop's body runs twice; wide, so that products outweigh the rest. The compiler sees the
+    block of all queries and keys, which the convention does not count."""
+    T, D, F, V = 64, 128, 512, 512
+    model = tiny.model(layers=1, layer_windows=(None,), hidden_size=D, ffn=F, vocab_size=V)
+    packed = rows([(T, T)], T=T, scored=8)
+    reads = Reads(target=Want.LOGP)
+    compiled = jax.jit(lambda params, x: score(model, params, x, reads, 1)).lower(model.abstract(), packed).compile()
+    unseen = T * T - visible_pairs(packed, None)
+    expected = forward_flops(model.config, packed) + 4 * unseen * model.config.heads * model.config.head_dim
+    np.testing.assert_allclose(compiled.cost_analysis()["flops"], expected, rtol=0.05)

@@ -1,0 +1,120 @@
+"""Lines are written once and whole, what weighed nothing is left out, and what an interrupted run left behind is dropped."""
+
+import builtins
+import json
+import math
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from mpo_jax.errors import InputError
+from mpo_jax.files.json_files import write_json
+from mpo_jax.telemetry.writers import MetricsConfig, MetricWriter, TensorBoard, keep_until, read_metrics
+
+
+def writer(folder, *, start=0, **settings):
+    return MetricWriter(MetricsConfig(**{"tensorboard": False} | settings), folder, start=start, updates=10, run={"seed": 0})
+
+
+def write(folder, steps, **settings):
+    opened = writer(folder, **settings)
+    for step in steps:
+        opened.write(step, {"loss": 1.0 / step, "gap/sw": math.nan, "tokens_per_second": 10})
+        opened.advance()
+    opened.close()
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def test_a_line_an_update_without_what_weighed_nothing(tmp_path):
+    assert write(tmp_path, [1, 2]) == [
+        {"step": 1, "loss": 1.0, "tokens_per_second": 10.0},
+        {"step": 2, "loss": 0.5, "tokens_per_second": 10.0},
+    ]
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
+    opened = writer(tmp_path)
+    opened.write(1, {"loss": 1.0})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 1.0}]
+    opened.close()
+
+
+def test_a_continued_run_drops_what_comes_after_its_start(tmp_path):
+    write(tmp_path, range(1, 6))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    lines = write(tmp_path, [4, 5], start=3)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def test_keep_until_keeps_the_step_itself(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (0, 2, 4)))
+    keep_until(path, 2)
+    assert [line["step"] for line in read_metrics(path)] == [0, 2]
+    keep_until(path, 0)
+    assert path.read_text() == '{"step": 0}\n'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_replaces_the_whole_file_and_keeps_every_script(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("x" * 1000)
+    write_json(path, {"language": "বাংলা"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"language": "বাংলা"}
+    assert "বাংলা" in path.read_text(encoding="utf-8")
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    write(tmp_path, [1, 2], tensorboard=True, start=1)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    _, purge, *events = records(file.read_bytes())
+    assert (purge.step, purge.session_log.status) == (2, SessionLog.START), "what was written after update 1 is hidden"
+    shown = [{"step": event.step} | {value.tag: value.simple_value for value in event.summary.value} for event in events]
+    assert len(shown) == 2 and shown == [pytest.approx(line) for line in read_metrics(tmp_path / "metrics.jsonl")]
+
+
+def records(content: bytes) -> list[Event]:
+    """Each is a length, its checksum, an event, its checksum."""
+    found = []
+    while content:
+        (size,) = struct.unpack("Q", content[:8])
+        found.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    return found
+
+
+def test_a_full_disk_is_an_error_of_tensorboard_and_nobody_waits(tmp_path, monkeypatch):
+    """`/dev/full` takes nothing. There are more lines than a queue would hold."""
+    monkeypatch.setattr(TensorBoard, "EVERY", 0.0)
+    full = writer(tmp_path, tensorboard=True)
+    full.write(1, {"loss": 1.0})
+    assert full._tensorboard is not None
+    with Path("/dev/full").open("wb") as nothing:
+        os.dup2(nothing.fileno(), full._tensorboard._file._py_recordio_writer._writer.fileno())
+    for step in range(100):
+        with pytest.raises(OSError, match=r"No space left on device: '.*/tensorboard'"):
+            full.write(step, {"loss": 1.0})
+    with pytest.raises(OSError, match=r"No space left on device: '.*/tensorboard'"):
+        full.close()
+
+
+def test_a_missing_wandb_is_a_sentence(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args):
+        if name == "wandb":
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(InputError, match=r"metrics\.wandb='safety' needs the package wandb: run `pip install wandb`"):
+        writer(tmp_path, wandb="safety")
+
+
+def test_a_line_every_zero_updates_means_nothing():
+    with pytest.raises(InputError, match=r"metrics\.every=0 must be at least 1"):
+        MetricsConfig(every=0)
