@@ -29,7 +29,7 @@ from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import pack
 from mpo_jax.data.row_layout import Plan, Room, Shapes
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
-from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, Mpo, Orpo, RegularizedDpo, RobustDpo, Sft, Simpo
+from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, Mpo, Orpo, LengthRegularizedDpo, RobustDpo, Sft, Simpo
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.weight_table import export_tree
@@ -59,8 +59,8 @@ METHODS: dict[str, PreferenceLoss] = {
     "cpo": Cpo(beta=0.1, lam=1.0, nll_reduction="sum"),
     "kto_original_mismatch": Kto(beta=0.1),
     "orpo": Orpo(lam=1.0),
-    "r_dpo": RegularizedDpo(beta=0.1, alpha=0.05),
-    "r_dpo_minus": RegularizedDpo(beta=0.1, alpha=-0.05),
+    "r_dpo": LengthRegularizedDpo(beta=0.1, alpha=0.05),
+    "r_dpo_minus": LengthRegularizedDpo(beta=0.1, alpha=-0.05),
     "simpo": Simpo(beta=2.0, gamma=1.0),
     "mpo_const": Mpo(retain=0.0, gap_target="1.58"),
     "mpo_no_ln": Mpo(retain=0.0, rg_normalize=False),

@@ -66,6 +66,10 @@ class Checkpointer:
             ),
         )
 
+    def newest(self) -> int | None:
+        """The update of the newest checkpoint, whole or not; None where there is none."""
+        return self._manager.latest_step()
+
     def due(self, step: int, last: int, stop: bool = False) -> bool:
         """Whether the state after `step` of `last` updates is to be kept, the run going on or not (`stop`)."""
         every = self._config.every
@@ -194,4 +198,4 @@ def _first(error: Exception) -> str:
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    return {"step": state.step, "trainable": state.trainable, "opt_state": state.opt_state}

@@ -11,7 +11,7 @@ from mpo_jax.data.pair_views import PAIRS, in_language, mismatched, monolingual
 from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
 from mpo_jax.errors import InputError, check_choice
-from mpo_jax.types import ChatFormat, Reads, Want
+from mpo_jax.types import ChatFormat, Reads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -65,8 +65,7 @@ class Batching:
 
     def measuring(self, source: bool) -> "Batching":
         """For one model's log-probabilities of the target side and, if it is there, of the source."""
-        reads = Reads(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
-        return dataclasses.replace(self, policy=reads, reference=Reads(), epochs=1)
+        return dataclasses.replace(self, policy=Reads.answers(source), reference=Reads(), epochs=1)
 
 
 @dataclasses.dataclass(frozen=True)

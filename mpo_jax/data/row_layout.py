@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.errors import InputError
-from mpo_jax.types import ANSWERS, KL, SIDES, Reads, Want
+from mpo_jax.types import ANSWERS, KL, PAIR_KINDS, Reads, Want
 
 # The released code pads a row's chosen and rejected sequence to a common multiple of 8, and its pooling averages over that.
 AUTHORS_MULTIPLE = 8
@@ -51,7 +51,7 @@ def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | Non
     """The sequences that `reads` asks for, in the order of their slots (see `types.Packed`). What is pooled with "mean_padded"
     takes its padding too: to 8 * ceil(longer of chosen and rejected / 8) positions, or to `padded_length` of them."""
     found = []
-    for side, name in enumerate(SIDES):
+    for kind, name in enumerate(PAIR_KINDS):
         want = reads.want(name)
         for answer in range(len(ANSWERS)) if want else ():
             for i, row in enumerate(rows):
@@ -69,7 +69,7 @@ def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | Non
                     length = padded_length or round_up(max(lengths), AUTHORS_MULTIPLE)
                     assert length >= max(lengths), f"padded_length {padded_length} for a sequence of {max(lengths)}"
                 scored = len((pair.chosen, pair.rejected)[answer]) if want & (Want.LOGP | KL) else 0
-                found.append(Span((len(ANSWERS) * side + answer) * len(rows) + i, pair, answer, length, scored, pooled))
+                found.append(Span((len(ANSWERS) * kind + answer) * len(rows) + i, pair, answer, length, scored, pooled))
     return found
 
 

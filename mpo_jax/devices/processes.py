@@ -7,6 +7,7 @@ and writes what is not an array. All see one output folder.
 import contextlib
 import dataclasses
 import glob
+import hashlib
 import importlib.util
 import json
 import os
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from mpo_jax.errors import InputError
 
 MESSAGE = 2**20  # bytes of what the first process tells the others
+DIGEST = 16  # bytes
 LEAVING = 15  # seconds in which processes that all stop come together to do so
 
 
@@ -129,6 +131,24 @@ def wait(name: str, timeout: int = 600) -> None:
         except jax.errors.JaxRuntimeError as error:
             text = f"'{name}': not all {jax.process_count()} processes were there after {timeout} s ({error})"
             raise TimeoutError(text) from error
+
+
+def agree(parts: dict[str, Any]) -> None:
+    """Returns if all processes have the same value of JSON for each of these names. Errors: a sentence that says which processes
+    differ from the first one, and in what. Nothing but digests is exchanged."""
+    if jax.process_count() == 1:
+        return
+    mine = [hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=DIGEST).digest() for value in parts.values()]
+    with jax.transfer_guard("allow"):
+        told = multihost_utils.process_allgather(np.frombuffer(b"".join(mine), np.uint8))
+    differs = (told.reshape(jax.process_count(), len(parts), DIGEST) != told[0].reshape(len(parts), DIGEST)[None]).any(axis=2)
+    said = [
+        f"process {index} has other {' and '.join(name for name, other in zip(parts, of, strict=True) if other)}"
+        for index, of in enumerate(differs)
+        if of.any()
+    ]
+    if said:
+        raise InputError(f"Not all processes run the same: {'; '.join(said)} than process 0: give all of them the same files.")
 
 
 def on_first(do: Callable[[], Any]) -> Any:

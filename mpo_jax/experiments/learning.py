@@ -4,13 +4,11 @@ All batches of a run lie on the device and `jax.lax.scan` goes through them: a m
 seeds and the noise of its data are arguments.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mpo_jax.data.chat import Example
 from mpo_jax.data.packing import pack
@@ -19,10 +17,11 @@ from mpo_jax.data.row_layout import Plan, Room, Shapes, balanced, needed, read_b
 from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model
-from mpo_jax.scoring.objective import make_objective
-from mpo_jax.training.optim import OptimConfig, Optimizer, make_optimizer
-from mpo_jax.training.step import make_train_step
-from mpo_jax.types import Array, Batch, Params, Reads, TrainState
+from mpo_jax.scoring.objective import Task
+from mpo_jax.training.optim import OptimConfig, make_optimizer
+from mpo_jax.training.step import TrainStep
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Array, Batch, Frozen, Params, Reads, TrainState
 
 MODEL = Model(
     DecoderConfig(
@@ -71,16 +70,15 @@ def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: in
 
 
 def make_train(loss: PreferenceLoss, optim: OptimConfig) -> Train:
-    """(parameters, learning rate, stacked batches) -> parameters after all updates. `optim.peak_lr` is multiplied by the learning
-    rate, so that one program serves all. The parameters are the frozen reference too."""
-    objective = make_objective(MODEL, loss, LANGUAGES)
+    """(parameters, peak learning rate, stacked batches) -> parameters after all updates. One program serves all learning rates.
+    The parameters are the frozen reference too."""
+    task = Task(MODEL, loss, LANGUAGES)
 
     @jax.jit
     def train(params: Params, lr: Array, batches: Batch) -> Params:
-        base = make_optimizer(dataclasses.replace(optim, peak_lr=1.0), batches.weight_B.shape[0])
-        optimizer = Optimizer(optax.chain(base.transform, optax.scale(lr)), base.schedule)
-        step = make_train_step(objective, optimizer, jnp.float32)
+        optimizer = make_optimizer(optim, batches.weight_B.shape[0])
+        step, frozen, numbers = TrainStep(task, optimizer, jnp.float32), Frozen({}, params), step_numbers(loss, lr)
         state = TrainState(jnp.int32(0), params, optimizer.transform.init(params))
-        return jax.lax.scan(lambda state, batch: (step(state, params, batch)[0], None), state, batches)[0].params
+        return jax.lax.scan(lambda state, batch: (step(state, frozen, batch, numbers)[0], None), state, batches)[0].trainable
 
     return train

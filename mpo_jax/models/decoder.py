@@ -171,6 +171,10 @@ class Model:
         """One layer as a callable, from its own slice of `params["layers"]`."""
         return nnx.merge(_declare(self.config)[0], params)
 
+    @property
+    def final_softcap(self) -> float | None:
+        return self.config.final_softcap
+
     def angles(self, position_ST: Array) -> Array:
         """The rotary angles of these positions, [S, T, H / 2]."""
         c = self.config

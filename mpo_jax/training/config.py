@@ -39,6 +39,8 @@ class TrainConfig:
     """`model`: a folder or a Hugging Face hub name; folders and files may lie in a bucket (`gs://`). `batch_size` rows an update
     in `microbatches` equal parts.
     `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again.
+    `frozen`: parameters that are not trained, with commas between, as in 'embedding,unembedding': they have neither float32
+    masters nor moments.
     `reference`: 'live' forwards the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores
     in the folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters.
     `compilation_cache`: the folder of compiled programs that later runs find again; '' = none. `profile`: START:STOP, the
@@ -59,6 +61,7 @@ class TrainConfig:
     reference: str = "live"
     reference_store: str | None = None
     remat: str = "full"
+    frozen: str = ""
     compilation_cache: str = "~/.cache/mpo_jax/compiled"
     profile: str | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)

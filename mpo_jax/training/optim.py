@@ -51,21 +51,21 @@ SMALLEST_SQUARE = 1e-30  # what Adafactor adds to a squared gradient at least, s
 
 
 class Optimizer(NamedTuple):
-    transform: optax.GradientTransformation
-    schedule: Schedule  # update number -> learning rate
+    transform: optax.GradientTransformation  # gradients -> the direction, for a learning rate of 1
+    schedule: Schedule  # update number -> learning rate, as a share of the peak
     offload: bool = False  # whether the moments wait in the host's memory
 
 
 def make_schedule(config: OptimConfig, updates: int) -> Schedule:
-    """Learning rate of update k: rising as k/W over the first W = ceil(warmup * updates), so the very first one is 0, then
-    peak * (1 + cos(pi (k - W) / (updates - W))) / 2, or its linear or constant counterpart."""
+    """Learning rate of update k as a share of the peak: rising as k/W over the first W = ceil(warmup * updates), so the very
+    first one is 0, then (1 + cos(pi (k - W) / (updates - W))) / 2, or its linear or constant counterpart."""
     W = math.ceil(config.warmup * updates)
 
     def schedule(k: jax.Array | int) -> jax.Array:
         k = jnp.asarray(k, jnp.float32)
         done = jnp.clip((k - W) / max(updates - W, 1), 0.0, 1.0)
         after = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "linear": 1 - done, "constant": jnp.ones_like(done)}[config.decay]
-        return config.peak_lr * jnp.where(k < W, k / max(W, 1), after)
+        return jnp.where(k < W, k / max(W, 1), after)
 
     return schedule
 
@@ -76,11 +76,10 @@ def decays(params: Params) -> Params:
 
 
 def make_optimizer(config: OptimConfig, updates: int) -> Optimizer:
-    schedule = make_schedule(config, updates)
     scale = {"adamw": _adam, "adafactor": _adafactor}[config.kind]
     decayed = optax.add_decayed_weights(config.weight_decay, mask=decays)
-    descend = optax.chain(scale(config), decayed, optax.scale_by_learning_rate(schedule))
-    return Optimizer(optax.chain(optax.clip_by_global_norm(config.clip_norm), descend), schedule, config.offload)
+    transform = optax.chain(optax.clip_by_global_norm(config.clip_norm), scale(config), decayed)
+    return Optimizer(transform, make_schedule(config, updates), config.offload)
 
 
 def _adam(config: OptimConfig) -> optax.GradientTransformation:

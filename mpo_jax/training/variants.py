@@ -29,11 +29,11 @@ BASELINES = {
     "sft": losses.Sft,
     "dpo": losses.Dpo,
     "ipo": losses.Ipo,
-    "rdpo": losses.RobustDpo,
+    "robust_dpo": losses.RobustDpo,
     "cpo": losses.Cpo,
     "kto": losses.Kto,
     "orpo": losses.Orpo,
-    "r_dpo": losses.RegularizedDpo,
+    "length_regularized_dpo": losses.LengthRegularizedDpo,
     "simpo": losses.Simpo,
 }
 

@@ -17,9 +17,8 @@ from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.scoring.objective import make_objective
 from mpo_jax.training.step import loss_and_grads
-from mpo_jax.types import ANSWERS, POOLINGS, SIDES, Batch, Packed, Reads, Want
+from mpo_jax.types import ANSWERS, PAIR_KINDS, POOLINGS, SIDES, Batch, Packed, Reads, Want
 
-OWN_SIDES = ("source", "target")
 
 EXAMPLES = toy_chat.examples(8)
 LANGUAGES = ("ko", "sw")
@@ -38,13 +37,13 @@ def one_shape(rows: int, tokens: int, answers: int) -> Shapes:
     return Shapes(Plan(rows, (Room(tokens, answers),)), None)
 
 
-def _sequences(rows, sides=OWN_SIDES):
+def _sequences(rows, sides=SIDES):
     """(slot, pair, prompt, answer) of every sequence, the slots counted as `types.Packed` says."""
     slots = itertools.product(sides, ANSWERS, enumerate(rows))
     for side, answer, (i, row) in slots:
         if row is not None:
             pair = getattr(row, side)
-            slot = (2 * SIDES.index(side) + ANSWERS.index(answer)) * len(rows) + i
+            slot = (2 * PAIR_KINDS.index(side) + ANSWERS.index(answer)) * len(rows) + i
             yield slot, pair, pair.prompt, getattr(pair, answer)
 
 
@@ -116,7 +115,7 @@ def test_only_what_is_pooled_takes_the_authors_padding():
 
 def test_what_is_not_read_is_not_packed():
     batch = _pack(policy=Reads(source=Want.HIDDEN, target=Want.LOGP), reference=Reads(source=Want.LOGP))
-    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in OWN_SIDES}
+    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in SIDES}
     found = lambda slot_SA: set(slot_SA[slot_SA >= 0].tolist())  # noqa: E731
     assert found(batch.policy.pool_slot_ST) == slots["source"] == found(batch.reference.answer_slot_SA)
     assert found(batch.policy.answer_slot_SA) == slots["target"]
@@ -126,7 +125,7 @@ def test_what_is_not_read_is_not_packed():
 
 def test_compared_answers_are_packed_apart_and_only_there():
     batch = _pack(policy=Reads(source=Want.KL_OF_POLICY, target=Want.LOGP))
-    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in OWN_SIDES}
+    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in SIDES}
     found = lambda slot_SA: set(slot_SA[slot_SA >= 0].tolist())  # noqa: E731
     assert found(batch.policy.answer_slot_SA) == slots["target"]
     assert found(batch.divergence.answer_slot_SA) == slots["source"]

@@ -8,12 +8,12 @@ import pytest
 from answers import COUNTS, POLICY, REFERENCE, loss_B, pair, scores
 
 from mpo_jax.errors import InputError
-from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, Orpo, RegularizedDpo, RobustDpo, Sft, Simpo
+from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, Orpo, LengthRegularizedDpo, RobustDpo, Sft, Simpo
 from mpo_jax.losses.orpo import log_odds
 from mpo_jax.types import Reads, Scores, Want
 
-METHODS = [Sft(), Dpo(), Ipo(), RobustDpo(), Cpo(), Kto(), Orpo(), RegularizedDpo(), Simpo()]
-COMPARING = [Dpo(), RobustDpo(), Cpo(), Kto(), Orpo(), RegularizedDpo(), Simpo()]
+METHODS = [Sft(), Dpo(), Ipo(), RobustDpo(), Cpo(), Kto(), Orpo(), LengthRegularizedDpo(), Simpo()]
+COMPARING = [Dpo(), RobustDpo(), Cpo(), Kto(), Orpo(), LengthRegularizedDpo(), Simpo()]
 name = lambda method: type(method).__name__  # noqa: E731
 
 
@@ -42,7 +42,7 @@ def by_hand() -> list:
         (Cpo(nll_reduction="sum"), -lsig(0.1 * (pw - pl)) - pw),
         (Kto(chosen_weight=2.0), 2 * (1 - sig(0.1 * (pw - rw) - z0)) + 1 - sig(z0 - 0.1 * (pl - rl))),
         (Orpo(lam=0.5), -aw - 0.5 * lsig(odds)),
-        (RegularizedDpo(), -lsig(0.1 * z + 0.05 * (nw - nl))),
+        (LengthRegularizedDpo(), -lsig(0.1 * z + 0.05 * (nw - nl))),
         (Simpo(beta=2.5, gamma=1.2), -lsig(2.5 * (aw - al) - 1.2)),
     ]
 
