@@ -16,7 +16,7 @@ import enum
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +129,13 @@ class Packed:
     answer_slot_SA: Array  # the sequence it belongs to, -1 = unused
     pool_slot_ST: Array  # the sequence whose pooled state this position enters, -1 = none
     pool_weight_ST: Array  # with this weight; the weights of a sequence sum to 1
+
+
+class Places(NamedTuple):
+    """Where tokens stand, int32 (S, T): the position in their own sequence, and the segment of the row, 0 = no sequence."""
+
+    position: Array
+    segment: Array
 
 
 @jax.tree_util.register_dataclass

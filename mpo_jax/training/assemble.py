@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.data.dataset import Batching, Data, prepare
@@ -27,7 +26,7 @@ from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_identity import identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
-from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.training.step_arguments import on_mesh, step_numbers
 from mpo_jax.training.trainable import names, split
 from mpo_jax.types import Frozen, Numbers, Params, joined
 
@@ -61,8 +60,7 @@ class Assembly:
 
     def numbers(self, config: TrainConfig) -> Numbers:
         """The arguments of the programs for a config that differs in numbers alone from the one that was assembled."""
-        values = jax.tree.map(np.float32, step_numbers(config.loss, config.optim.peak_lr))
-        return jax.device_put(values, NamedSharding(self.mesh, PartitionSpec()))
+        return on_mesh(step_numbers(config.loss, config.optim.peak_lr), self.mesh)
 
 
 def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from mpo_jax.errors import InputError, check_choice
-from mpo_jax.types import DTYPES, Params, Schedule
+from mpo_jax.types import DTYPES, Number, Params, Schedule
 
 
 @dataclasses.dataclass
@@ -54,6 +54,12 @@ class Optimizer(NamedTuple):
     transform: optax.GradientTransformation  # gradients -> the direction, for a learning rate of 1
     schedule: Schedule  # update number -> learning rate, as a share of the peak
     offload: bool = False  # whether the moments wait in the host's memory
+
+    def update(self, params: Params, grads: Params, opt_state: Any, done: Any, peak_lr: Number) -> tuple[Params, Any, Any]:
+        """(parameters, moments, learning rate) of the update that follows `done` others."""
+        learning_rate = peak_lr * self.schedule(done)
+        direction, opt_state = self.transform.update(grads, opt_state, params)
+        return jax.tree.map(lambda p, d: p + -learning_rate * d, params, direction), opt_state, learning_rate
 
 
 def make_schedule(config: OptimConfig, updates: int) -> Schedule:

@@ -116,13 +116,12 @@ class TrainStep:
     def update(
         self, state: TrainState, numbers: Numbers, loss: Mean, metrics: Metrics, grads: Params
     ) -> tuple[TrainState, Metrics]:
-        learning_rate = numbers[PEAK_LR] * self.optimizer.schedule(state.step)
+        optimizer, trainable = self.optimizer, state.trainable
         with jax.named_scope("update"):
             # Moments that wait on the host come to the devices here, and go back where `out_shardings` say.
             on_device = jax.memory.Space.Device
-            opt_state = jax.device_put(state.opt_state, on_device) if self.optimizer.offload else state.opt_state
-            direction, opt_state = self.optimizer.transform.update(grads, opt_state, state.trainable)
-            trainable = jax.tree.map(lambda p, d: p + -learning_rate * d, state.trainable, direction)
+            moments = jax.device_put(state.opt_state, on_device) if optimizer.offload else state.opt_state
+            trainable, opt_state, learning_rate = optimizer.update(trainable, grads, moments, state.step, numbers[PEAK_LR])
         one = jnp.float32(1)
         metrics |= {
             "loss": loss,

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
 from mpo_jax.losses.base import PreferenceLoss, numbers_of
 from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.types import Number, Numbers
@@ -12,6 +16,11 @@ PEAK_LR, LOSS = "peak_lr", "loss"
 def step_numbers(loss: PreferenceLoss, peak_lr: Number) -> Numbers:
     """What `step.TrainStep` takes beside state and batch: the numbers of the method's equation, and the peak learning rate."""
     return {LOSS: numbers_of(loss), PEAK_LR: peak_lr}
+
+
+def on_mesh(numbers: Numbers, mesh: Mesh) -> Numbers:
+    """As f32 () on every device, for a loop that transfers nothing else."""
+    return jax.device_put(jax.tree.map(np.float32, numbers), NamedSharding(mesh, PartitionSpec()))
 
 
 def what_compiles(config: TrainConfig) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from mpo_jax.data.packing import pack
 from mpo_jax.data.row_layout import Plan, Room, Shapes
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.losses.base import numbers_of
+from mpo_jax.scoring.objective import Task
 from mpo_jax.training.step import loss_and_grads
-from mpo_jax.types import ANSWERS, PAIR_KINDS, POOLINGS, SIDES, Batch, Packed, Reads, Want
-
+from mpo_jax.types import ANSWERS, PAIR_KINDS, POOLINGS, SIDES, Batch, Frozen, Packed, Reads, Want
 
 EXAMPLES = toy_chat.examples(8)
 LANGUAGES = ("ko", "sw")
@@ -215,8 +215,9 @@ def compute():
     """(batch) -> loss, metrics, gradients. Poolings differ in their batches only, so batches of one shape share a program."""
     model = tiny.model(vocab_size=272, layer_windows=(9, None))
     params = tiny.two_params(model)
-    objective = make_objective(model, Mpo(), LANGUAGES)
-    return functools.partial(jax.jit(lambda *a: loss_and_grads(objective, *a)), *params)
+    task, (policy, reference) = Task(model, Mpo(), LANGUAGES), params
+    step = jax.jit(lambda *a: loss_and_grads(task, *a, numbers_of(Mpo())))
+    return functools.partial(step, policy, Frozen({}, reference))
 
 
 def assert_same(packed, padded):
