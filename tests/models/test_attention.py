@@ -193,7 +193,7 @@ def test_gradient_shows_who_is_seen():
 def test_devices_do_not_matter(shape):
     """Each device has other rows, and takes another number of steps."""
     sizes, where = (8, 40, 4, 2, H), packed(8, 40, longest=25)
-    attend = lambda q, k, v: attention(q, k, v, *where, scale=SCALE, softcap=2.0, window=9)  # noqa: E731
+    attend = lambda q, k, v: attention(q, k, v, *places(where), scale=SCALE, softcap=2.0, window=9)  # noqa: E731
     want = result_and_gradients(attend, *qkv(sizes))
     with jax.set_mesh(tiny.mesh(*shape)):
         got = result_and_gradients(attend, *qkv(sizes))
@@ -202,7 +202,7 @@ def test_devices_do_not_matter(shape):
 
 def test_bfloat16_is_computed_wider_and_returned_as_it_came():
     q, k, v = (x.astype(jnp.bfloat16) for x in qkv())
-    got = attention(q, k, v, *WHERE, scale=SCALE, softcap=None, window=None)
+    got = attention(q, k, v, *places(WHERE), scale=SCALE, softcap=None, window=None)
     assert got.dtype == jnp.bfloat16
     want = dense(*(x.astype(np.float32) for x in (q, k, v)), WHERE, None, None)
     np.testing.assert_allclose(got.astype(np.float32), want, rtol=2**-8, atol=1e-6)
@@ -252,7 +252,7 @@ def test_saved_attention_is_not_computed_again(path):
     x = qkv((1, 2048, 1, 1, 8))
     attend = splash_2048(None) if path == "splash" else by_blocks(packed(1, 2048, longest=500), 2.0, None)
     if path == "mesh":
-        attend = lambda q, k, v: attention(q, k, v, *packed(1, 2048, longest=500), scale=1.0, softcap=2.0, window=None)  # noqa: E731
+        attend = lambda q, k, v: attention(q, k, v, *places(packed(1, 2048, longest=500)), scale=1.0, softcap=2.0, window=None)  # noqa: E731
     with jax.set_mesh(tiny.mesh(1, 1, 1)):
         once = count(jax.grad(loss_of(attend)), *x)
         assert once == 2
