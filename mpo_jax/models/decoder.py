@@ -150,7 +150,7 @@ class Model:
         Errors: a dimension that its mesh axis does not divide, naming the parameter.
         """
 
-        def one(path: Any, leaf: jax.ShapeDtypeStruct, axes: sharding.Axes) -> jax.ShapeDtypeStruct:
+        def one(path: Any, leaf: jax.ShapeDtypeStruct, axes: sharding.LogicalAxes) -> jax.ShapeDtypeStruct:
             place = sharding.named(mesh, axes, leaf.shape, dotted(path)) if mesh is not None else None
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
 

@@ -28,7 +28,7 @@ def a_state(on, step=0):
     """With moments that are not all zero."""
     state = init_state(tiny.place(MODEL, tiny.two_params(MODEL)[0], on), OPTIMIZER, on)
     moved = jax.jit(lambda tree: jax.tree.map(lambda x: x + jnp.asarray(1, x.dtype), tree))(state.opt_state)
-    return type(state)(jax.device_put(jnp.int32(step), state.step.sharding), state.params, moved)
+    return type(state)(jax.device_put(jnp.int32(step), state.step.sharding), state.trainable, moved)
 
 
 def abstract(on):
