@@ -56,7 +56,8 @@ class Assembly:
 
     def whole(self, trainable: Params) -> Params:
         """The policy's parameters in float32, frozen ones as the model's files have them."""
-        return joined(trainable, self.load(jnp.float32, names(self.frozen.policy)))
+        frozen = names(self.frozen.policy)
+        return joined(trainable, self.load(jnp.float32, frozen)) if frozen else trainable
 
     def numbers(self, config: TrainConfig) -> Numbers:
         """The arguments of the programs for a config that differs in numbers alone from the one that was assembled."""
