@@ -19,7 +19,7 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.models.weight_table import export_tree
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 ONE = MeshConfig(1, 1, 1)
 
 

@@ -8,7 +8,7 @@ import pytest
 from mpo_jax.errors import InputError
 from mpo_jax.files import hub
 
-LLAMA = Path(__file__).parent / "fixtures" / "llama"
+LLAMA = Path(__file__).parent.parent / "fixtures" / "llama"
 
 
 def test_a_local_folder_is_itself():

@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_checkpoint as kept
-import test_convert as converted
-import test_reference_store as scores
 import tiny
 from world import command, config_file, metrics
 
@@ -28,6 +25,9 @@ from mpo_jax.telemetry.plots import figure, save
 from mpo_jax.telemetry.throughput import Trace
 from mpo_jax.telemetry.writers import MetricsConfig, MetricWriter, read_metrics
 from mpo_jax.training import loop
+from tests.checkpoints import test_hugging_face as converted
+from tests.checkpoints import test_run_state as kept
+from tests.scoring import test_reference_store as scores
 
 
 def names(folder: Path) -> list[str]:

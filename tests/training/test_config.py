@@ -116,7 +116,8 @@ def leaves_and_nodes(tree):
 def test_a_sum_of_methods_is_built_overridden_and_described(tmp_path):
     (tmp_path / "run.py").write_text(
         "from mpo_jax import losses\n"
-        "from mpo_jax.config import DataConfig, TrainConfig\n"
+        "from mpo_jax.data.dataset import DataConfig\n"
+        "from mpo_jax.training.config import TrainConfig\n"
         "def get_config(variant):\n"
         "    both = losses.Sum({'dpo': losses.Dpo(), 'nll': losses.Sft()}, weights={'nll': 0.2})\n"
         "    return TrainConfig(model='m', data=DataConfig(path='d'), output='o', loss=both)\n"
