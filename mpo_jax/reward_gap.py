@@ -75,11 +75,13 @@ def write(folder: Path, measured: dict[str, list[RowGap]], what: str) -> dict[st
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.reward_gap", description="Measures reward gaps per language.")
-    parser.add_argument("--model", required=True, help="a folder or a Hugging Face hub name")
+    parser.add_argument("--model", required=True, help="a folder, or a Hugging Face hub name as user/name[@revision]")
     parser.add_argument("--compare", help="a second model, measured on the same rows")
     parser.add_argument("--base", help="the model that DPO's implicit reward is relative to: measures that reward's gap")
     parser.add_argument("--beta", type=float, help="of the implicit reward (default: 0.1)")
-    parser.add_argument("--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
+    parser.add_argument(
+        "--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set, user/name[@revision][:split]"
+    )
     parser.add_argument("--output", required=True, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
     parser.add_argument("--template", choices=("reference", "hf"), default="reference", help="default: %(default)s")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")

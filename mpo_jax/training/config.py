@@ -36,8 +36,8 @@ class ExportConfig:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """`model`: a folder or a Hugging Face hub name; folders and files may lie in a bucket (`gs://`). `batch_size` rows an update
-    in `microbatches` equal parts.
+    """`model`: a folder or a Hugging Face hub name, `user/name[@revision]`; folders and files may lie in a bucket (`gs://`).
+    `batch_size` rows an update in `microbatches` equal parts.
     `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again.
     `reference`: 'live' forwards the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores
     in the folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters.

@@ -234,7 +234,8 @@ def train_until_it_hangs(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "sentence"), [(None, "a worker was restarted"), (44, "came to a standstill: starting it again (1 of at most 3 times)")]
+    ("code", "sentence"),
+    [(None, "a worker was restarted"), (44, "came to a standstill: starting it again (1 of at most 3 times)")],
 )
 def test_what_ends_another_worker_resumes_all_when_all_have_ended(world, code, sentence):
     """JAX ends worker 0 a while after the other one, with a code that says nothing."""
