@@ -76,9 +76,9 @@ def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     import huggingface_hub
 
     # "*" also matches "/": without the second list, whole copies of the weights in subfolders would come along.
-    patterns = {"allow_patterns": list(files), "ignore_patterns": ["*/*"]}
+    allowed, ignored = list(files), ["*/*"]
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, **patterns))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=ignored))
     except Exception as error:  # the hub client raises errors of several libraries, with no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         asked, check = (f"{name}@{revision}", "the name, the revision") if revision else (name, "the name")

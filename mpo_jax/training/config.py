@@ -162,6 +162,22 @@ def describe(config: Any) -> Any:
     return list(config) if isinstance(config, tuple) else config
 
 
+def defaults(config: Any) -> dict[str, Any]:
+    """What `describe` would say of the settings that have a default, if nobody had set them: those of the parts that this config
+    has, whatever it says in them."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        given = field.default_factory() if callable(field.default_factory) else field.default
+        if given is not dataclasses.MISSING and (type(given) is type(value) or not dataclasses.is_dataclass(value)):
+            found[field.name] = describe(given)
+        elif dataclasses.is_dataclass(value):
+            found[field.name] = defaults(value)
+        elif isinstance(value, dict):
+            found[field.name] = {name: defaults(part) for name, part in value.items() if dataclasses.is_dataclass(part)}
+    return found
+
+
 def format_config(description: dict[str, Any], indent: str = "") -> str:
     lines = []
     for name, value in description.items():

@@ -52,7 +52,7 @@ def train(config: TrainConfig, set_up: Callable[[TrainConfig], Setup] = set_up) 
         data, updates = setup.data, setup.data.train.steps
         trace = Trace(_profiled(config.profile, updates), folder / "profile")
         processes.say(table(budget(config, setup.model, data, setup.abstract, setup.mesh)))
-        belongs_to = identity(description, data, setup.model_files)
+        belongs_to = identity(config, data, setup.model_files)
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, belongs_to)
         state = checkpointer.restore_latest(setup.abstract)
         if state is None:

@@ -11,7 +11,6 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mpo_jax.errors import InputError
-from mpo_jax.files.json_files import write_json
 from mpo_jax.telemetry.writers import MetricsConfig, MetricWriter, TensorBoard, keep_until, read_metrics
 
 
@@ -58,14 +57,6 @@ def test_keep_until_keeps_the_step_itself(tmp_path):
     keep_until(path, 0)
     assert path.read_text() == '{"step": 0}\n'
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_json_replaces_the_whole_file_and_keeps_every_script(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text("x" * 1000)
-    write_json(path, {"language": "বাংলা"})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"language": "বাংলা"}
-    assert "বাংলা" in path.read_text(encoding="utf-8")
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
