@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 from jax.sharding import NamedSharding, PartitionSpec
@@ -124,6 +125,48 @@ def test_adafactor_keeps_schedule_decay_and_signs():
     assert not updates_of(OptimConfig(kind="adafactor"), GRADS[:1])[0].any(), "the first learning rate is 0"
     still = updates_of(OptimConfig(kind="adafactor", peak_lr=0.1, warmup=0.0, weight_decay=0.5), [np.zeros((128, 256))])
     np.testing.assert_allclose(still[0], -0.05, rtol=1e-6)
+
+
+def plain_adafactor(lr):
+    """Of optax's own parts, which take a leaf for one weight."""
+
+    def decay(done, b2):
+        return b2 * jnp.expm1(done * jnp.log(b2)) / jnp.expm1((done + 1) * jnp.log(b2))
+
+    factored = optax.scale_by_factored_rms(decay_rate=0.999, decay_rate_fn=decay, epsilon=1e-16)
+    return optax.chain(factored, optax.clip_by_block_rms(1.0), optax.ema(0.9), optax.scale(-lr))
+
+
+def test_adafactor_knows_each_layer_by_itself():
+    """A stack of layers moves as its layers do under optax one by one: factors, and the limit of an update, which some exceed. No
+    weight is as large in a direction as there are layers."""
+    config = OptimConfig(kind="adafactor", peak_lr=0.1, warmup=0.0, decay="constant", clip_norm=1e9)
+    layers, shapes = 160, {"wide": (128, 130), "narrow": (2, 150), "vector": (5,)}
+    grads = []
+    for k in range(3):
+        random = np.random.default_rng(k)
+        grads.append({name: random.normal(size=(layers, *shape)).astype(np.float32) for name, shape in shapes.items()})
+        for grad in grads[-1].values():
+            grad[1] *= 100.0**k
+
+    def moved(transform, grads):
+        params = jax.tree.map(jnp.ones_like, grads[0])
+        state, updates = transform.init(params), []
+        for grad in grads:
+            update, state = jax.jit(transform.update)(grad, state, params)
+            updates.append(update)
+        return updates, state
+
+    together, state = moved(make_optimizer(config, 10).transform, [{"layers": grad} for grad in grads])
+    for layer in (0, 1, layers - 1):
+        alone, of_one = moved(plain_adafactor(0.1), [jax.tree.map(lambda x: x[layer], grad) for grad in grads])  # noqa: B023
+        for name in shapes:
+            for ours, theirs in zip(together, alone, strict=True):
+                scale = np.abs(theirs[name]).max()
+                np.testing.assert_allclose(ours["layers"][name][layer] / scale, theirs[name] / scale, atol=1e-5, err_msg=name)
+            for kind in ("v_row", "v_col", "v"):
+                ours, theirs = (getattr(factored, kind) for factored in (state[1][0][0], of_one[0]))
+                np.testing.assert_allclose(ours["layers"][name][layer], theirs[name], rtol=1e-5, err_msg=name)
 
 
 def test_rounding_at_random_is_right_in_the_mean():
