@@ -61,14 +61,14 @@ def make_schedule(config: OptimConfig, updates: int) -> Schedule:
     """Learning rate of update k: rising as k/W over the first W = ceil(warmup * updates), so the very first one is 0, then
     peak * (1 + cos(pi (k - W) / (updates - W))) / 2, or its linear or constant counterpart."""
     W = math.ceil(config.warmup * updates)
-
-    def schedule(k: jax.Array | int) -> jax.Array:
-        k = jnp.asarray(k, jnp.float32)
-        done = jnp.clip((k - W) / max(updates - W, 1), 0.0, 1.0)
-        after = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "linear": 1 - done, "constant": jnp.ones_like(done)}[config.decay]
-        return config.peak_lr * jnp.where(k < W, k / max(W, 1), after)
-
-    return schedule
+    rest = max(updates - W, 1)
+    after = {
+        "cosine": optax.schedules.cosine_decay_schedule(1.0, rest),
+        "linear": optax.schedules.linear_schedule(1.0, 0.0, rest),
+        "constant": optax.schedules.constant_schedule(1.0),
+    }[config.decay]
+    shape = optax.schedules.join_schedules([optax.schedules.linear_schedule(0.0, 1.0, W), after], [W]) if W else after
+    return lambda k: config.peak_lr * jnp.asarray(shape(k), jnp.float32)
 
 
 def decays(params: Params) -> Params:

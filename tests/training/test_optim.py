@@ -33,10 +33,19 @@ def test_warm_up_is_rounded_up(updates, W):
     np.testing.assert_allclose(schedule(W - 1) / PEAK, (W - 1) / W, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("decay", "halfway", "end"), [("cosine", 0.5, 0), ("linear", 0.5, 0), ("constant", 1, 1)])
-def test_shapes_of_decay(decay, halfway, end):
-    schedule = make_schedule(OptimConfig(warmup=0.0, decay=decay), 100)
-    np.testing.assert_allclose([schedule(k) / PEAK for k in (0, 50, 100)], [1, halfway, end], atol=1e-6)
+@pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("updates", "W"), [(1, 0), (1, 1), (2, 1), (7, 7), (100, 0), (150, 15), (151, 16), (9_999, 3_000)])
+def test_every_learning_rate_is_the_documented_one(updates, W, decay):
+    """To a millionth of the peak, whether the number of the update is known or an argument of a program."""
+    schedule = make_schedule(OptimConfig(warmup=max(W - 0.5, 0) / updates, decay=decay), updates)
+    k = np.arange(updates)
+    done = np.clip((k - W) / max(updates - W, 1), 0, 1)
+    after = {"cosine": 0.5 * (1 + np.cos(np.pi * done)), "linear": 1 - done, "constant": np.ones(updates)}[decay]
+    expected = np.where(k < W, k / max(W, 1), after)
+    found = np.asarray(jax.jit(jax.vmap(schedule))(k))
+    np.testing.assert_allclose(found / PEAK, expected, rtol=0, atol=1e-6)
+    assert schedule(0) == found[0] == (0 if W else np.float32(PEAK))
+    assert schedule(updates - 1) == pytest.approx(float(found[-1]), rel=1e-6, abs=1e-6 * PEAK)
 
 
 def one_update(config, params, grads, updates=10):
