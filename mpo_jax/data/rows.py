@@ -6,7 +6,7 @@ Three places rows come from, two schemas:
       {"id": "7", "source": {"language": "en", "prompt": "...", "chosen": "...", "rejected": "..."}, "target": {...}}
   where `id`, `language` and `source` may be left out (a monolingual preference set has no `source`);
 * the authors' JSON (circle-hit/MPO): objects with `source_conversations`, `source_chosen`, `source_rejected`, `target_...`;
-* a Hugging Face data set `user/name` or `user/name:split` with either schema.
+* a Hugging Face data set `user/name`, `user/name:split` or `user/name@revision:split` with either schema.
 
 Text is kept as it is given: nothing is stripped, repaired or left out. What is wrong is said once, with its place.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 from mpo_jax.data.language import UNKNOWN, vote
 from mpo_jax.errors import InputError
+from mpo_jax.files.hub import check_revision
 from mpo_jax.files.paths import path_of
 
 
@@ -56,7 +57,7 @@ class _Place:
 
 
 _TEXTS = ("prompt", "chosen", "rejected")
-_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.\[\]%:+-]+))?")
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<split>[\w.\[\]%:+-]+))?")
 
 
 def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> list[Row]:
@@ -70,10 +71,11 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
     hub = _HUB_NAME.fullmatch(name)
     if path.is_dir():
         raise InputError(f"{name} is a directory: give the data file in it.")
+    check_revision(name)
     if path.exists():
         objects = _read_file(path)
     elif hub and not path.suffix.startswith(".json"):
-        objects = _read_hub(hub["name"], hub["split"] or "train")
+        objects = _read_hub(hub["name"], hub["revision"], hub["split"] or "train")
     else:
         raise InputError(f"{name} does not exist: give a .json or .jsonl file, or a Hugging Face data set as user/name.")
     if not objects:
@@ -124,20 +126,21 @@ def _read_file(path: Path) -> list[tuple[str, Any]]:
     return objects
 
 
-def _read_hub(name: str, split: str) -> list[tuple[str, Any]]:
+def _read_hub(name: str, revision: str | None, split: str) -> list[tuple[str, Any]]:
     try:
         import datasets  # takes seconds to import, and only this function needs it
     except ImportError:
         raise InputError(f"{name} is not a file here; to read it from Hugging Face, pip install datasets first.") from None
+    asked = f"{name}@{revision}" if revision else name
     try:
-        rows = datasets.load_dataset(name, split=split)
+        rows = datasets.load_dataset(name, split=split, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{name} is neither a file here nor a Hugging Face data set with a split '{split}' that can be loaded ({reason}): "
-            f"check the name, or give a .json or .jsonl file."
+            f"{asked} is neither a file here nor a Hugging Face data set with a split '{split}' that can be loaded ({reason}): "
+            f"check the name{' and the revision' if revision else ''}, or give a .json or .jsonl file."
         ) from None
-    return [(f"{name}:{split}, row {i}", value) for i, value in enumerate(rows)]
+    return [(f"{asked}:{split}, row {i}", value) for i, value in enumerate(rows)]
 
 
 def _row(value: Any, default_id: str, place: _Place) -> Row:

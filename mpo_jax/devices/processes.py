@@ -4,6 +4,7 @@ Each process computes on its own devices and reads the parts of the checkpoint t
 and writes what is not an array. All see one output folder.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import glob
@@ -53,6 +54,23 @@ class HostsConfig:
         for name in ("timeout", "patience"):
             if (seconds := getattr(self, name)) < 10:
                 raise InputError(f"hosts.{name}={seconds} is too short for hosts that are busy: give 10 seconds or more.")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `HostsConfig` for a command that has no config, for `hosts_of`."""
+    several = "each of them runs this command; on a Cloud TPU slice they find each other without these options"
+    options = parser.add_argument_group("several processes", several)
+    options.add_argument("--hosts.coordinator", metavar="HOST:PORT", help="where they meet, on the machine of process 0")
+    options.add_argument("--hosts.count", metavar="N", type=int, help="how many there are")
+    options.add_argument("--hosts.index", metavar="I", type=int, help="which one this is, from 0")
+    silence = "how long one may be silent before the others end (default: %(default)s)"
+    options.add_argument("--hosts.timeout", metavar="SECONDS", type=int, default=HostsConfig.timeout, help=silence)
+
+
+def hosts_of(options: argparse.Namespace) -> HostsConfig:
+    """Errors: those of `HostsConfig`."""
+    given = vars(options)
+    return HostsConfig(**{name: given[f"hosts.{name}"] for name in ("coordinator", "count", "index", "timeout")})
 
 
 @contextlib.contextmanager

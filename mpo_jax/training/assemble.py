@@ -22,7 +22,7 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
 from mpo_jax.scoring.reference import cached_reference
-from mpo_jax.training.config import TrainConfig, describe
+from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_identity import identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
@@ -105,7 +105,8 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
     """Errors: processes that were given different settings, rows or models, which would wait for each other or worse."""
-    mine = identity(describe(config), data, sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES)))
+    files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES))
+    mine = dict(identity(config, data, files).facts)
     processes.agree({"rows": mine.pop("contents"), "model files": mine.pop("model files"), "settings": mine})
 
 

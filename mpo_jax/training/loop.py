@@ -50,7 +50,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
         updates, programs = run.data.train.steps, run.programs
         trace = Trace(_profiled(config.profile, updates), folder / "profile")
         processes.say(table(budget(config, run)))
-        belongs_to = identity(description, run.data, run.model_files)
+        belongs_to = identity(config, run.data, run.model_files)
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, belongs_to)
         before, masters = _measured_before(folder / "before.json", run, checkpointer)
         state = checkpointer.restore_latest(programs.state)

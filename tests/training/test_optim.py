@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 from jax.sharding import NamedSharding, PartitionSpec
@@ -30,10 +31,19 @@ def test_warm_up_is_rounded_up(updates, W):
     np.testing.assert_allclose(schedule(W - 1), (W - 1) / W, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("decay", "halfway", "end"), [("cosine", 0.5, 0), ("linear", 0.5, 0), ("constant", 1, 1)])
-def test_shapes_of_decay(decay, halfway, end):
-    schedule = make_schedule(OptimConfig(warmup=0.0, decay=decay), 100)
-    np.testing.assert_allclose([schedule(k) for k in (0, 50, 100)], [1, halfway, end], atol=1e-6)
+@pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("updates", "W"), [(1, 0), (1, 1), (2, 1), (7, 7), (100, 0), (150, 15), (151, 16), (9_999, 3_000)])
+def test_every_learning_rate_is_the_documented_one(updates, W, decay):
+    """To a millionth of the peak, whether the number of the update is known or an argument of a program."""
+    schedule = make_schedule(OptimConfig(warmup=max(W - 0.5, 0) / updates, decay=decay), updates)
+    k = np.arange(updates)
+    done = np.clip((k - W) / max(updates - W, 1), 0, 1)
+    after = {"cosine": 0.5 * (1 + np.cos(np.pi * done)), "linear": 1 - done, "constant": np.ones(updates)}[decay]
+    expected = np.where(k < W, k / max(W, 1), after)
+    found = np.asarray(jax.jit(jax.vmap(schedule))(k))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert schedule(0) == found[0] == (0 if W else 1)
+    assert schedule(updates - 1) == pytest.approx(float(found[-1]), rel=1e-6, abs=1e-6)
 
 
 def one_update(config, params, grads, updates=10):
@@ -123,6 +133,48 @@ def test_adafactor_keeps_schedule_decay_and_signs():
     decayed = OptimConfig(kind="adafactor", peak_lr=0.1, warmup=0.0, weight_decay=0.5)
     ones = {"w": jnp.ones((128, 256))}
     np.testing.assert_allclose(one_update(decayed, ones, jax.tree.map(jnp.zeros_like, ones))["w"], 0.95, rtol=1e-6)
+
+
+def plain_adafactor():
+    """Of optax's own parts, which take a leaf for one weight."""
+
+    def decay(done, b2):
+        return b2 * jnp.expm1(done * jnp.log(b2)) / jnp.expm1((done + 1) * jnp.log(b2))
+
+    factored = optax.scale_by_factored_rms(decay_rate=0.999, decay_rate_fn=decay, epsilon=1e-16)
+    return optax.chain(factored, optax.clip_by_block_rms(1.0), optax.ema(0.9))
+
+
+def test_adafactor_knows_each_layer_by_itself():
+    """A stack of layers moves as its layers do under optax one by one: factors, and the limit of an update, which some exceed. No
+    weight is as large in a direction as there are layers."""
+    config = OptimConfig(kind="adafactor", peak_lr=0.1, warmup=0.0, decay="constant", clip_norm=1e9)
+    layers, shapes = 160, {"wide": (128, 130), "narrow": (2, 150), "vector": (5,)}
+    grads = []
+    for k in range(3):
+        random = np.random.default_rng(k)
+        grads.append({name: random.normal(size=(layers, *shape)).astype(np.float32) for name, shape in shapes.items()})
+        for grad in grads[-1].values():
+            grad[1] *= 100.0**k
+
+    def moved(transform, grads):
+        params = jax.tree.map(jnp.ones_like, grads[0])
+        state, updates = transform.init(params), []
+        for grad in grads:
+            update, state = jax.jit(transform.update)(grad, state, params)
+            updates.append(update)
+        return updates, state
+
+    together, state = moved(make_optimizer(config, 10).transform, [{"layers": grad} for grad in grads])
+    for layer in (0, 1, layers - 1):
+        alone, of_one = moved(plain_adafactor(), [jax.tree.map(lambda x: x[layer], grad) for grad in grads])  # noqa: B023
+        for name in shapes:
+            for ours, theirs in zip(together, alone, strict=True):
+                scale = np.abs(theirs[name]).max()
+                np.testing.assert_allclose(ours["layers"][name][layer] / scale, theirs[name] / scale, atol=1e-5, err_msg=name)
+            for kind in ("v_row", "v_col", "v"):
+                ours, theirs = (getattr(factored, kind) for factored in (state[1][0], of_one[0]))
+                np.testing.assert_allclose(ours["layers"][name][layer], theirs[name], rtol=1e-5, err_msg=name)
 
 
 def test_rounding_at_random_is_right_in_the_mean():

@@ -176,7 +176,7 @@ def test_factors_are_cut_along_the_axes_that_they_have():
     gate = lambda tree: (tree["layers"]["mlp"]["gate"].shape, tree["layers"]["mlp"]["gate"].sharding.spec)  # noqa: E731
     assert gate(factored.v_row) == ((2, 128), jax.P(None, "fsdp"))
     assert gate(factored.v_col) == ((2, 256), jax.P(None, "tensor"))
-    assert gate(factored.v) == ((1,), jax.P())
+    assert gate(factored.v) == ((2, 1), jax.P())  # stands for what is not there
 
 
 def test_a_device_without_host_memory_is_named():
