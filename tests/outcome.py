@@ -15,5 +15,5 @@ def outcome(call: Callable[[], T]) -> T | InputError:
     except InputError as refusal:
         sentence = str(refusal)
         assert len(sentence.splitlines()) == 1, f"more than a line: {sentence!r}"
-        assert sentence.endswith("."), f"no full stop: {sentence!r}"
+        assert sentence.endswith((".", "?")), f"no full stop: {sentence!r}"
         return refusal

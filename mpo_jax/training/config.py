@@ -109,7 +109,10 @@ def parse(argv: list[str]) -> TrainConfig:
         rest = values(overrides)
         config = values[holder.name].value
     except (flags.Error, ValueError, TypeError) as error:
-        raise InputError(f"The command line does not hold: {' '.join(str(error).split())}") from error
+        reason = str(error).strip().rstrip(".")
+        raise InputError(
+            f"The command line cannot be read ({reason}): write --config.name=value, each value of its setting's type."
+        ) from error
     if len(rest) > 1:
         raise InputError(f"'{rest[1]}' is not an option: settings are written --config.name=value.")
     assert isinstance(config, TrainConfig)

@@ -66,7 +66,7 @@ WRONG = {
     "a part that is nearly one": (["optin.peak_lr=1e-6"], "'optin' is not known; did you mean 'optim'?"),
     "a field of something that has none": (["epochs.x=1"], "--config.epochs.x names no setting"),
     "a field unlike any": (["qqq=1"], "known there: model, data, output"),
-    "a word for a number": (["epochs=many"], "The command line does not hold: "),
+    "a word for a number": (["epochs=many"], "The command line cannot be read ("),
     "a number out of range": (["epochs=0"], "epochs=0"),
     "a choice that is none": (["loss.retain_pooling=first"], "loss.retain_pooling='first' is not known: write one of 'mean'"),
     "a check of a part": (["optim.warmup=1.5"], "optim.warmup=1.5"),
@@ -94,7 +94,7 @@ def test_a_wrong_command_line_is_a_sentence():
         ),
         ([f"--config={ROOT / 'LICENSE'}"], "LICENSE is not a Python file"),
         ([f"--config={LLAMA}", "epochs=3"], "'epochs=3' is not an option: settings are written --config.name=value"),
-        ([f"--config={LLAMA}", "--epochs=3"], "The command line does not hold: "),
+        ([f"--config={LLAMA}", "--epochs=3"], "The command line cannot be read ("),
     ):
         with pytest.raises(InputError) as refused:
             parse(argv)
