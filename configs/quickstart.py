@@ -1,6 +1,6 @@
 """A toy that is kind in English only learns to be so in five more languages, with multilingual reward-gap MPO (arXiv:2505.16869).
 
-    python -m mpo_jax.train --config=configs/quickstart.py
+    python -m mpo_jax.train --config=configs/quickstart.py     # where mpo_jax is installed: --config=quickstart
 
 The toy (quickstart/model) was made by quickstart/make_model.py; its data are mild unkind requests, such as a mocking nickname.
 114 updates take one and a half minutes on two CPU cores, compilation included. Expect on the held-out rows, in nats per token
@@ -14,6 +14,8 @@ The targets close 90 to 97 % of their distance to the dominant gap. Only the dom
 of the other languages' friendly texts rises, by 1 % (sw) to 12 % (ar, bn, ko).
 """
 
+from pathlib import Path
+
 from mpo_jax import losses
 from mpo_jax.checkpoints.run_state import CheckpointConfig
 from mpo_jax.data.dataset import DataConfig
@@ -22,14 +24,16 @@ from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.optim import OptimConfig
 from mpo_jax.training.variants import variant_of
 
+FOLDER = Path(__file__).parent.parent / "quickstart"  # in the repository, and in the installed package
+
 
 def get_config(variant: str | None = None) -> TrainConfig:
     config = TrainConfig(
-        model="quickstart/model",
+        model=str(FOLDER / "model"),
         data=DataConfig(
-            path="quickstart/data/train.jsonl",
-            eval_path="quickstart/data/heldout.jsonl",
-            texts="quickstart/data/texts_heldout.jsonl",
+            path=str(FOLDER / "data" / "train.jsonl"),
+            eval_path=str(FOLDER / "data" / "heldout.jsonl"),
+            texts=str(FOLDER / "data" / "texts_heldout.jsonl"),
             max_length=256,
         ),
         output="runs/quickstart",

@@ -9,7 +9,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nobody's bug, wherever it
 
 
 class InputError(ValueError):
-    """Bad input from a person: the message says what was given, where, and what to write instead."""
+    """Bad input from a person: the message says what was given, where, and what to write instead. It is one line, also where it
+    quotes more."""
+
+    def __init__(self, sentence: str):
+        super().__init__(" ".join(sentence.split()))
 
 
 class Diverged(InputError):

@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_is_a_line_of_the_table(world, tmp_path, monke
         ("loss.beta=1 loss.beta=2", "repeats a field"),
         ("loss.beta=1,1", "repeats a field or a value"),
         ("loss.bta=1", "did you mean 'beta'"),
-        ("loss.beta=much", "does not hold"),
+        ("loss.beta=much", "cannot be read"),
         ("loss.beta=-1", "must be above 0"),
         ("output=a,b", "does not change what is learnt"),
         ("data.path=a/b.json", "cannot name a folder"),

@@ -57,6 +57,7 @@ class _Place:
 
 
 _TEXTS = ("prompt", "chosen", "rejected")
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can escape one alone, and no text is made of it
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<split>[\w.\[\]%:+-]+))?")
 
 
@@ -111,19 +112,24 @@ def _read_file(path: Path) -> list[tuple[str, Any]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give a readable .json or .jsonl file.") from None
     if text.lstrip().startswith("["):
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {error.lineno}, is not JSON ({error.msg}): repair the file.") from None
+        values = _read_json(text, path, 1, "repair the file")
         return [(f"{path}, row {i}", value) for i, value in enumerate(values)]
-    objects = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand within a JSON string
-        if line.strip():
-            try:
-                objects.append((f"{path}, line {number}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number}, is not JSON ({error.msg}): write one JSON object a line.") from None
-    return objects
+    lines = enumerate(text.split("\n"), start=1)  # not splitlines: U+2028 may stand within a JSON string
+    return [
+        (f"{path}, line {number}", _read_json(line, path, number, "write one JSON object a line"))
+        for number, line in lines
+        if line.strip()
+    ]
+
+
+def _read_json(text: str, path: Path, number: int, advice: str) -> Any:
+    """The value of a text that begins in line `number` of the file."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {number + error.lineno - 1}, is not JSON ({error.msg}): {advice}.") from None
+    except (ValueError, RecursionError):  # Python reads no integer of more than 4300 digits
+        raise InputError(f"{path}, line {number}, has a number too long or brackets too deep to be read: {advice}.") from None
 
 
 def _read_hub(name: str, revision: str | None, split: str) -> list[tuple[str, Any]]:
@@ -228,6 +234,8 @@ def _check_together(rows: list[Row], places: list[str]) -> None:
 def _string(value: Any, key: str, place: _Place) -> str:
     if not isinstance(value, str):
         raise place.error(f"'{key}' must be a string, it is {_kind(value)}")
+    if half := _HALF.search(value):
+        raise place.error(f"'{key}' holds \\u{ord(half[0]):04x}, half of a character: write the whole one, or take it out")
     return value
 
 

@@ -34,7 +34,7 @@ def path_of(path: str | Path) -> Path:
     if not text.startswith(BUCKET):
         raise InputError(f"{text} is not known: write gs://BUCKET/FOLDER for Google Cloud Storage, or a path in a file system.")
     if importlib.util.find_spec("gcsfs") is None:
-        raise InputError(f"{text} needs the package gcsfs: run `pip install -r requirements-gcs.txt`, or give a local path.")
+        raise InputError(f"{text} needs the package gcsfs: run `pip install gcsfs`, or give a local path.")
     from etils import epath
 
     found = cast(Path, epath.Path(text))

@@ -94,11 +94,12 @@ class TrainConfig:
 
 
 def parse(argv: list[str]) -> TrainConfig:
-    """`--config=FILE.py[:variant] [--config.field=value ...]` -> the run, checked. `argv` without the program's name."""
+    """`--config=CONFIG[:variant] [--config.field=value ...]` -> the run, checked. `argv` without the program's name. CONFIG is
+    the path of a file, or the name of a config that comes with the package."""
     files = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
     if len(files) != 1:
         given = "More than one config was" if files else "No config was"
-        raise InputError(f"{given} given: write --config=configs/quickstart.py, or another file of that folder.")
+        raise InputError(f"{given} given: write one, such as --config=quickstart or --config=PATH/TO/FILE.py.")
     path, _, variant = files[0].partition(":")
     base = load(path, variant or None)
     overrides = ["mpo_jax", *(arg for arg in argv if not arg.startswith("--config="))]
@@ -111,7 +112,10 @@ def parse(argv: list[str]) -> TrainConfig:
         rest = values(overrides)
         config = values[holder.name].value
     except (flags.Error, ValueError, TypeError) as error:
-        raise InputError(f"The command line does not hold: {' '.join(str(error).split())}") from error
+        reason = str(error).strip().rstrip(".")
+        raise InputError(
+            f"The command line cannot be read ({reason}): write --config.name=value, each value of its setting's type."
+        ) from error
     if len(rest) > 1:
         raise InputError(f"'{rest[1]}' is not an option: settings are written --config.name=value.")
     assert isinstance(config, TrainConfig)
@@ -119,14 +123,25 @@ def parse(argv: list[str]) -> TrainConfig:
 
 
 def load(path: str, variant: str | None) -> TrainConfig:
-    """Runs a config file's `get_config(variant)`."""
-    if not Path(path).is_file():
-        raise InputError(f"The config file {path} does not exist: write --config=configs/quickstart.py, or another file there.")
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    assert spec is not None and spec.loader is not None
+    """Runs `get_config(variant)` of a config file, or of the config that comes with the package under the name `path`."""
+    shipped = _shipped()
+    file = Path(path) if Path(path).is_file() else shipped.get(path)
+    if file is None:
+        raise InputError(f"The config {path} does not exist: write the path of a file, or one of the names {', '.join(shipped)}.")
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"The config {path} is not a Python file: write the path of one whose name ends in .py.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(variant)
+
+
+def _shipped() -> dict[str, Path]:
+    """The configs that come with the package, by name. They lie within it where it is installed, beside it in the repository."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    folder = installed if installed.is_dir() else package.parent / "configs"
+    return {file.stem: file for file in sorted(folder.glob("*.py"))}
 
 
 def _check_field(config: Any, path: str) -> None:

@@ -74,7 +74,7 @@ def test_a_grid_in_a_bucket_has_a_folder_for_each_point_there(bucket, world, tmp
 
 def test_without_its_package_a_bucket_is_a_sentence(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"gs://bucket/x needs the package gcsfs: run `pip install -r requirements-gcs.txt`"):
+    with pytest.raises(InputError, match=r"gs://bucket/x needs the package gcsfs: run `pip install gcsfs`"):
         path_of("gs://bucket/x")
 
 

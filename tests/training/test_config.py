@@ -11,7 +11,8 @@ from mpo_jax.data.dataset import DataConfig
 from mpo_jax.errors import InputError
 from mpo_jax.training.config import TrainConfig, describe, format_config, load, parse
 
-CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.py"))
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 LLAMA = str(next(path for path in CONFIGS if path.stem == "llama31"))
 
 
@@ -26,6 +27,17 @@ def test_every_config_file_builds_in_every_variant(path, variant):
     assert isinstance(config, TrainConfig)
     assert parse([f"--config={path}{f':{variant}' if variant else ''}"]) == config
     assert f"configs/{path.name}" in path.read_text(encoding="utf-8").split('"""')[1], "the docstring gives the command"
+
+
+def test_a_config_that_comes_with_the_package_has_a_name(tmp_path, monkeypatch):
+    """In any folder, one that holds a folder of this name too."""
+    monkeypatch.chdir(tmp_path)
+    assert load("llama31", "paper") == load(LLAMA, "paper")
+    quickstart = load("quickstart", None)
+    assert Path(quickstart.model).is_dir()
+    assert all(Path(path).is_file() for path in (quickstart.data.path, quickstart.data.eval_path, quickstart.data.texts))
+    (tmp_path / "llama31").mkdir()
+    assert parse(["--config=llama31:paper"]) == load(LLAMA, "paper")
 
 
 def test_the_published_settings():
@@ -54,7 +66,7 @@ WRONG = {
     "a part that is nearly one": (["optin.peak_lr=1e-6"], "'optin' is not known; did you mean 'optim'?"),
     "a field of something that has none": (["epochs.x=1"], "--config.epochs.x names no setting"),
     "a field unlike any": (["qqq=1"], "known there: model, data, output"),
-    "a word for a number": (["epochs=many"], "The command line does not hold: "),
+    "a word for a number": (["epochs=many"], "The command line cannot be read ("),
     "a number out of range": (["epochs=0"], "epochs=0"),
     "a choice that is none": (["loss.retain_pooling=first"], "loss.retain_pooling='first' is not known: write one of 'mean'"),
     "a check of a part": (["optim.warmup=1.5"], "optim.warmup=1.5"),
@@ -74,10 +86,15 @@ def test_a_wrong_setting_is_a_sentence(case):
 
 def test_a_wrong_command_line_is_a_sentence():
     for argv, words in (
-        ([], "No config was given: write --config="),
-        (["--config=configs/nothing.py"], "configs/nothing.py does not exist"),
+        ([], "No config was given: write one, such as --config=quickstart"),
+        ([f"--config={LLAMA}", f"--config={LLAMA}"], "More than one config was given: write one"),
+        (
+            ["--config=configs/nothing.py"],
+            "configs/nothing.py does not exist: write the path of a file, or one of the names",
+        ),
+        ([f"--config={ROOT / 'LICENSE'}"], "LICENSE is not a Python file"),
         ([f"--config={LLAMA}", "epochs=3"], "'epochs=3' is not an option: settings are written --config.name=value"),
-        ([f"--config={LLAMA}", "--epochs=3"], "The command line does not hold: "),
+        ([f"--config={LLAMA}", "--epochs=3"], "The command line cannot be read ("),
     ):
         with pytest.raises(InputError) as refused:
             parse(argv)
