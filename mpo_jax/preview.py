@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpo_jax.data.audit import Audit, audit
-from mpo_jax.data.chat import TRUNCATIONS, Example, TokenPair, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.chat import TRUNCATIONS, Example, TokenPair, load_tokenizer, tokenize
+from mpo_jax.data.chat_format import chat_format
 from mpo_jax.data.dataset import DataConfig
 from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.errors import InputError, one_sentence
@@ -178,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--template",
         choices=("hf", *FAMILIES),
         default="hf",
-        help="hf: the tokenizer's own chat template; or the reference format of a model family (default: %(default)s)",
+        help="hf: the tokenizer's own chat template; or the format that MPO's authors wrote for a family (default: %(default)s)",
     )
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
     parser.add_argument("--truncation", choices=TRUNCATIONS, default="keep_header", help="default: %(default)s")
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if settings:
             config = parse(settings)
             data, template, args.tokenizer = config.data, config.data.template, hub.resolve(config.model)
-            template = build(args.tokenizer)[0].model_type if template == "reference" else template
+            template = build(args.tokenizer)[0].model_type if template == "authors" else template
         else:
             if args.data is None or args.tokenizer is None:
                 raise InputError(
@@ -200,7 +201,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             data, template = DataConfig(args.data, allow_empty_prompt=args.allow_empty_prompt, **limits), args.template
         rows = read_rows(data.path, allow_empty_prompt=data.allow_empty_prompt)
         tokenizer = load_tokenizer(args.tokenizer)
-        form = hf_format(tokenizer) if template == "hf" else FAMILIES[template].chat
+        authors = None if template == "hf" else FAMILIES[template].authors_chat
+        form = chat_format("hf" if template == "hf" else "authors", authors, tokenizer)
         shown = {"show": max(args.rows, 0), "png": args.png}
         print(preview(rows, tokenizer, form, max_length=data.max_length, truncation=data.truncation, **shown))
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpo_jax.data.audit import Audit, audit
-from mpo_jax.data.chat import TRUNCATIONS, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.chat import TRUNCATIONS, load_tokenizer, tokenize
+from mpo_jax.data.chat_format import TEMPLATES, chat_format
 from mpo_jax.data.pair_views import PAIRS, in_language, mismatched, monolingual
 from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
 from mpo_jax.data.rows import Row, read_rows, read_texts
@@ -25,8 +26,8 @@ class DataConfig:
 
     `path`, `eval_path`: a JSON or JSONL file, or a Hugging Face dataset `user/name[:split]`. Without `eval_path`,
     `eval_fraction` of the dominant prompts is held out with all their rows. `texts`: a JSONL of `language`, `prompt`, `answer`
-    whose perplexity is reported before and after. `template`: 'reference' is the authors' own prompt text, 'hf' the
-    tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
+    whose perplexity is reported before and after. `template`: 'authors' is the prompt text of the authors' code, 'hf'
+    the tokenizer's own chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
     (see `data.chat.tokenize`). `pairs`: what is trained on, 'parallel' rows, or pairs of one language each: 'source' the
     distinct dominant ones, 'both' these and the target ones.
     """
@@ -35,14 +36,14 @@ class DataConfig:
     eval_path: str | None = None
     eval_fraction: float = 0.0
     texts: str | None = None
-    template: str = "reference"
+    template: str = "authors"
     max_length: int = 1024
     truncation: str = "keep_header"
     allow_empty_prompt: bool = False
     pairs: str = "parallel"
 
     def __post_init__(self) -> None:
-        check_choice("data.template", self.template, ("reference", "hf"))
+        check_choice("data.template", self.template, TEMPLATES)
         check_choice("data.truncation", self.truncation, TRUNCATIONS)
         check_choice("data.pairs", self.pairs, PAIRS)
         if self.eval_fraction and self.eval_path:
@@ -80,7 +81,7 @@ class Tokens:
 
     @classmethod
     def of(
-        cls, model_dir: Path, authors: ChatFormat, template: str, max_length: int, truncation: str = "keep_header"
+        cls, model_dir: Path, authors: ChatFormat | None, template: str, max_length: int, truncation: str = "keep_header"
     ) -> "Tokens":
         tokenizer = load_tokenizer(model_dir)
         return cls(tokenizer, chat_format(template, authors, tokenizer), max_length, truncation)
@@ -132,12 +133,7 @@ def languages_of(rows: Iterable[Row]) -> list[str]:
     return sorted({row.target.language for row in rows})
 
 
-def chat_format(template: str, authors: ChatFormat, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
-    """'reference': the prompt text of the authors' code for this family; 'hf': the tokenizer's own chat template."""
-    return authors if template == "reference" else hf_format(tokenizer)
-
-
-def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat, batching: Batching) -> Data:
+def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat | None, batching: Batching) -> Data:
     """Everything that a run reads. Errors: those of `read_rows`, `tokenize`, `split` and `data.views`."""
     rows = read_rows(config.path, allow_empty_prompt=config.allow_empty_prompt)
     if config.eval_path is not None:

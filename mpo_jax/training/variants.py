@@ -17,7 +17,7 @@ Changes = Mapping[str, Any]  # field -> its value, or the fields of that part wh
 
 PRESETS: dict[str, Changes] = {
     "official": {
-        "data": {"template": "reference", "truncation": "official", "max_length": 1024},
+        "data": {"template": "authors", "truncation": "official", "max_length": 1024},
         "loss": {"retain_pooling": "mean_padded", "retain_reduction": "mean"},
     },
     "paper": {"data": {"max_length": 2048}, "loss": {"retain_pooling": "last_prompt", "retain_reduction": "sum"}},

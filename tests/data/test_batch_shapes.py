@@ -119,7 +119,7 @@ def test_the_released_rows_waste_few_positions(shared, shards, cached):
     with a sequence a row). No shape comes in the two epochs of the published runs that was not planned."""
     rows = read_rows(shared / "data/mpo/llama_mpo_data.json", allow_empty_prompt=True)
     tokenizer = load_tokenizer(shared / "data/tokenizers/llama-3.1-8b-instruct")
-    examples = tokenize(rows, tokenizer, FAMILY.chat, max_length=1024)
+    examples = tokenize(rows, tokenizer, FAMILY.authors_chat, max_length=1024)
     languages = sorted({row.target.language for row in rows})
     pipeline = Pipeline(examples, languages, 8, 0, MPO.policy_reads, MPO.reference_reads, epochs=2, shards=shards)
     assert pipeline.efficiency >= 0.9
