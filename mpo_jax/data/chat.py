@@ -114,8 +114,8 @@ class _Side:
         offsets = [np.asarray(spans, np.int32).reshape(-1, 2) for spans in encoded["offset_mapping"]]
         if len(self.prompt) == 0:
             raise InputError(f"{where}: the prompt has no tokens, so nothing predicts the first one of an answer.")
-        for key, answer, spans_K2 in (("chosen", text.chosen, offsets[1]), ("rejected", text.rejected, offsets[2])):
-            if not np.any(spans_K2[:, 0] < len(form.content(answer))):
+        for key, answer, spans_T2 in (("chosen", text.chosen, offsets[1]), ("rejected", text.rejected, offsets[2])):
+            if not np.any(spans_T2[:, 0] < len(form.content(answer))):
                 raise InputError(f"{where}: the {key} answer has no tokens for this tokenizer; take the row out.")
         # A token that straddles the format and the message belongs to the format.
         start, stop = len(form.before), len(texts[0]) - len(form.between)

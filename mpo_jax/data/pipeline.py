@@ -62,7 +62,9 @@ class Pipeline:
     def shapes(self) -> Shapes:
         """The shapes of every batch, chosen for the batches of the run, or for its first `PLANNED`."""
         batches = [self._filled(step) for step in range(min(self.steps, PLANNED))]
-        return shapes_of(batches, self.policy, self.reference, microbatches=self.microbatches, shards=self.shards)
+        examples = self.examples if self.steps_per_epoch > PLANNED else ()  # otherwise each of them is in these batches
+        options = {"microbatches": self.microbatches, "shards": self.shards}
+        return shapes_of(batches, self.policy, self.reference, examples=examples, **options)
 
     @functools.cached_property
     def efficiency(self) -> float:

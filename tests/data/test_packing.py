@@ -12,7 +12,7 @@ import toy_chat
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example
 from mpo_jax.data.packing import pack
-from mpo_jax.data.row_layout import Plan, Room, Shapes
+from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.scoring.objective import make_objective
@@ -35,7 +35,7 @@ def _pack(rows=EXAMPLES, shapes=None, policy=READS, reference=NOTHING, *, shards
 
 
 def one_shape(rows: int, tokens: int, answers: int) -> Shapes:
-    return Shapes(Plan(rows, (Room(tokens, answers),)), None)
+    return Shapes(RowShapes(rows, (Capacity(tokens, answers),)), None)
 
 
 def _sequences(rows, sides=OWN_SIDES):
@@ -236,7 +236,7 @@ ROWS = [*EXAMPLES[:7], None]
 def test_packed_rows_compute_what_padded_rows_compute(compute, pooling):
     """Loss, metrics and every gradient, with a sliding window, filling, and packed rows to spare."""
     loss = Mpo(retain_pooling=pooling)
-    shapes = Shapes(*(Plan(rows, (Room(2 * LENGTH, 2 * LENGTH),)) for rows in (10, 6)))
+    shapes = Shapes(*(RowShapes(rows, (Capacity(2 * LENGTH, 2 * LENGTH),)) for rows in (10, 6)))
     packed = _pack(ROWS, shapes, loss.policy_reads, loss.reference_reads)
     assert min(packed.policy.segment_ST.max(), packed.reference.segment_ST.max()) > 2
     assert_same(compute(packed), compute(one_a_row(ROWS, pooling)))

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import toy_chat
 
+from mpo_jax.data.chat import TokenPair
 from mpo_jax.data.pipeline import Pipeline, split
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
+from mpo_jax.types import Reads, Want
 
 EXAMPLES = toy_chat.examples(10)
 LOSS = Mpo()
@@ -50,7 +52,8 @@ def test_evaluation_sees_every_row_once_in_order():
 
 def test_a_run_meets_no_shape_that_was_not_planned():
     """All batches of the run are looked at; in the given order every epoch is the same."""
-    planned = [(ours.tokens, theirs.tokens) for ours, theirs in zip(*(p.rooms[:-1] for p in plans()), strict=True)]
+    parts = PIPELINE.shapes.policy, PIPELINE.shapes.reference
+    planned = [(ours.tokens, theirs.tokens) for ours, theirs in zip(*(part.capacities[:-1] for part in parts), strict=True)]
     for step in range(0, PIPELINE.steps, 7):
         batch = PIPELINE.batch_at(step)
         assert (batch.policy.tokens_ST.shape[2], batch.reference.tokens_ST.shape[2]) in planned
@@ -58,8 +61,23 @@ def test_a_run_meets_no_shape_that_was_not_planned():
     assert in_order.rows_at(0) == in_order.rows_at(3) == [0, 1, 2, 3]
 
 
-def plans():
-    return PIPELINE.shapes.policy, PIPELINE.shapes.reference
+@pytest.mark.parametrize("pooling", ["mean", "mean_padded"])
+def test_the_largest_shape_holds_rows_that_come_after_the_planned_batches(monkeypatch, pooling):
+    """A row that is longer than all that were looked at, among rows as short as them and among its equals."""
+    monkeypatch.setattr("mpo_jax.data.pipeline.PLANNED", 1)
+    short, long = toy_chat.examples(1)[0], dataclasses.replace(toy_chat.examples(1)[0], target=pair_of(200, 150, 90))
+    reads = dataclasses.replace(LOSS.policy_reads, target=Want.LOGP | Want.HIDDEN, pooling=pooling)
+    for lengthened in (1, 4):
+        examples = [short] * 4 + [short] * (4 - lengthened) + [long] * lengthened
+        pipeline = Pipeline(examples, ("ko", "sw"), 4, 0, reads, Reads(), seed=None, microbatches=2)
+        for step in (0, 1):
+            pipeline.batch_at(step)
+        assert pipeline.shapes.policy.capacities[0] < pipeline.shapes.policy.capacities[-1]
+
+
+def pair_of(*lengths: int) -> TokenPair:
+    """Of a prompt, a chosen and a rejected answer."""
+    return TokenPair(*(np.ones(n, np.int32) for n in lengths))
 
 
 @pytest.mark.parametrize("changes", [{"microbatches": 3}, {"batch_size": 0}, {"microbatches": 0}])
