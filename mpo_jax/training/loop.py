@@ -105,7 +105,7 @@ class _Loop:
     pending: tuple[int, dict[str, Any], int] | None = None  # updates done, metrics of the last, real tokens seen
 
     def run(self, start: int, state: TrainState, ref_params: Params, step: Any, eval_step: Any) -> TrainState:
-        seen = sum(map(self.data.train.tokens_at, range(start)))
+        seen = self.data.train.tokens_before(start)
         for k in range(start, self.updates + 1):
             self.watch.begins(k)
             if k > start or k == 0:  # the run that wrote a checkpoint had evaluated it
