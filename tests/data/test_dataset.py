@@ -33,7 +33,7 @@ def test_what_is_measured_is_even_over_languages_and_says_what_it_is(folder, mon
     assert sorted(row.target.language for row in data.measured) == ["ko", "ko", "sw", "sw"]
     assert len({row.source.prompt for row in data.measured}) == 2
     assert [example.id for example in data.gaps.examples] == [row.id for row in data.measured]
-    assert len(data.train.examples) == 10 + 5, "the distinct dominant pairs are trained on too"
+    assert len(data.train.examples) == 10 + 10, "the distinct dominant pairs are trained on too"
 
 
 def test_held_out_rows_are_those_that_are_measured(folder):
