@@ -88,6 +88,10 @@ class Tokens:
         tokenizer = load_tokenizer(model_dir)
         return cls(tokenizer, chat_format(template, authors, tokenizer), max_length, truncation)
 
+    @classmethod
+    def of_config(cls, model_dir: Path, authors: ChatFormat | None, config: DataConfig) -> "Tokens":
+        return cls.of(model_dir, authors, config.template, config.max_length, config.truncation)
+
     @property
     def pad_id(self) -> int:
         """Any id will do, padding is told by position; with the authors' pooling its state is averaged in."""
@@ -165,7 +169,7 @@ def divide(config: DataConfig, seed: int) -> Parts:
 def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat | None, batching: Batching) -> Data:
     """Everything that a run reads. Errors: those of `divide`, `Tokens.of`, `tokenize` and `data.pair_views`."""
     parts = divide(config, batching.seed)
-    tokens = Tokens.of(model_dir, authors, config.template, config.max_length, config.truncation)
+    tokens = Tokens.of_config(model_dir, authors, config)
     languages = languages_of([*parts.train, *parts.held_out])  # one list for both: the objective names its metrics by it
     train = tokens.pipeline(parts.train, batching, languages)
     evaluated = tokens.pipeline(parts.held_out, dataclasses.replace(batching, epochs=1), languages) if parts.held_out else None
