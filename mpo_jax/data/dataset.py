@@ -1,6 +1,7 @@
 """How does a data file become the batches of a run? Rows, tokens, the held-out part, the pipelines over each."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,7 +140,12 @@ class Data:
     measured: Sequence[Row]
     measured_rows: str
     texts: Pipeline | None
-    findings: dict[str, Audit]
+    rows: Sequence[Row]  # those of `train`
+
+    @functools.cached_property
+    def findings(self) -> dict[str, Audit]:
+        """Per target language. Only the process that writes them down asks."""
+        return audit(self.rows, self.train.examples)
 
     def with_reference(self, scores: ReferenceScores) -> "Data":
         """The same training and held-out rows in the same order, with the reference's scores in place of what it would read."""
@@ -180,5 +186,5 @@ def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat | None, bat
         parts.measured,
         parts.measured_rows,
         tokens.pipeline(read_texts(config.texts), batching.measuring(source=False)) if config.texts is not None else None,
-        audit(parts.train, train.examples),
+        parts.train,
     )
