@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mpo_jax.models.attention.api import attention
+from mpo_jax.types import Places
 
 RUNS = 4
 # S, T, N, K, H, softcap, longest and shortest sequence
@@ -36,7 +37,8 @@ def arguments(S, T, N, K, H, low, high):
             segment_ST[s, at : at + length] = segment
             kv_segment_ST[s, at : at + length - 3] = segment
             at += length
-    return q, k, v, *map(jnp.asarray, (position_ST, segment_ST, kv_segment_ST))
+    position_ST, segment_ST, kv_segment_ST = map(jnp.asarray, (position_ST, segment_ST, kv_segment_ST))
+    return q, k, v, Places(position_ST, segment_ST), Places(position_ST, kv_segment_ST)
 
 
 def seconds(functions, args):

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 
 from mpo_jax.devices.sharding import MeshConfig, make_mesh, spec
 from mpo_jax.models.attention.api import KEYS, QUERIES, TOKENS, attention
+from mpo_jax.types import Places
 
 S, T = 8, 2048
 MESHES = {"v5e:2x2": MeshConfig(1, 2, 2), "v6e:1x1": MeshConfig(1, 1, 1), "v5p:2x2x1": MeshConfig(2, 1, 2)}
@@ -36,7 +37,7 @@ def compiled(mesh, N, K, H, softcap, window):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec(axes)))
 
     qkv = [abstract((S, T, heads, H), jnp.bfloat16, axes) for heads, axes in ((N, QUERIES), (K, KEYS), (K, KEYS))]
-    where = [abstract((S, T), jnp.int32, TOKENS)] * 3
+    where = [Places(*[abstract((S, T), jnp.int32, TOKENS)] * 2)] * 2
     with jax.set_mesh(mesh):
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(*qkv, *where).compile()
 

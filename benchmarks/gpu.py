@@ -5,9 +5,9 @@
     python benchmarks/gpu.py --layers 16           # half of the layers, for a device of 80 GB
 
 Random weights of Llama-3.1-8B's shape, bfloat16 computation, float32 masters, AdamW with its first moment in bfloat16, the
-reference cached, remat="attention". 8 rows of lengths like the authors' Llama file. Prints the rate of a large bfloat16 matrix
-product, and for each step its seconds, real tokens a second, model FLOP/s (the convention of `telemetry.flops`, the same number of
-FLOPs for both) and their share of the product's rate.
+reference cached, remat="attention". 8 rows of lengths like the authors' Llama file. Prints the rate of a big bfloat16 matrix
+product, and for each step its seconds, real tokens a second, model FLOP/s (the convention of `telemetry.flops`, the same number
+of FLOPs for both) and their share of the product's rate.
 
 The peer is transformers' Llama with what a person can do by hand: right padding without a mask, so that attention is PyTorch's
 fused causal kernel; layers checkpointed; only the answers of the target side scored, by log-sum-exp and not log-softmax; the
@@ -62,11 +62,12 @@ def ours(shape: dict[str, int]) -> dict[str, Any]:
     from mpo_jax.devices.sharding import MeshConfig, batch_to_mesh, make_mesh
     from mpo_jax.losses import Mpo
     from mpo_jax.models.decoder import DecoderConfig, Model
-    from mpo_jax.scoring.objective import make_objective
+    from mpo_jax.scoring.objective import Task
     from mpo_jax.telemetry.flops import update_work
     from mpo_jax.training.optim import OptimConfig, make_optimizer
-    from mpo_jax.training.step import abstract_state, init_state, jit_train_step, make_train_step
-    from mpo_jax.types import Pair, Reads, Scores, SequenceScores
+    from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
+    from mpo_jax.training.step_arguments import step_numbers
+    from mpo_jax.types import Frozen, Pair, Reads, Scores, SequenceScores
 
     head = shape["hidden"] // shape["heads"]
     model = Model(
@@ -93,15 +94,16 @@ def ours(shape: dict[str, int]) -> dict[str, Any]:
     stored = SequenceScores(logp_B=zeros, count_B=zeros + 1, hidden_BD=np.zeros((1, rows, shape["hidden"]), np.float32))
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
     with jax.set_mesh(mesh):
-        optimizer = make_optimizer(OptimConfig(peak_lr=LR, moments_dtype="bfloat16", warmup=0.0), UPDATES)
+        optimizer = make_optimizer(OptimConfig(moments_dtype="bfloat16", warmup=0.0), UPDATES)
         abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
         state = init_state(model.init(jax.random.key(0)), optimizer, mesh)
-        step = jit_train_step(make_train_step(make_objective(model, loss, ("xx",)), optimizer, jnp.bfloat16), abstract)
+        numbers = step_numbers(loss, LR)
+        step = jit_train_step(TrainStep(Task(model, loss, ("xx",)), optimizer, jnp.bfloat16), abstract)
         batch = batch_to_mesh(dataclasses.replace(host, reference=Scores(source=Pair(stored, stored))), mesh)
 
         def once() -> float:
             nonlocal state
-            state, metrics = step(state, {}, batch)
+            state, metrics = step(state, Frozen({}, {}), batch, numbers)
             mean = jax.device_get(metrics["loss"])
             return float(mean.total / mean.weight)
 

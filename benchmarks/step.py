@@ -42,11 +42,12 @@ from mpo_jax.losses import Mpo
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.weight_table import in_order
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.objective import Task
 from mpo_jax.scoring.sequences import score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
-from mpo_jax.training.step import abstract_state, init_state, jit_train_step, make_train_step
-from mpo_jax.types import Batch, Reads
+from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Batch, Frozen, Reads
 
 SHAPE = {"vocab": 128256, "hidden": 256, "layers": 8, "ffn": 1024, "heads": 8, "kv-heads": 4, "batch": 4, "maxlen": 512}
 OURS = ("cached", "live")
@@ -126,20 +127,21 @@ def measure(
     examples = views(examples)
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
     with jax.set_mesh(mesh):
-        batch, ref_params = batch_of(examples, loss, width), {}
+        batch, frozen = batch_of(examples, loss, width), Frozen({}, {})
         if variant == "live":
-            ref_params = load_params(folder, model, family, mesh)
+            frozen = Frozen({}, load_params(folder, model, family, mesh))
         else:
             batch = with_scores(batch, model, load_params(folder, model, family, mesh), loss.reference_reads)
         optimizer = make_optimizer(OptimConfig(warmup=0.0, decay="constant"), steps + 1)
         abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
-        step = jit_train_step(make_train_step(make_objective(model, loss, ("xx",)), optimizer, jnp.float32), abstract)
+        numbers = step_numbers(loss, 1e-6)
+        step = jit_train_step(TrainStep(Task(model, loss, ("xx",)), optimizer, jnp.float32), abstract)
         state = init_state(load_params(folder, model, family, mesh), optimizer, mesh)
         placed = batch_to_mesh(batch, mesh)
         times, cpu_times, losses = [], [], []
         for _ in range(steps + 1):
             clock, cpu = time.perf_counter(), time.process_time()
-            state, metrics = step(state, ref_params, placed)
+            state, metrics = step(state, frozen, placed, numbers)
             mean = jax.device_get(metrics["loss"])
             times.append(time.perf_counter() - clock)
             cpu_times.append(time.process_time() - cpu)

@@ -6,7 +6,7 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$HERE")
 
-SETTINGS="NAME PROJECT ZONE TOPOLOGY ACCELERATOR_TYPE RUNTIME_VERSION TIER STORAGE OUTPUT INTERVAL GRACE"
+SETTINGS="NAME PROJECT ZONE TOPOLOGY ACCELERATOR_TYPE RUNTIME_VERSION TIER STORAGE OUTPUT INTERVAL GRACE RETRIES"
 settings_help() {
   cat <<'TEXT'
 
@@ -22,13 +22,14 @@ Settings: environment variables, or flags (NAME=mine or --name=mine).
                     to which the trainer writes by itself
   INTERVAL          seconds between two looks at the slice (default 30)
   GRACE             seconds that a failed trainer waits for news of a preemption (default 90)
+  RETRIES           times that watch.sh starts the trainer again after a standstill (default 3)
   HF_TOKEN          of Hugging Face, for gated models; environment only, never a flag
 Every script also takes --dry-run (print each command, execute none) and --help.
 TEXT
 }
 
 : "${NAME:=}" "${PROJECT:=}" "${ZONE:=}" "${TOPOLOGY:=}" "${ACCELERATOR_TYPE:=}" "${RUNTIME_VERSION:=}" "${TIER:=spot}"
-: "${STORAGE:=}" "${OUTPUT:=}" "${INTERVAL:=30}" "${GRACE:=90}" "${DRY_RUN:=}"
+: "${STORAGE:=}" "${OUTPUT:=}" "${INTERVAL:=30}" "${GRACE:=90}" "${RETRIES:=3}" "${DRY_RUN:=}"
 ARGS=""       # what came after --, quoted for a shell
 SWITCHES=""   # a script's own flags without a value; --no-wait sets NO_WAIT=1
 
@@ -55,7 +56,7 @@ parse() {
         case " $SWITCHES " in *" $flag "*) key=$(upper "$flag"); printf -v "${key#__}" 1 ;; *) unknown "$flag" ;; esac ;;
     esac
   done
-  export NAME PROJECT ZONE TOPOLOGY ACCELERATOR_TYPE RUNTIME_VERSION TIER STORAGE OUTPUT INTERVAL GRACE DRY_RUN
+  export NAME PROJECT ZONE TOPOLOGY ACCELERATOR_TYPE RUNTIME_VERSION TIER STORAGE OUTPUT INTERVAL GRACE RETRIES DRY_RUN
 }
 unknown() { fail "'$1' is not known to $(basename "$0"): see $(basename "$0") --help; arguments of the trainer come after --."; }
 

@@ -15,8 +15,8 @@ import sys
 
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.planning.programs import lay_out
-from mpo_jax.planning.slice_fit import Plan, compiled
-from mpo_jax.planning.slice_search import Found, flags, search
+from mpo_jax.planning.slice_fit import SliceReport, compiled
+from mpo_jax.planning.slice_search import SearchResult, flags, search
 from mpo_jax.planning.tpu_compiler import EXAMPLES, GIB
 from mpo_jax.training.config import TrainConfig, parse
 
@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> None:
         else:
             answers = (compiled(lay_out(config, name, given.tokens, given.slices)) for name in names)
         for answer in answers:
-            said = recommend(answer, config, given.mfu) if isinstance(answer, Found) else describe(answer, config, given.mfu)
+            said = (
+                recommend(answer, config, given.mfu) if isinstance(answer, SearchResult) else describe(answer, config, given.mfu)
+            )
             print(json.dumps(dataclasses.asdict(answer)) if given.json else said, flush=True)
 
 
@@ -53,7 +55,7 @@ def _check(given: argparse.Namespace, names: list[str]) -> None:
         raise InputError(f"--mfu={given.mfu} is no share of the peak: write a number above 0 and up to 1, such as 0.4.")
 
 
-def recommend(found: Found, config: TrainConfig, mfu: float | None) -> str:
+def recommend(found: SearchResult, config: TrainConfig, mfu: float | None) -> str:
     """What to write for the smallest slice that fits."""
     if found.plan is None or found.settings is None:
         reference = "cached" if config.loss.reference_reads.storable else config.reference
@@ -63,7 +65,7 @@ def recommend(found: Found, config: TrainConfig, mfu: float | None) -> str:
     return "\n".join([*lines, describe(found.plan, config, mfu)])
 
 
-def describe(entry: Plan, config: TrainConfig, mfu: float | None = None) -> str:
+def describe(entry: SliceReport, config: TrainConfig, mfu: float | None = None) -> str:
     step, gib = entry.programs["step"], lambda n: f"{n / GIB:6.2f} GiB"
     mesh = " ".join(f"{axis}={n}" for axis, n in entry.mesh.items())
     where = entry.topology if entry.slices == 1 else f"{entry.slices} x {entry.topology}"
@@ -85,7 +87,7 @@ def describe(entry: Plan, config: TrainConfig, mfu: float | None = None) -> str:
     return "\n".join(lines)
 
 
-def work(entry: Plan, mfu: float | None) -> str:
+def work(entry: SliceReport, mfu: float | None) -> str:
     """Of one update, and the time that it takes at a share of the peak, which nothing here has measured."""
     said = f"{entry.update_flops / 1e12:,.0f} TFLOP for {entry.update_tokens:,} tokens an update"
     if mfu is None or entry.peak_flops is None:

@@ -5,6 +5,9 @@
 Writes OUT/rows.jsonl (a line a row), OUT/reward_gap.json (the table) and OUT/reward_gap.png. With `--compare` both models are
 measured on the same rows and stand side by side, as before (--model) and after (--compare).
 
+On a TPU slice every worker runs the command, and the first one writes; elsewhere `--hosts.coordinator`, `--hosts.count` and
+`--hosts.index` join several processes.
+
 With `--base DIR3` the gap is that of DPO's implicit reward instead (eq. 2), nats: `--beta` times how much further the sums of
 log-probabilities of the two answers are apart than under the base model. It needs no dominant side and no normalisation, and
 tells what training changed, not how safe a model is.
@@ -21,8 +24,10 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.data.chat_format import TEMPLATES
 from mpo_jax.data.dataset import Batching, Tokens
 from mpo_jax.data.rows import Row, read_rows
+from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import MeshConfig, make_mesh, shards
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.evaluation.gap_table import GapTable, RowGap, bars, format_tables, gap_table, implicit
@@ -50,7 +55,7 @@ def measure(
     """The gaps of every row under one model, with that model's own tokenizer. `dtype` is the computation's."""
     model_dir = hub.resolve(name)
     family, model, _ = build(model_dir)
-    tokens = Tokens.of(model_dir, family.chat, template, max_length)
+    tokens = Tokens.of(model_dir, family.authors_chat, template, max_length)
     reads = Reads(source=Want.LOGP if rows[0].source is not None else Want.NOTHING, target=Want.LOGP)
     pipeline = tokens.pipeline(rows, Batching(batch_size, reads, shards=shards(mesh, "batch")))
     params = load_params(model_dir, model, family, mesh, jnp.dtype(dtype))
@@ -75,40 +80,49 @@ def write(folder: Path, measured: dict[str, list[RowGap]], what: str) -> dict[st
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.reward_gap", description="Measures reward gaps per language.")
-    parser.add_argument("--model", required=True, help="a folder or a Hugging Face hub name")
+    parser.add_argument("--model", required=True, help="a folder, or a Hugging Face hub name as user/name[@revision]")
     parser.add_argument("--compare", help="a second model, measured on the same rows")
     parser.add_argument("--base", help="the model that DPO's implicit reward is relative to: measures that reward's gap")
     parser.add_argument("--beta", type=float, help="of the implicit reward (default: 0.1)")
-    parser.add_argument("--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
+    parser.add_argument(
+        "--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set, user/name[@revision][:split]"
+    )
     parser.add_argument("--output", required=True, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
-    parser.add_argument("--template", choices=("reference", "hf"), default="reference", help="default: %(default)s")
+    parser.add_argument("--template", choices=TEMPLATES, default="authors", help="default: %(default)s")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="rows at a time (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the computation (default: %(default)s)")
     parser.add_argument("--fsdp", type=int, default=-1, help="devices that share the parameters (default: all that are left)")
     parser.add_argument("--tensor", type=int, default=1, help="devices that share each layer (default: %(default)s)")
     parser.add_argument("--allow-empty-prompt", action="store_true")
+    processes.add_options(parser)
     args = parser.parse_args(argv)
-    with one_sentence():
-        output = path_of(args.output)
-        if output.exists() and not output.is_dir():
-            raise InputError(f"--output {output} is a file: give a folder.")
-        if args.beta is not None and (args.base is None or args.beta <= 0):
-            raise InputError(f"--beta={args.beta} scales the reward relative to --base: give that model, and a beta above 0.")
-        beta = 0.1 if args.beta is None else args.beta
-        what = f"implicit reward gap, nats, beta {beta}" if args.base else "length-normalised reward gap, nats per token"
-        rows = read_rows(args.data, allow_empty_prompt=args.allow_empty_prompt)
-        mesh = make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
-        names = {"before": args.model, "after": args.compare} if args.compare else {"model": args.model}
-        settings = {"batch_size": args.batch_size, "template": args.template, "max_length": args.max_length, "dtype": args.dtype}
-        with jax.set_mesh(mesh):
-            gap = operator.attrgetter("gap_B") if args.base else mean_gap
-            measured = {label: measure(name, rows, gap, mesh=mesh, **settings) for label, name in names.items()}
-            if args.base:
-                base = measure(args.base, rows, gap, mesh=mesh, **settings)
-                measured = {label: implicit(gaps, base, beta) for label, gaps in measured.items()}
+    with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """What the command does, in each of its processes. Errors: those of the models, the data and the mesh."""
+    output = path_of(args.output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file: give a folder.")
+    if args.beta is not None and (args.base is None or args.beta <= 0):
+        raise InputError(f"--beta={args.beta} scales the reward relative to --base: give that model, and a beta above 0.")
+    beta = 0.1 if args.beta is None else args.beta
+    what = f"implicit reward gap, nats, beta {beta}" if args.base else "length-normalised reward gap, nats per token"
+    rows = read_rows(args.data, allow_empty_prompt=args.allow_empty_prompt)
+    mesh = make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
+    names = {"before": args.model, "after": args.compare} if args.compare else {"model": args.model}
+    settings = {"batch_size": args.batch_size, "template": args.template, "max_length": args.max_length, "dtype": args.dtype}
+    with jax.set_mesh(mesh):
+        gap = operator.attrgetter("gap_B") if args.base else mean_gap
+        measured = {label: measure(name, rows, gap, mesh=mesh, **settings) for label, name in names.items()}
+        if args.base:
+            base = measure(args.base, rows, gap, mesh=mesh, **settings)
+            measured = {label: implicit(gaps, base, beta) for label, gaps in measured.items()}
+    if processes.first():
         tables = write(output, measured, what)
-    print(f"{what}, on {len(rows)} rows [95 % interval]\n{format_tables(tables)}")
+        print(f"{what}, on {len(rows)} rows [95 % interval]\n{format_tables(tables)}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 One legend of shape letters for the whole package. An array of rank two or more carries them as a suffix, in logical order:
 
-    M microbatches   B rows of a batch   S packed sequences   T tokens   A scored positions of one packed sequence
-    D model width    F feed-forward      V vocabulary         N query heads   K key/value heads   H head width   L layers
+    M microbatches    B rows of a batch    S packed rows    T tokens of one, U where keys are not the queries' own tokens
+    A scored positions of a packed row     P scored positions of all packed rows    D model width    F feed-forward
+    V vocabulary      N query heads        K key/value heads    H head width    R = H / 2 rotations    L layers
+
+Lower-case letters are blocks of these: b of the vocabulary or of tokens.
 
 "source" is the dominant-language side of a row, "target" the other side. Every row names its own two languages.
 """
@@ -13,7 +16,7 @@ import enum
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +24,16 @@ import jax.numpy as jnp
 DTYPES = ("float32", "bfloat16")
 Params = Any  # a tree of nested dicts of arrays, as `models.decoder.Model.abstract` declares it
 Array = jax.Array
+Number = float | Array  # of a method's equation: f32 () where a program takes it as an argument
+Numbers = dict[str, Any]  # by name; of a method that holds others, a tree
 
 # How the final-norm states of a sequence become one vector: the mean over its real tokens, the mean over its padding too (as
 # the authors' code does, in rows of 8 * ceil(longest of the pair / 8) positions), its last prompt token, its last token.
 POOLINGS = ("mean", "mean_padded", "last_prompt", "last")
 
 
-# What a row has pairs of: its dominant side, its target side, and what some methods read beside them (see `Reads`).
-SIDES = ("source", "target", "mismatch", "parallel")
+SIDES = ("source", "target")  # of a row: in its dominant language, in its target language
+PAIR_KINDS = (*SIDES, "mismatch", "parallel")  # what a row has pairs of: its sides, and what some methods read (see `Reads`)
 ANSWERS = ("chosen", "rejected")
 
 
@@ -40,6 +45,7 @@ class ChatFormat:
     between: str
     end: str
     strip: bool = False  # whether white space around both messages is removed
+    special_tokens: tuple[str, ...] = ()  # those in the text, each of which must be one token of the tokenizer
 
     def prompt(self, message: str) -> str:
         return self.before + self.content(message) + self.between
@@ -74,15 +80,20 @@ class Reads:
     parallel: str = ""  # log-probabilities of the pair in this language that has the same dominant prompt
     pooling: str = "mean"
 
-    def want(self, side: str) -> Want:
-        """What is needed of one of `SIDES`."""
-        asked = getattr(self, side)
+    @classmethod
+    def answers(cls, source: bool) -> "Reads":
+        """The answers' log-probabilities of the target side and, if it is there, of the source: what gaps are measured by."""
+        return cls(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
+
+    def want(self, kind: str) -> Want:
+        """What is needed of one of `PAIR_KINDS`."""
+        asked = getattr(self, kind)
         return asked if isinstance(asked, Want) else Want.LOGP if asked else Want.NOTHING
 
     @property
     def anything(self) -> Want:
-        """What is needed of any side; `Want.NOTHING` is false."""
-        return functools.reduce(operator.or_, map(self.want, SIDES))
+        """What is needed of any pair; `Want.NOTHING` is false."""
+        return functools.reduce(operator.or_, map(self.want, PAIR_KINDS))
 
     @property
     def of_rows(self) -> "Reads":
@@ -106,7 +117,7 @@ class Packed:
     """All sequences that one model reads of a batch, both sides together, in S rows of T tokens: one forward has one gradient
     tree in the backward pass, and short sequences fill what long ones leave. A padded batch is one with one segment a row.
 
-    A slot names a sequence of the batch's B rows: (2 * side + answer) * B + row, with `SIDES` and `ANSWERS` counted from 0;
+    A slot names a sequence of the batch's B rows: (2 * kind + answer) * B + row, with `PAIR_KINDS` and `ANSWERS` counted from 0;
     -1 marks an unused entry. All int32 but `pool_weight_ST`, which is float32.
     """
 
@@ -119,6 +130,13 @@ class Packed:
     answer_slot_SA: Array  # the sequence it belongs to, -1 = unused
     pool_slot_ST: Array  # the sequence whose pooled state this position enters, -1 = none
     pool_weight_ST: Array  # with this weight; the weights of a sequence sum to 1
+
+
+class Places(NamedTuple):
+    """Where tokens stand, int32 (S, T): the position in their own sequence, and the segment of the row, 0 = no sequence."""
+
+    position: Array
+    segment: Array
 
 
 @jax.tree_util.register_dataclass
@@ -173,8 +191,8 @@ class Pair:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What one model says of the `SIDES` of B rows; a side that was not read is None. A method finds in `mismatch` the rows of
-    the whole batch, those of the other microbatches too."""
+    """What one model says of the `PAIR_KINDS` of B rows; what was not read is None. A method finds in `mismatch` the rows of the
+    whole batch, those of the other microbatches too."""
 
     source: Pair | None = None
     target: Pair | None = None
@@ -197,7 +215,7 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Whole:
+class BatchTotals:
     """What a microbatch has to know of the whole batch: constants for the gradient. What no method reads is None."""
 
     chosen_count: dict[str, Array]  # side -> mean number of tokens of a chosen answer, f32 ()
@@ -243,25 +261,50 @@ Metrics = dict[str, Mean]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
+    """All that an update changes, and all that a checkpoint holds."""
+
     step: Any  # int32 (): updates done
-    params: Params  # float32 masters: at these learning rates a bfloat16 weight would never move
+    trainable: Params  # float32 masters: at these learning rates a bfloat16 weight would never move
     opt_state: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """The parameters that no update changes. Of the policy what it has beside the trainable ones, in the dtype it computes in:
+    nothing where all is trained. Of the reference all of them: nothing where its scores come with the data, or nothing reads it.
+    Both may hold the same arrays, which are then in memory once."""
+
+    policy: Params
+    reference: Params
+
+
+def joined(trainable: Params, frozen: Params) -> Params:
+    """The parameters of a model whose trainable and frozen ones are in two trees, of which each lacks what the other has."""
+    both = trainable.keys() & frozen.keys()
+    assert all(isinstance(trainable[name], dict) and isinstance(frozen[name], dict) for name in both), f"twice: {both}"
+    return {**frozen, **trainable, **{name: joined(trainable[name], frozen[name]) for name in both}}
 
 
 def cast(params: Params, dtype: Any) -> Params:
     return jax.tree.map(lambda p: p.astype(dtype), params)
 
 
-class Objective(Protocol):
-    """A pure function of (params, ref_params, batch without its microbatch axis) -> (loss over the rows, metrics).
+class LanguageModel(Protocol):
+    """What scores are made of: pure functions of a tree of parameters, whose dtype is that of the computation."""
 
-    `whole` gives, from the batch with its microbatch axis, what each microbatch has to know of all; None stands for a batch of
-    one microbatch.
-    """
+    @property
+    def final_softcap(self) -> float | None:
+        """Logits are capped to softcap * tanh(logit / softcap); None = as they are."""
+        ...
 
-    def __call__(self, params: Params, ref_params: Params, batch: Batch, whole: Whole | None = None) -> tuple[Mean, Metrics]: ...
+    def hidden(self, params: Params, packed: Packed) -> Array:
+        """States after the final norm, [S, T, D]."""
+        ...
 
-    def whole(self, params: Params, ref_params: Params, batch: Batch) -> Whole: ...
+    def unembedding(self, params: Params) -> Array:
+        """The matrix [V, D] whose product with a hidden state gives the logits, before the soft-cap."""
+        ...
 
 
 Schedule = Callable[[Any], Any]

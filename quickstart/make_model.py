@@ -32,10 +32,11 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.weight_table import export_tree
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.objective import Task
 from mpo_jax.training.optim import OptimConfig, make_optimizer
-from mpo_jax.training.step import abstract_state, init_state, jit_train_step, make_train_step
-from mpo_jax.types import Params, Reads, RowLoss, Scores, Want
+from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Frozen, Params, Reads, RowLoss, Scores, Want
 
 QUICKSTART = Path(__file__).resolve().parent
 
@@ -174,17 +175,17 @@ def write_tokenizer(folder: Path, sides: list[PairText]) -> None:
 def learn(model: Model, params: Params, pipeline: Pipeline, loss: PreferenceLoss, mesh: Mesh, peak_lr: float) -> Params:
     """All steps of `pipeline`, with AdamW and a cosine."""
     updates = pipeline.steps
-    optimizer = make_optimizer(OptimConfig(peak_lr=peak_lr, weight_decay=0.1), updates)
+    optimizer, numbers = make_optimizer(OptimConfig(weight_decay=0.1), updates), step_numbers(loss, peak_lr)
     state = init_state(params, optimizer, mesh)
-    objective = make_objective(model, loss, tuple(pipeline.languages))
-    step = jit_train_step(make_train_step(objective, optimizer, jnp.float32), abstract_state(params, optimizer, mesh))
+    task = Task(model, loss, tuple(pipeline.languages))
+    step = jit_train_step(TrainStep(task, optimizer, jnp.float32), abstract_state(params, optimizer, mesh))
     bar = tqdm(range(updates), desc=type(loss).__name__, unit="update")
     for k in bar:
-        state, metrics = step(state, None, batch_to_mesh(pipeline.batch_at(k), mesh))
+        state, metrics = step(state, Frozen({}, {}), batch_to_mesh(pipeline.batch_at(k), mesh), numbers)
         if k % 20 == 19:
             mean = jax.device_get(metrics["loss"])
             bar.set_postfix(loss=f"{mean.total / mean.weight:.3f}")
-    return state.params
+    return state.trainable
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -202,7 +203,7 @@ def main() -> None:
     english, others = read_training_texts()
     write_tokenizer(folder, english + others)
     family, model, _ = build(folder, remat="none")
-    tokens = Tokens.of(folder, family.chat, "reference", max_length=256)
+    tokens = Tokens.of(folder, family.authors_chat, "authors", max_length=256)
     alike = [Row(str(i), None, side, "given") for i, side in enumerate(others + english)]
     apart = [Row(str(i), english[i % len(english)], side, "given") for i, side in enumerate(others)]
     imitate = Imitate(kind=1 / 4)

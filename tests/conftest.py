@@ -90,7 +90,7 @@ def folder(bucket, request):
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory):
-    """A model's configuration, to be laid out on slices."""
+    """A model's configuration, to be layout out on slices."""
     import slices
 
     return slices.write_model(tmp_path_factory.mktemp("model"))

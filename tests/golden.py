@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Frozen
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -27,16 +30,16 @@ from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import pack
-from mpo_jax.data.row_layout import Plan, Room, Shapes
+from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
-from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, Mpo, Orpo, RegularizedDpo, RobustDpo, Sft, Simpo
+from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, LengthRegularizedDpo, Mpo, Orpo, RobustDpo, Sft, Simpo
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.weight_table import export_tree
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.objective import Task
 from mpo_jax.scoring.sequences import answer_logps, divergences, score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
-from mpo_jax.training.step import init_state, loss_and_grads, make_train_step
+from mpo_jax.training.step import TrainStep, init_state, loss_and_grads
 from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 POOLINGS = {"last_seq": "last", "last_prompt": "last_prompt", "mean_nonpad": "mean", "mean_all": "mean_padded"}
@@ -59,8 +62,8 @@ METHODS: dict[str, PreferenceLoss] = {
     "cpo": Cpo(beta=0.1, lam=1.0, nll_reduction="sum"),
     "kto_original_mismatch": Kto(beta=0.1),
     "orpo": Orpo(lam=1.0),
-    "r_dpo": RegularizedDpo(beta=0.1, alpha=0.05),
-    "r_dpo_minus": RegularizedDpo(beta=0.1, alpha=-0.05),
+    "r_dpo": LengthRegularizedDpo(beta=0.1, alpha=0.05),
+    "r_dpo_minus": LengthRegularizedDpo(beta=0.1, alpha=-0.05),
     "simpo": Simpo(beta=2.0, gamma=1.0),
     "mpo_const": Mpo(retain=0.0, gap_target="1.58"),
     "mpo_no_ln": Mpo(retain=0.0, rg_normalize=False),
@@ -97,7 +100,7 @@ def padded_rows(arrays: Any, side: str) -> Packed:
     reads = Reads(target=Want.LOGP | Want.HIDDEN, pooling="mean_padded")
     B = len(arrays["source_input_ids"]) // 2
     rows = [Example(str(i), "xx", None, pair_of(arrays, side, i)) for i in range(B)]
-    shapes = Shapes(Plan(2 * B, (Room(width, width),)), None)
+    shapes = Shapes(RowShapes(2 * B, (Capacity(width, width),)), None)
     return one(pack(rows, shapes, reads, NOTHING, languages=("xx",), pad_id=PAD, padded_length=width)).policy
 
 
@@ -253,16 +256,17 @@ class Golden:
         )
         tag = f"[{setting['beta']} {setting['pooling']} {setting['reduction']}]"
         batch = batch_of(self.arrays, loss.policy_reads, loss.reference_reads)
-        objective = make_objective(self.model, loss, ("xx",))
-        optimizer = make_optimizer(OptimConfig(peak_lr=1e-3, warmup=0.0, decay="constant", clip_norm=1e9), 5)
+        task = Task(self.model, loss, ("xx",))
+        optimizer, numbers = make_optimizer(OptimConfig(warmup=0.0, decay="constant", clip_norm=1e9), 5), step_numbers(loss, 1e-3)
+        frozen = Frozen({}, self.params["ref"])
         # The policy is copied because the step donates it.
         state = init_state(jax.tree.map(jnp.copy, self.params["policy"]), optimizer, self.mesh)
-        _, metrics, grads = jax.jit(lambda *a: loss_and_grads(objective, *a))(state.params, self.params["ref"], batch)
+        _, metrics, grads = jax.jit(lambda *a: loss_and_grads(task, *a))(state.trainable, frozen, batch, numbers["loss"])
         yield from self.gradients(index, tag, grads)
-        step = jax.jit(make_train_step(objective, optimizer, jnp.float32), donate_argnums=0)
+        step = jax.jit(TrainStep(task, optimizer, jnp.float32), donate_argnums=0)
         trajectory = []
         for _ in range(len(self["adamw"][index])):
-            state, metrics = step(state, self.params["ref"], batch)
+            state, metrics = step(state, frozen, batch, numbers)
             trajectory.append([value(metrics[name]) for name in ("loss", "loss/gap", "loss/retain", "grad_norm")])
         yield f"total {tag}", "value", trajectory[0][:3], self["total"][index]
         if setting["pooling"] == "last_seq" and setting["reduction"] == "sq_norm":

@@ -31,18 +31,23 @@ def free_port() -> int:
 
 
 def start(arguments: list[str], count: int) -> list[subprocess.Popen]:
-    """The training command in `count` processes, which share the devices and leave no compiled programs in a person's home."""
+    """The training command in `count` processes, which leave no compiled programs in a person's home."""
+    return start_command("mpo_jax.train", [*arguments, "--config.compilation_cache="], count, "--config.hosts")
+
+
+def start_command(module: str, arguments: list[str], count: int, hosts: str) -> list[subprocess.Popen]:
+    """A command in `count` processes, which share the devices. `hosts`: how its options for them begin."""
     port = free_port()
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0",
     }
-    command = [sys.executable, "-m", "mpo_jax.train", *arguments, "--config.compilation_cache="]
-    meet = [f"--config.hosts.coordinator=127.0.0.1:{port}", f"--config.hosts.count={count}"] if count > 1 else []
+    command = [sys.executable, "-m", module, *arguments]
+    meet = [f"{hosts}.coordinator=127.0.0.1:{port}", f"{hosts}.count={count}"] if count > 1 else []
     return [
         subprocess.Popen(
-            [*command, *meet, *([f"--config.hosts.index={i}"] if meet else [])],
+            [*command, *meet, *([f"{hosts}.index={i}"] if meet else [])],
             env=env,
             cwd=ROOT,
             text=True,

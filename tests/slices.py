@@ -31,7 +31,7 @@ def config(model_dir, **changes) -> configs.TrainConfig:
 def config_file(model_dir, tmp_path):
     path = tmp_path / "run.py"
     path.write_text(
-        "from mpo_jax.config import DataConfig, TrainConfig\n"
+        "from mpo_jax.data.dataset import DataConfig\nfrom mpo_jax.training.config import TrainConfig\n"
         f"def get_config(v=None): return TrainConfig(model={str(model_dir)!r}, data=DataConfig('no file'), output='nowhere')"
     )
     return path
@@ -41,5 +41,5 @@ def needs_compiler():
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -r requirements-tpu-plan.txt")
 
 
-def planned(run, topology, **options) -> slice_fit.Plan:
+def planned(run, topology, **options) -> slice_fit.SliceReport:
     return slice_fit.compiled(programs.lay_out(run, topology, **options))

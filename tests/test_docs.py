@@ -1,17 +1,20 @@
 """What the documentation says of the code is so."""
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
 import jax
+import modules_page
 import numpy as np
 import pytest
 import test_architecture
 import tiny
 
 from mpo_jax.losses import Mpo
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.losses.base import numbers_of
+from mpo_jax.scoring.objective import Task, objective
 from mpo_jax.types import Pair, Scores, SequenceScores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,31 +29,28 @@ def test_the_methods_example_works():
     exec(compile(code, "README.md", "exec"), scope)
     loss = scope["Slic"]()
     answer = SequenceScores(np.full(3, -5.0, np.float32), np.full(3, 4, np.float32))
-    np.testing.assert_allclose(loss(Scores(target=Pair(answer, answer)), Scores()).loss_B, loss.margin)
-    objective = make_objective(tiny.model(), loss, tiny.LANGUAGES)
+    np.testing.assert_allclose(loss(Scores(target=Pair(answer, answer)), Scores(), **numbers_of(loss)).loss_B, loss.margin)
+    scored = functools.partial(objective, Task(tiny.model(), loss, tiny.LANGUAGES))
     policy, _ = tiny.two_params(tiny.model())
-    value, metrics = jax.eval_shape(objective, policy, {}, dataclasses.replace(tiny.batch(), reference=None))
+    value, metrics = jax.eval_shape(scored, policy, {}, dataclasses.replace(tiny.batch(), reference=None))
     assert value.total.shape == ()
     assert "gap/sw" in metrics
 
 
-def test_the_layers_are_those_of_the_architecture_test():
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    shown = {name: int(layer) for layer, name in re.findall(r"^\| (\d+) \| `([\w.]+)` \|", text, re.MULTILINE)}
-    assert shown == test_architecture.LAYER
+def test_the_page_of_modules_is_that_of_the_code():
+    assert modules_page.PAGE.read_text(encoding="utf-8") == modules_page.page(), "run python tests/modules_page.py"
 
 
-def test_the_file_map_names_every_module():
-    for path in test_architecture.FILES:
-        name = path.relative_to(ROOT).as_posix()
-        assert path.name == "__init__.py" or f"`{name}`" in README or f"`{path.name}`" in README, f"{name} is not in README.md"
+def test_the_readme_names_every_package():
+    for package in test_architecture.PACKAGES:
+        assert f"`{package}/`" in README, package
 
 
 def test_every_metric_is_explained():
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    objective = make_objective(tiny.model(), Mpo(), ("<language>",))
+    scored = functools.partial(objective, Task(tiny.model(), Mpo(), ("<language>",)))
     policy, reference = tiny.two_params(tiny.model())
-    for name in jax.eval_shape(objective, policy, reference, tiny.batch())[1]:
+    for name in jax.eval_shape(scored, policy, reference, tiny.batch())[1]:
         assert f"| `{name}` |" in text, name
 
 

@@ -4,6 +4,7 @@ import make_small
 import numpy as np
 import pytest
 import tiny
+from processes import finish, start_command
 
 from mpo_jax import reward_gap
 from mpo_jax.checkpoints.hugging_face import load_params
@@ -38,6 +39,29 @@ def test_the_command_writes_rows_table_and_picture(world, tmp_path, capsys):
     assert "en (dominant)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_several_processes_measure_what_one_does_and_the_first_one_talks(world, tmp_path, capsys):
+    given = ["--model", str(world / "model"), "--data", str(world / "rows.jsonl"), *COMMON]
+    reward_gap.main([*given, "--output", str(tmp_path / "one")])
+    alone = capsys.readouterr().out
+    together = finish(start_command("mpo_jax.reward_gap", [*given, "--output", str(tmp_path / "two")], 2, "--hosts"))
+    assert [code for code, _, _ in together] == [0, 0], together
+    gloo = ("[Gloo]", "peer ranks")  # its threads talk at once, into each other's lines
+    first, second = (
+        [line for line in out.splitlines() if line and not any(word in line for word in gloo)] for _, out, _ in together
+    )
+    assert (first, second) == (alone.splitlines(), [])
+    ours, theirs = (
+        [json.loads(line) for line in (tmp_path / folder / "rows.jsonl").read_text().splitlines()] for folder in ("two", "one")
+    )
+    assert len(ours) == len(theirs) == 10
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("target_gap", "source_gap"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5)
+        assert (a["id"], a["language"]) == (b["id"], b["language"])
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {"rows.jsonl", "reward_gap.json", "reward_gap.png"}
+
+
 def test_an_implicit_reward_gap_is_relative_to_the_base(world, tmp_path):
     """A model relative to itself has none; relative to another one, beta times the difference of the two gaps of sums."""
     rows, other = read_rows(world / "rows.jsonl"), tmp_path / "other"
@@ -49,7 +73,7 @@ def test_an_implicit_reward_gap_is_relative_to_the_base(world, tmp_path):
     sums = {}
     for name in (other, world / "model"):
         family, model, _ = build(name)
-        pipeline = Tokens.of(name, family.chat, "hf", 1024).pipeline(rows, Batching(10, Reads(Want.LOGP, Want.LOGP)))
+        pipeline = Tokens.of(name, family.authors_chat, "hf", 1024).pipeline(rows, Batching(10, Reads(Want.LOGP, Want.LOGP)))
         params = load_params(name, model, family, tiny.mesh())
         sums[name] = make_score_step(model, "float32", pipeline.policy)(params, next(iter(pipeline.eval_batches())))
     for side in ("source", "target"):
@@ -62,7 +86,7 @@ def test_gaps_do_not_depend_on_the_batch_they_are_measured_in(world):
     """10 rows by 4 end with two of filling; by 3 with two others; 4 may be two microbatches of 2."""
     rows = read_rows(world / "rows.jsonl")
     family, model, _ = build(world / "model")
-    tokens = Tokens.of(world / "model", family.chat, "hf", 1024)
+    tokens = Tokens.of(world / "model", family.authors_chat, "hf", 1024)
     params = load_params(world / "model", model, family, tiny.mesh())
     reads = Reads(Want.LOGP, Want.LOGP)
     pipelines = [tokens.pipeline(rows, Batching(n, reads, microbatches=parts)) for n, parts in ((4, 1), (3, 1), (4, 2))]
@@ -90,6 +114,7 @@ def test_gaps_do_not_depend_on_the_batch_they_are_measured_in(world):
         ({"--model": "./nowhere"}, "nowhere"),
         ({"--tensor": "3"}, "tensor=3"),
         ({"--beta": "0.2"}, "--base"),
+        ({"--hosts.count": "2"}, "give hosts.coordinator and hosts.index too"),
     ],
 )
 def test_bad_input_is_one_sentence(world, tmp_path, capsys, change, word):

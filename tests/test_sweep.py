@@ -6,26 +6,28 @@ import json
 import pytest
 from world import config_file, metrics
 
-from mpo_jax import sweep
+from mpo_jax import losses, sweep
+from mpo_jax.data.dataset import DataConfig
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import Diverged
-from mpo_jax.training import assemble, loop
 from mpo_jax.training import config as configs
-from mpo_jax.training.step_arguments import numbers_of
+from mpo_jax.training import grid, loop
+from mpo_jax.training.step import TrainStep
+from mpo_jax.training.step_arguments import what_compiles
 
 
-def arguments(world, folder, grid: str) -> list[str]:
-    return [f"--config={config_file(world, folder)}", f"--grid={grid}"]
+def arguments(world, folder, text: str) -> list[str]:
+    return [f"--config={config_file(world, folder)}", f"--grid={text}"]
 
 
 def test_a_sweep_compiles_once_resumes_and_is_what_train_makes(world, tmp_path, monkeypatch, capsys):
     """Killed in the second of two points, after its checkpoint of update 2, and begun again."""
     traced, done_before, taken = [], [], []
-    make, run, batch_at = assemble.make_train_step, loop.train, Pipeline.batch_at
+    run, batch_at, gradient = loop.train, Pipeline.batch_at, TrainStep.gradient
 
-    def counted(*args):
+    def counted(self, *args):
         traced.append(args)
-        return make(*args)
+        return gradient(self, *args)
 
     def recorded(config, shared):
         done_before.append(len(traced))
@@ -38,17 +40,17 @@ def test_a_sweep_compiles_once_resumes_and_is_what_train_makes(world, tmp_path, 
                 raise KeyboardInterrupt
         return batch_at(self, step)
 
-    points = sweep.parse_points(arguments(world, tmp_path, "loss.beta=0.5,1.5"))
+    points = grid.parse_points(arguments(world, tmp_path, "loss.beta=0.5,1.5"))
     assert [point.name for point in points] == ["loss.beta=0.5", "loss.beta=1.5"]
     with monkeypatch.context() as patch:
-        patch.setattr(assemble, "make_train_step", counted)
-        patch.setattr(sweep, "train", recorded)
+        patch.setattr(TrainStep, "gradient", counted)
+        patch.setattr(grid, "train", recorded)
         patch.setattr(Pipeline, "batch_at", killed)
         with pytest.raises(KeyboardInterrupt):
-            sweep.sweep(points)
+            grid.sweep(points)
     assert done_before[0] == 0 < done_before[1] == len(traced), "the second point traced, and so compiled, nothing"
     capsys.readouterr()
-    lines = sweep.sweep(points)["points"]
+    lines = grid.sweep(points)["points"]
     said = capsys.readouterr().out
     assert "point 1 of 2, loss.beta=0.5: finished before" in said
     assert "continuing after update 2" in said
@@ -67,33 +69,40 @@ def test_a_sweep_compiles_once_resumes_and_is_what_train_makes(world, tmp_path, 
 
 def test_what_cannot_be_an_argument_compiles_anew(world, tmp_path):
     """Points that share a program lie side by side."""
-    points = sweep.parse_points(
+    points = grid.parse_points(
         arguments(world, tmp_path, "loss.beta=0.5,1.5 loss.retain=0,0.5,2.0 loss.retain_pooling=mean,last")
     )
     assert len(points) == 12
-    keys = [sweep.what_compiles(point.config, list(point.settings)) for point in points]
+    keys = [json.dumps(what_compiles(point.config)) for point in points]
     changes = sum(a != b for a, b in itertools.pairwise(keys))
     assert len(set(keys)) == changes + 1 == 4  # two poolings, with and without retention
-    paths = list(points[0].settings)
-    numbers = [numbers_of(point.config, paths) for point in points if point.settings["loss.retain"] == "0"]
-    assert all(list(found) == ["loss.beta"] for found in numbers)
+
+
+def test_the_numbers_of_a_sum_are_arguments_too():
+    """What is 0 stays in the description, and so does what is no number."""
+    terms = {"dpo": losses.Dpo(beta=0.2), "other": losses.Mpo(retain=0.0)}
+    config = configs.TrainConfig("model", DataConfig("rows.jsonl"), "out", loss=losses.Sum(terms, weights={"dpo": 0.5}))
+    left = what_compiles(config)["loss"]
+    assert left["terms"]["dpo"] == {"type": "Dpo", "side": "target"}
+    assert "beta" not in left["terms"]["other"] and left["terms"]["other"]["retain"] == 0.0
+    assert left["weights"] == {}
 
 
 def test_a_loss_that_is_not_finite_is_a_line_of_the_table(world, tmp_path, monkeypatch, capsys):
-    points = sweep.parse_points(arguments(world, tmp_path, "loss.beta=0.5,1.5"))
+    points = grid.parse_points(arguments(world, tmp_path, "loss.beta=0.5,1.5"))
 
     def diverges(config, shared):
         raise Diverged("The loss of update 1 is not finite.")
 
-    monkeypatch.setattr(sweep, "train", diverges)
+    monkeypatch.setattr(grid, "train", diverges)
     points[0].folder.parent.mkdir(parents=True)
-    lines = sweep.sweep(points)["points"]
+    lines = grid.sweep(points)["points"]
     assert [line["diverged"] for line in lines] == 2 * ["The loss of update 1 is not finite."]
     assert "not finite" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("grid", "sentence"),
+    ("text", "sentence"),
     [
         ("", "is empty"),
         ("loss.beta", "gives no values"),
@@ -108,9 +117,9 @@ def test_a_loss_that_is_not_finite_is_a_line_of_the_table(world, tmp_path, monke
         ("data.path=a/b.json", "cannot name a folder"),
     ],
 )
-def test_a_grid_that_does_not_hold_is_refused_before_anything_runs(world, tmp_path, capsys, grid, sentence):
+def test_a_grid_that_cannot_be_run_is_refused_before_anything_runs(world, tmp_path, capsys, text, sentence):
     with pytest.raises(SystemExit):
-        sweep.main(arguments(world, tmp_path, grid))
+        sweep.main(arguments(world, tmp_path, text))
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

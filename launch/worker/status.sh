@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# On a worker: a line (running | exited CODE | lost, and the log's size), then the log after its first OFFSET bytes. status.sh OFFSET
-cd ~/mpo/run || exit 1
-size=$(stat -c %s train.log)
-if [ -e exit ]; then
-  echo "exited $(cat exit) $size"
-elif bash ../code/launch/worker/alive.sh; then
-  echo "running $size"
-elif [ -e exit ]; then  # it ended between the two questions
-  echo "exited $(cat exit) $size"
+# On a worker: one line about its trainer, "worker HOSTNAME none | running | exited CODE | lost". Lost: it left no code, as in a reboot.
+run=~/mpo/run
+if [ ! -e $run/pid ]; then
+  said=none
+elif [ ! -e $run/exit ] && bash ~/mpo/code/launch/worker/alive.sh; then
+  said=running
+elif [ -e $run/exit ]; then  # also where it ended between the two questions
+  said="exited $(cat $run/exit)"
 else
-  echo "lost $size"
+  said=lost
 fi
-head -c "$size" train.log | tail -c +"$(($1 + 1))" | tail -c 100000
+echo "worker $(hostname) $said"

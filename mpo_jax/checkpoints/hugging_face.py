@@ -7,11 +7,12 @@ transformers and vLLM read, which is there when it is complete.
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,23 @@ from mpo_jax.devices import processes
 from mpo_jax.errors import InputError
 from mpo_jax.files import hub, paths
 from mpo_jax.files.paths import in_bucket, path_of, written_locally
-from mpo_jax.models.decoder import Model, dotted
+from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family, write_config
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.weight_table import Place, export_tree, in_order, leaf
 from mpo_jax.types import Params
 
 
-def load_params(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dtype: Any = jnp.float32) -> Params:
-    """The parameters of a folder in Hugging Face's layout, sharded over `mesh`, in `dtype`.
+def load_params(
+    hf_dir: Path | str,
+    model: Model,
+    family: Family,
+    mesh: Mesh,
+    dtype: Any = jnp.float32,
+    only: Collection[str] | None = None,
+) -> Params:
+    """The parameters of a folder in Hugging Face's layout, sharded over `mesh`, in `dtype`; with `only` those of these dotted
+    names.
 
     The host holds one layer's tensor at a time, cut to what its devices need. float32 masters of bfloat16 files are exact.
     Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
@@ -45,6 +54,8 @@ def load_params(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dt
     tensors = list(in_order(model, family.weights(model.config)))
     _check(hf_dir, stored, tensors, tied=model.config.tied)
     abstract = model.abstract(mesh, dtype)
+    if only is not None:
+        tensors = [tensor for tensor in tensors if tensor[1].weight.ours in only]
     arrays: dict[str, jax.Array] = {}
     putters: dict[str, Callable[..., jax.Array]] = {}
     for name, place, layer in processes.progress(tensors, desc="load", unit="tensor", delay=2):
@@ -59,7 +70,16 @@ def load_params(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dt
             putters[ours] = jax.jit(_put_layer, donate_argnums=0, out_shardings=target.sharding)
         part = _read(stored[name], place, NamedSharding(mesh, jax.P(*target.sharding.spec[1:])), dtype)
         arrays[ours] = jax.block_until_ready(putters[ours](arrays[ours], part, np.int32(layer)))  # or host copies pile up
-    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[dotted(path)], abstract)
+    return _nested(arrays)
+
+
+def _nested(arrays: dict[str, jax.Array]) -> Params:
+    """Dotted name -> array, as a tree."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *groups, last = name.split(".")
+        functools.reduce(lambda node, group: node.setdefault(group, {}), groups, tree)[last] = array
+    return tree
 
 
 def _put_layer(stack: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:

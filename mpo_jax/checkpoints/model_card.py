@@ -1,6 +1,7 @@
 """What does a reader of the exported model have to know? Its model card."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,42 @@ CITATION = """@inproceedings{zhao-etal-2025-mpo,
 }"""
 
 
+# The settings that decide what was learnt. The others (where a run wrote, on which devices, how often it looked) are nobody's
+# business, so that a new setting is not in a card before somebody has put it here.
+LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "compute_dtype", "reference_dtype", "reference")
+
+_ON_HUB = re.compile(r"\w[\w.-]*(/[\w.-]+)?(@\w[\w./-]*)?(:[\w.\[\]%:+-]+)?")
+
+
 def public_name(name: str) -> str:
-    """A hub name as it is; of a path only its last part, which says enough and no more."""
-    return Path(name).name if "://" in name or Path(name).exists() else name
+    """A hub name as it is, with its revision and split; of a path, on any system, only its last part, which says enough."""
+    if _ON_HUB.fullmatch(name) and ".json" not in name and not Path(name).exists():
+        return name
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    return "a local folder" if last.startswith("~") else last
+
+
+def _public(value: Any) -> Any:
+    """The same settings without paths."""
+    if isinstance(value, dict):
+        return {name: _public(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_public(part) for part in value]
+    return public_name(value) if isinstance(value, str) else value
 
 
 def model_card(description: dict[str, Any], *, languages: list[str], rows: int, metrics: dict[str, float], gaps: str) -> str:
     """README.md of an export. `description` is the resolved config, `metrics` those of the last update, `gaps` a table."""
-    base, data = public_name(description["model"]), public_name(description["data"]["path"])
-    hub_name = "/" in base
-    shown = {**description, "model": base, "data": {**description["data"], "path": data}}
-    for hidden in (
-        "output",
-        "checkpoint",
-        "metrics",
-        "reference_store",
-        "compilation_cache",
-        "profile",
-    ):  # where a run was kept is nobody's business
-        shown.pop(hidden, None)
-    for name in ("eval_path", "texts"):
-        if shown["data"].get(name):
-            shown["data"][name] = public_name(shown["data"][name])
-    front = ["---", "library_name: transformers", "pipeline_tag: text-generation", *([f"base_model: {base}"] if hub_name else [])]
+    shown = _public({name: description[name] for name in LEARNT})
+    shown["optim"].pop("offload")
+    base, data = shown["model"], shown["data"]["path"]
+    name = base.partition("@")[0]
+    front = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    front += [f"base_model: {name}"] if "/" in name else []
     front += ["tags:", "- multilingual-safety", "- reward-gap-mpo", "language:", *(f"- {lang}" for lang in languages), "---"]
     parts = [
         "\n".join(front),
-        f"# {base}, aligned with multilingual reward-gap MPO",
+        f"# {name}, aligned with multilingual reward-gap MPO",
         f"Starting from `{base}`, the reward gap of each target language was trained onto the gap that the base model itself has "
         "in the row's dominant language, while the dominant language's hidden states were held in place: multilingual "
         "reward-gap MPO (ACL 2025, arXiv:2505.16869; not TRL's Mixed Preference Optimization). "
@@ -52,7 +62,9 @@ def model_card(description: dict[str, Any], *, languages: list[str], rows: int, 
         "## Last update\n\n```\n" + "\n".join(f"{name}: {value:.6g}" for name, value in sorted(metrics.items())) + "\n```",
         "## Limits\n\nA reward gap is a measure of preference between two given answers, not of what the model writes. Evaluate "
         "generations, in every language you serve, before relying on them.",
-        "## Config\n\n```json\n" + json.dumps(shown, indent=1, ensure_ascii=False) + "\n```",
+        "## Config\n\nThe settings that decide what was learnt.\n\n```json\n"
+        + json.dumps(shown, indent=1, ensure_ascii=False)
+        + "\n```",
         "## Citation\n\n```bibtex\n" + CITATION + "\n```",
     ]
     return "\n\n".join(parts) + "\n"

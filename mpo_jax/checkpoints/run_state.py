@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -18,7 +18,7 @@ from mpo_jax.devices import processes
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.files import paths
 from mpo_jax.files.digests import digests
-from mpo_jax.files.json_files import differences, write_json
+from mpo_jax.files.json_files import write_json
 from mpo_jax.types import TrainState
 
 MANIFEST = "digests.json"
@@ -47,10 +47,19 @@ class CheckpointConfig:
             )
 
 
-class Checkpointer:
-    """Owns the checkpoints of one run. `identity` is what a run is (config, data): a checkpoint of another one is refused."""
+class Identity(Protocol):
+    """What a run is. `facts`, as JSON, are kept with each checkpoint; `differences` from those of another run are phrases."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig, identity: dict[str, Any]):
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+    def differences(self, kept: dict[str, Any]) -> list[str]: ...
+
+
+class Checkpointer:
+    """Owns the checkpoints of one run. A checkpoint of another one, by its `identity`, is refused."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig, identity: Identity):
         self._config = config
         self._identity = identity
         self._folder = paths.absolute(folder)
@@ -66,6 +75,10 @@ class Checkpointer:
             ),
         )
 
+    def newest(self) -> int | None:
+        """The update of the newest checkpoint, whole or not; None where there is none."""
+        return self._manager.latest_step()
+
     def due(self, step: int, last: int, stop: bool = False) -> bool:
         """Whether the state after `step` of `last` updates is to be kept, the run going on or not (`stop`)."""
         every = self._config.every
@@ -76,7 +89,7 @@ class Checkpointer:
         of this save or of the one before: what has no room or permission."""
         if step in self._manager.all_steps():
             return
-        args = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), identity=ocp.args.JsonSave(self._identity))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), identity=ocp.args.JsonSave(self._identity.facts))
         with self._writing():
             self._manager.wait_until_finished()
             self._saving = step
@@ -122,7 +135,7 @@ class Checkpointer:
 
     def _restore(self, step: int, abstract: TrainState) -> TrainState:
         kept = self._manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
-        difference = "; ".join(differences(kept, self._identity))
+        difference = "; ".join(self._identity.differences(kept))
         if difference and not self._config.allow_changed:
             raise InputError(
                 f"The checkpoint of update {step} in {self._folder} belongs to another run: {difference}; "
@@ -194,4 +207,4 @@ def _first(error: Exception) -> str:
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    return {"step": state.step, "trainable": state.trainable, "opt_state": state.opt_state}

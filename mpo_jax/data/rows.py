@@ -6,7 +6,7 @@ Three places rows come from, two schemas:
       {"id": "7", "source": {"language": "en", "prompt": "...", "chosen": "...", "rejected": "..."}, "target": {...}}
   where `id`, `language` and `source` may be left out (a monolingual preference set has no `source`);
 * the authors' JSON (circle-hit/MPO): objects with `source_conversations`, `source_chosen`, `source_rejected`, `target_...`;
-* a Hugging Face data set `user/name` or `user/name:split` with either schema.
+* a Hugging Face data set `user/name`, `user/name:split` or `user/name@revision:split` with either schema.
 
 Text is kept as it is given: nothing is stripped, repaired or left out. What is wrong is said once, with its place.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 from mpo_jax.data.language import UNKNOWN, vote
 from mpo_jax.errors import InputError
+from mpo_jax.files.hub import check_revision
 from mpo_jax.files.paths import path_of
 
 
@@ -36,7 +37,7 @@ class PairText:
 @dataclasses.dataclass(frozen=True)
 class Row:
     """`source` is the dominant-language side, None for monolingual data. `language_method` tells where the target's language
-    comes from: "given" by the data, or detected by "script" or "stop-words", or "none" of them (then it is "und")."""
+    comes from: "given" by the data, "detected", or "none" where it cannot be told (then it is "und")."""
 
     id: str
     source: PairText | None
@@ -57,7 +58,7 @@ class _Place:
 
 _TEXTS = ("prompt", "chosen", "rejected")
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can escape one alone, and no text is made of it
-_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.\[\]%:+-]+))?")
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<split>[\w.\[\]%:+-]+))?")
 
 
 def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> list[Row]:
@@ -71,10 +72,11 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
     hub = _HUB_NAME.fullmatch(name)
     if path.is_dir():
         raise InputError(f"{name} is a directory: give the data file in it.")
+    check_revision(name)
     if path.exists():
         objects = _read_file(path)
     elif hub and not path.suffix.startswith(".json"):
-        objects = _read_hub(hub["name"], hub["split"] or "train")
+        objects = _read_hub(hub["name"], hub["revision"], hub["split"] or "train")
     else:
         raise InputError(f"{name} does not exist: give a .json or .jsonl file, or a Hugging Face data set as user/name.")
     if not objects:
@@ -130,20 +132,21 @@ def _read_json(text: str, path: Path, number: int, advice: str) -> Any:
         raise InputError(f"{path}, line {number}, has a number too long or brackets too deep to be read: {advice}.") from None
 
 
-def _read_hub(name: str, split: str) -> list[tuple[str, Any]]:
+def _read_hub(name: str, revision: str | None, split: str) -> list[tuple[str, Any]]:
     try:
         import datasets  # takes seconds to import, and only this function needs it
     except ImportError:
         raise InputError(f"{name} is not a file here; to read it from Hugging Face, pip install datasets first.") from None
+    asked = f"{name}@{revision}" if revision else name
     try:
-        rows = datasets.load_dataset(name, split=split)
+        rows = datasets.load_dataset(name, split=split, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{name} is neither a file here nor a Hugging Face data set with a split '{split}' that can be loaded ({reason}): "
-            f"check the name, or give a .json or .jsonl file."
+            f"{asked} is neither a file here nor a Hugging Face data set with a split '{split}' that can be loaded ({reason}): "
+            f"check the name{' and the revision' if revision else ''}, or give a .json or .jsonl file."
         ) from None
-    return [(f"{name}:{split}, row {i}", value) for i, value in enumerate(rows)]
+    return [(f"{asked}:{split}, row {i}", value) for i, value in enumerate(rows)]
 
 
 def _row(value: Any, default_id: str, place: _Place) -> Row:
@@ -205,8 +208,8 @@ def _pair(texts: dict[str, str], given: str | None, unlike: str, side: str, plac
         raise place.error(f"the prompt of the {side} side is empty: write one, or allow it with allow_empty_prompt")
     if given is not None:
         return PairText(given, **texts), "given"
-    language, method = vote(texts.values(), unlike)
-    return PairText(language, **texts), method
+    language = vote(texts.values(), unlike)
+    return PairText(language, **texts), "none" if language == UNKNOWN else "detected"
 
 
 def _check_keys(value: dict[str, Any], known: tuple[str, ...], place: _Place, prefix: str = "") -> None:

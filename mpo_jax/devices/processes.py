@@ -4,9 +4,11 @@ Each process computes on its own devices and reads the parts of the checkpoint t
 and writes what is not an array. All see one output folder.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import glob
+import hashlib
 import importlib.util
 import json
 import os
@@ -23,6 +25,7 @@ from tqdm import tqdm
 from mpo_jax.errors import InputError
 
 MESSAGE = 2**20  # bytes of what the first process tells the others
+DIGEST = 16  # bytes
 LEAVING = 15  # seconds in which processes that all stop come together to do so
 
 
@@ -51,6 +54,23 @@ class HostsConfig:
         for name in ("timeout", "patience"):
             if (seconds := getattr(self, name)) < 10:
                 raise InputError(f"hosts.{name}={seconds} is too short for hosts that are busy: give 10 seconds or more.")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `HostsConfig` for a command that has no config, for `hosts_of`."""
+    several = "each of them runs this command; on a Cloud TPU slice they find each other without these options"
+    options = parser.add_argument_group("several processes", several)
+    options.add_argument("--hosts.coordinator", metavar="HOST:PORT", help="where they meet, on the machine of process 0")
+    options.add_argument("--hosts.count", metavar="N", type=int, help="how many there are")
+    options.add_argument("--hosts.index", metavar="I", type=int, help="which one this is, from 0")
+    silence = "how long one may be silent before the others end (default: %(default)s)"
+    options.add_argument("--hosts.timeout", metavar="SECONDS", type=int, default=HostsConfig.timeout, help=silence)
+
+
+def hosts_of(options: argparse.Namespace) -> HostsConfig:
+    """Errors: those of `HostsConfig`."""
+    given = vars(options)
+    return HostsConfig(**{name: given[f"hosts.{name}"] for name in ("coordinator", "count", "index", "timeout")})
 
 
 @contextlib.contextmanager
@@ -129,6 +149,24 @@ def wait(name: str, timeout: int = 600) -> None:
         except jax.errors.JaxRuntimeError as error:
             text = f"'{name}': not all {jax.process_count()} processes were there after {timeout} s ({error})"
             raise TimeoutError(text) from error
+
+
+def agree(parts: dict[str, Any]) -> None:
+    """Returns if all processes have the same value of JSON for each of these names. Errors: a sentence that says which processes
+    differ from the first one, and in what. Nothing but digests is exchanged."""
+    if jax.process_count() == 1:
+        return
+    mine = [hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=DIGEST).digest() for value in parts.values()]
+    with jax.transfer_guard("allow"):
+        told = multihost_utils.process_allgather(np.frombuffer(b"".join(mine), np.uint8))
+    differs = (told.reshape(jax.process_count(), len(parts), DIGEST) != told[0].reshape(len(parts), DIGEST)[None]).any(axis=2)
+    said = [
+        f"process {index} has other {' and '.join(name for name, other in zip(parts, of, strict=True) if other)}"
+        for index, of in enumerate(differs)
+        if of.any()
+    ]
+    if said:
+        raise InputError(f"Not all processes run the same: {'; '.join(said)} than process 0: give all of them the same files.")
 
 
 def on_first(do: Callable[[], Any]) -> Any:

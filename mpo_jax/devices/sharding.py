@@ -31,7 +31,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "layers": None,
 }
 
-Axes = tuple[str | None, ...]
+LogicalAxes = tuple[str | None, ...]
 
 
 @dataclasses.dataclass
@@ -88,7 +88,7 @@ def arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(one, (n, 1, 1), devices, allow_split_physical_axes=True)
 
 
-def spec(axes: Axes) -> PartitionSpec:
+def spec(axes: LogicalAxes) -> PartitionSpec:
     """Logical axes -> PartitionSpec. An axis that is not in `RULES` is a programming error."""
     return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
 
@@ -100,7 +100,7 @@ def shards(mesh: Mesh | AbstractMesh, axis: str) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def named(mesh: Mesh | AbstractMesh, axes: Axes, shape: tuple[int, ...], name: str) -> NamedSharding:
+def named(mesh: Mesh | AbstractMesh, axes: LogicalAxes, shape: tuple[int, ...], name: str) -> NamedSharding:
     """The sharding of an array, or an error where a dimension does not divide: never a silent replication."""
     assert len(axes) == len(shape), f"{name}: axes {axes} for shape {shape}"
     for axis, size in zip(axes, shape, strict=True):
@@ -128,7 +128,7 @@ def everywhere(x: jax.Array) -> jax.Array:
     return constrain(x, *(None,) * x.ndim)
 
 
-def host_to_global(tree: Any, mesh: Mesh, axes: Axes) -> Any:
+def host_to_global(tree: Any, mesh: Mesh, axes: LogicalAxes) -> Any:
     """Host arrays (numpy, the whole batch) -> global arrays, each sharded by the leading part of `axes` that its rank has."""
 
     def put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
@@ -143,19 +143,19 @@ def like(x: Any, place: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
-def abstract_on_mesh(tree: Any, mesh: Mesh, axes: Axes) -> Any:
+def abstract_on_mesh(tree: Any, mesh: Mesh, axes: LogicalAxes) -> Any:
     """The shapes, dtypes and shardings of what `host_to_global` makes, for a mesh of devices that are not here."""
     return jax.tree.map(like, tree, _places(tree, mesh, axes))
 
 
-def _places(tree: Any, mesh: Mesh, axes: Axes) -> Any:
+def _places(tree: Any, mesh: Mesh, axes: LogicalAxes) -> Any:
     def place(path: Any, x: np.ndarray) -> NamedSharding:
         return named(mesh, (*axes, *(None,) * x.ndim)[: x.ndim], x.shape, f"batch{jax.tree_util.keystr(path)}")
 
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def batch_to_mesh(batch: Batch, mesh: Mesh, put: Callable[[Any, Mesh, Axes], Any] = host_to_global) -> Batch:
+def batch_to_mesh(batch: Batch, mesh: Mesh, put: Callable[[Any, Mesh, LogicalAxes], Any] = host_to_global) -> Batch:
     """A host batch with its microbatch axis: packed rows go where the batch axis goes, what is per row goes everywhere."""
     packed = isinstance(batch.reference, Packed)
     return dataclasses.replace(

@@ -15,7 +15,7 @@ CHECK = 0.5  # seconds between two looks at the clock
 KEY = "mpo_jax/update"
 
 
-class Watch:
+class StandstillGuard:
     """Within it a thread ends this process if an update takes longer than `patience` seconds, and says which process is behind.
 
     For several processes: each tells JAX's coordinator at which update it is. One process has nobody to wait for, and is not

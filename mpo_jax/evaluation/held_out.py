@@ -14,16 +14,16 @@ from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.evaluation.gap_table import RowGap
 from mpo_jax.scoring.sequences import ScoreStep
-from mpo_jax.types import Array, Batch, Metrics, Pair, Params
+from mpo_jax.types import Array, Batch, Frozen, Metrics, Numbers, Pair, Params
 
 
 def evaluate(
-    eval_step: Callable[..., Metrics], params: Params, ref_params: Params, pipeline: Pipeline, mesh: Mesh
+    eval_step: Callable[..., Metrics], trainable: Params, frozen: Frozen, numbers: Numbers, pipeline: Pipeline, mesh: Mesh
 ) -> dict[str, float]:
     """The training metrics over all rows of `pipeline`, each row counted once, under TRL's prefix `eval_`."""
     sums: Metrics = {}
     for batch in _batches(pipeline, "evaluate"):
-        metrics = eval_step(params, ref_params, batch_to_mesh(batch, mesh))
+        metrics = eval_step(trainable, frozen, batch_to_mesh(batch, mesh), numbers)
         sums = {name: sums[name] + mean if sums else mean for name, mean in metrics.items()}
     sums = jax.device_get(sums)
     return {f"eval_{name}": float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in sums.items()}

@@ -1,13 +1,16 @@
 """How does the small world's base model come about? From scratch, on texts of all languages, aligned in the dominant one."""
 
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from mpo_jax.experiments.code import closure, digest
 from mpo_jax.experiments.learning import MODEL, make_train, stacked
 from mpo_jax.experiments.world import World, texts
 from mpo_jax.training.optim import OptimConfig
@@ -39,8 +42,8 @@ LEARN = make_train(Imitate(), OptimConfig())
 
 
 def base_of(seed: int, folder: Path, updates: int = UPDATES) -> tuple[World, Params]:
-    """The world of a seed and its base model, which is kept in `folder` for the next run: under a name that changes with the
-    texts, the model and the training."""
+    """The world of a seed and its base model, which is kept in `folder` for the next run, under a name that changes with
+    the code."""
     of = World(seed)
     path = folder / f"base_{_code(updates)}_{seed}.npz"
     fresh = MODEL.init(jax.random.key(seed))
@@ -60,7 +63,8 @@ def base_of(seed: int, folder: Path, updates: int = UPDATES) -> tuple[World, Par
     return of, params
 
 
+@functools.cache
 def _code(updates: int) -> str:
-    """What decides a base model: these files, and the numbers above."""
-    files = (Path(__file__).with_name(name) for name in ("world.py", "learning.py", "base.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files) + str(updates).encode()).hexdigest()[:8]
+    """What decides a base model: all code that runs for it, of this package and of the libraries, and how long it learns."""
+    versions = [library.__version__ for library in (jax, np, optax)]
+    return hashlib.sha256(f"{digest(closure(__name__))} {versions} {updates}".encode()).hexdigest()[:8]

@@ -4,25 +4,24 @@ All batches of a run lie on the device and `jax.lax.scan` goes through them: a m
 seeds and the noise of its data are arguments.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mpo_jax.data.chat import Example
 from mpo_jax.data.packing import pack
 from mpo_jax.data.pipeline import Pipeline
-from mpo_jax.data.row_layout import Plan, Room, Shapes, balanced, needed, read_by, round_up, spans
+from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes, balanced, needed, read_by, round_up, spans
 from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model
-from mpo_jax.scoring.objective import make_objective
-from mpo_jax.training.optim import OptimConfig, Optimizer, make_optimizer
-from mpo_jax.training.step import make_train_step
-from mpo_jax.types import Array, Batch, Params, Reads, TrainState
+from mpo_jax.scoring.objective import Task
+from mpo_jax.training.optim import OptimConfig, make_optimizer
+from mpo_jax.training.step import TrainStep
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Array, Batch, Frozen, Params, Reads, TrainState
 
 MODEL = Model(
     DecoderConfig(
@@ -51,16 +50,16 @@ def stacked(examples: Sequence[Example], order: Sequence[Sequence[int]], policy:
     """The batches of these rows, all of one shape, along a leading axis of updates."""
     batches = [[examples[i] for i in rows] for rows in order]
     assert len({len(batch) for batch in batches}) == 1
-    plans = {name: _plan(batches, reads) for name, reads in read_by(policy, reference).items() if reads.anything}
-    host = [pack(batch, Shapes(**plans), policy, reference, languages=LANGUAGES, pad_id=PAD) for batch in batches]
+    shapes = {name: _row_shapes(batches, reads) for name, reads in read_by(policy, reference).items() if reads.anything}
+    host = [pack(batch, Shapes(**shapes), policy, reference, languages=LANGUAGES, pad_id=PAD) for batch in batches]
     return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host)
 
 
-def _plan(batches: Sequence[Sequence[Example]], reads: Reads) -> Plan:
+def _row_shapes(batches: Sequence[Sequence[Example]], reads: Reads) -> RowShapes:
     found = [spans(batch, reads) for batch in batches]
     rows = -(-max(map(len, found)) // SEQUENCES_A_ROW)
     tokens, answers = np.asarray([needed(balanced(batch, rows)) for batch in found]).max(axis=0).tolist()
-    return Plan(rows, (Room(round_up(tokens, STEP), round_up(answers, STEP)),))
+    return RowShapes(rows, (Capacity(round_up(tokens, STEP), round_up(answers, STEP)),))
 
 
 def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
@@ -71,16 +70,15 @@ def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: in
 
 
 def make_train(loss: PreferenceLoss, optim: OptimConfig) -> Train:
-    """(parameters, learning rate, stacked batches) -> parameters after all updates. `optim.peak_lr` is multiplied by the learning
-    rate, so that one program serves all. The parameters are the frozen reference too."""
-    objective = make_objective(MODEL, loss, LANGUAGES)
+    """(parameters, peak learning rate, stacked batches) -> parameters after all updates. One program serves all learning rates.
+    The parameters are the frozen reference too."""
+    task = Task(MODEL, loss, LANGUAGES)
 
     @jax.jit
     def train(params: Params, lr: Array, batches: Batch) -> Params:
-        base = make_optimizer(dataclasses.replace(optim, peak_lr=1.0), batches.weight_B.shape[0])
-        optimizer = Optimizer(optax.chain(base.transform, optax.scale(lr)), base.schedule)
-        step = make_train_step(objective, optimizer, jnp.float32)
+        optimizer = make_optimizer(optim, batches.weight_B.shape[0])
+        step, frozen, numbers = TrainStep(task, optimizer, jnp.float32), Frozen({}, params), step_numbers(loss, lr)
         state = TrainState(jnp.int32(0), params, optimizer.transform.init(params))
-        return jax.lax.scan(lambda state, batch: (step(state, params, batch)[0], None), state, batches)[0].params
+        return jax.lax.scan(lambda state, batch: (step(state, frozen, batch, numbers)[0], None), state, batches)[0].trainable
 
     return train

@@ -41,11 +41,11 @@ METHODS = {
     "sft": Method(losses.Sft(), both=True),
     "dpo": Method(losses.Dpo(), both=True),
     "ipo": Method(losses.Ipo(), both=True),
-    "rdpo": Method(losses.RobustDpo(), both=True),
+    "robust_dpo": Method(losses.RobustDpo(), both=True),
     "cpo": Method(losses.Cpo(), both=True),
     "kto": Method(losses.Kto(), both=True),
     "orpo": Method(losses.Orpo(), both=True),
-    "r_dpo": Method(losses.RegularizedDpo(), both=True),
+    "length_regularized_dpo": Method(losses.LengthRegularizedDpo(), both=True),
     "simpo": Method(losses.Simpo(), both=True),
     "mpo": Method(losses.Mpo()),
     "mpo_no_retain": Method(losses.Mpo(retain=0.0)),
@@ -57,4 +57,4 @@ METHODS = {
     "mpo_constant_1.58": Method(losses.Mpo(gap_target="1.58")),
     "mpo_language_a": Method(losses.Mpo(gap_target="a")),
 }
-SWEPT = ("sft", "dpo", "rdpo", "simpo", "mpo")  # under noise, unless others are named
+SWEPT = ("sft", "dpo", "robust_dpo", "simpo", "mpo")  # under noise, unless others are named

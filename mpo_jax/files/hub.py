@@ -1,4 +1,7 @@
-"""Which folder is a model? One here or in a bucket, or a name on the Hugging Face Hub, whose needed files are downloaded."""
+"""Which folder is a model? One here or in a bucket, or a name on the Hugging Face Hub, whose needed files are downloaded.
+
+A name on the hub may say which revision it means, user/name@revision: a branch, a tag or a commit.
+"""
 
 import re
 from pathlib import Path
@@ -21,25 +24,39 @@ CONFIG_FILES = ("config.json", "generation_config.json")
 WEIGHT_FILES = ("*.safetensors", "model.safetensors.index.json")
 ALL_FILES = (*CONFIG_FILES, *TOKENIZER_FILES, *WEIGHT_FILES)
 
+_HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>\w[\w./-]*))?")
+
 
 def resolve(name_or_dir: str | Path, *, weights: bool = True) -> Path:
-    """The folder of a model, in a file system or a bucket; downloaded first when a hub name like "user/name" is given; without
-    `weights` only its configuration is needed and downloaded.
+    """The folder of a model, in a file system or a bucket; downloaded first when a hub name like "user/name" or
+    "user/name@revision" is given; without `weights` only its configuration is needed and downloaded.
 
     A hub token is taken from where huggingface_hub looks for it (HF_TOKEN, or `hf auth login`).
-    Errors: a path that does not exist, a name that cannot be downloaded, a folder without config.json or safetensors.
+    Errors: a path that does not exist or that has a revision, a name that cannot be downloaded, a folder without config.json or
+    safetensors.
     """
     name = str(name_or_dir)
     folder = path_of(name)
     if not folder.is_dir():
-        if isinstance(name_or_dir, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-            raise InputError(f"{name} is not a folder: give the folder of a model, or a hub name like user/name.")
-        folder = _download(name, ALL_FILES if weights else CONFIG_FILES)
+        check_revision(name)
+        on_hub = _HUB_NAME.fullmatch(name)
+        if isinstance(name_or_dir, Path) or not on_hub:
+            raise InputError(
+                f"{name} is not a folder: give the folder of a model, or a hub name like user/name or user/name@revision."
+            )
+        folder = _download(on_hub["name"], on_hub["revision"], ALL_FILES if weights else CONFIG_FILES)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json: give the folder of a model in Hugging Face's layout.")
     if weights:
         require_safetensors(folder)
     return folder
+
+
+def check_revision(name: str) -> None:
+    """Errors: a revision behind a path in a file system or a bucket, where nothing has revisions."""
+    path, _, _ = name.rpartition("@")
+    if path and path_of(path).exists() and not path_of(name).exists():
+        raise InputError(f"{name} is a local path with a revision, which only names on the hub have: write {path}.")
 
 
 def require_safetensors(folder: Path) -> None:
@@ -55,15 +72,17 @@ def require_safetensors(folder: Path) -> None:
     raise InputError(f"{folder} has no *.safetensors: give a folder that holds the model's weights.")
 
 
-def _download(name: str, files: tuple[str, ...]) -> Path:
+def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     import huggingface_hub
 
+    # "*" also matches "/": without the second list, whole copies of the weights in subfolders would come along.
+    allowed, ignored = list(files), ["*/*"]
     try:
-        # "*" also matches "/": without the second list, whole copies of the weights in subfolders would come along.
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), ignore_patterns=["*/*"]))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=ignored))
     except Exception as error:  # the hub client raises errors of several libraries, with no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        asked, check = (f"{name}@{revision}", "the name, the revision") if revision else (name, "the name")
         raise InputError(
-            f"{name} is not a folder here and could not be downloaded from the Hugging Face Hub ({reason}): "
-            "check the name, the network, and for a gated model the HF_TOKEN of an account that may read it."
+            f"{asked} is not a folder here and could not be downloaded from the Hugging Face Hub ({reason}): "
+            f"check {check}, the network, and for a gated model the HF_TOKEN of an account that may read it."
         ) from error

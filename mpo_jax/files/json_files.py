@@ -15,6 +15,13 @@ def replace_text(path: Path, text: str) -> None:
     write(path, text.encode())
 
 
+def filled(tree: Any, defaults: Any) -> Any:
+    """`tree` with the entries of `defaults` that it does not have, at every depth."""
+    if not (isinstance(tree, dict) and isinstance(defaults, dict)):
+        return tree
+    return {**defaults, **{name: filled(value, defaults.get(name)) for name, value in tree.items()}}
+
+
 def differences(kept: Any, given: Any, name: str = "") -> list[str]:
     """Where two JSON trees differ, a phrase each."""
     if isinstance(kept, dict) and isinstance(given, dict):

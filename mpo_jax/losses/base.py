@@ -1,12 +1,13 @@
 """What is a method? The contract of all of them, and what methods on the pairs of one side have in common."""
 
 import dataclasses
-from typing import ClassVar, Protocol
+import inspect
+from typing import Any, ClassVar, Protocol
 
 import jax.numpy as jnp
 
 from mpo_jax.errors import InputError, check_choice
-from mpo_jax.types import Array, Pair, Reads, RowLoss, Scores, SequenceScores, Want
+from mpo_jax.types import Array, Numbers, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 # How negative log-likelihoods become the loss of a batch: the mean over rows of the mean over a row's tokens, the mean over
 # all tokens of the batch, the mean over rows of the sum over a row's tokens.
@@ -15,7 +16,10 @@ NLL_REDUCTIONS = ("row_mean", "token_mean", "sum")
 
 class PreferenceLoss(Protocol):
     """Maps what the policy and the reference say of B rows to B losses. It never sees parameters, tokens, meshes or
-    reductions; what it does not declare in its reads is never computed."""
+    reductions; what it does not declare in its reads is never computed.
+
+    The further arguments of a call are the numbers of the equation. Each has the name of a field, which holds its value: so
+    compiled programs can take them as arguments, and runs that differ in them alone share a program."""
 
     @property
     def policy_reads(self) -> Reads: ...
@@ -23,7 +27,19 @@ class PreferenceLoss(Protocol):
     @property
     def reference_reads(self) -> Reads: ...
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss: ...
+    def __call__(self, policy: Scores, reference: Scores, /, *args: Any, **numbers: Any) -> RowLoss: ...
+
+
+def numbers_of(loss: PreferenceLoss) -> Numbers:
+    """The numbers of a method's equation by name, as its fields have them; of a method that holds others, trees of theirs."""
+    _, _, *names = inspect.signature(loss.__call__).parameters
+    return {name: _number(getattr(loss, name)) for name in names}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _number(part) for name, part in value.items()}
+    return value if isinstance(value, int | float) else numbers_of(value)
 
 
 @dataclasses.dataclass

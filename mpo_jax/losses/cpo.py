@@ -7,7 +7,7 @@ import jax
 
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.losses.base import NLL_REDUCTIONS, OneSided, nll, row_loss
-from mpo_jax.types import RowLoss, Scores
+from mpo_jax.types import Number, RowLoss, Scores
 
 
 @dataclasses.dataclass
@@ -32,10 +32,10 @@ class Cpo(OneSided):
         if self.lam < 0:
             raise InputError(f"loss.lam={self.lam} must not be negative.")
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, beta: Number, lam: Number) -> RowLoss:
         """All per row, f32 (B,)."""
         pair = self.pair(policy)
-        preference_B = -jax.nn.log_sigmoid(self.beta * pair.gap_B)
+        preference_B = -jax.nn.log_sigmoid(beta * pair.gap_B)
         nll_B = nll(pair.chosen, self.nll_reduction)
-        rewards = (self.beta * pair.chosen.sum_logp_B, self.beta * pair.rejected.sum_logp_B)
-        return row_loss(preference_B + self.lam * nll_B, pair, rewards, {"loss/preference": preference_B, "loss/nll": nll_B})
+        rewards = (beta * pair.chosen.sum_logp_B, beta * pair.rejected.sum_logp_B)
+        return row_loss(preference_B + lam * nll_B, pair, rewards, {"loss/preference": preference_B, "loss/nll": nll_B})

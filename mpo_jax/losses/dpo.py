@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 
 from mpo_jax.losses.base import OneSided, row_loss
-from mpo_jax.types import RowLoss, Scores
+from mpo_jax.types import Number, RowLoss, Scores
 
 
 @dataclasses.dataclass
@@ -25,8 +25,8 @@ class Dpo(OneSided):
     def __post_init__(self) -> None:
         self.check(beta=self.beta)
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, beta: Number) -> RowLoss:
         """All per row, f32 (B,)."""
         chosen_B, rejected_B = self.log_ratios(policy, reference)
-        loss_B = -jax.nn.log_sigmoid(self.beta * (chosen_B - rejected_B))
-        return row_loss(loss_B, self.pair(policy), (self.beta * chosen_B, self.beta * rejected_B))
+        loss_B = -jax.nn.log_sigmoid(beta * (chosen_B - rejected_B))
+        return row_loss(loss_B, self.pair(policy), (beta * chosen_B, beta * rejected_B))

@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from mpo_jax.losses.base import OneSided, row_loss
-from mpo_jax.types import RowLoss, Scores
+from mpo_jax.types import Number, RowLoss, Scores
 
 
 @dataclasses.dataclass
@@ -25,12 +25,12 @@ class Ipo(OneSided):
     def __post_init__(self) -> None:
         self.check(tau=self.tau)
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, tau: Number) -> RowLoss:
         """All per row, f32 (B,)."""
         pair, anchor = self.pair(policy), self.pair(reference)
         chosen_B, rejected_B = self.log_ratios(policy, reference)
         if self.length_normalize:
             chosen_B = pair.chosen.mean_logp_B - anchor.chosen.mean_logp_B
             rejected_B = pair.rejected.mean_logp_B - anchor.rejected.mean_logp_B
-        loss_B = (chosen_B - rejected_B - 1 / (2 * self.tau)) ** 2
-        return row_loss(loss_B, pair, (self.tau * chosen_B, self.tau * rejected_B))
+        loss_B = (chosen_B - rejected_B - 1 / (2 * tau)) ** 2
+        return row_loss(loss_B, pair, (tau * chosen_B, tau * rejected_B))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses.base import OneSided, row_loss
-from mpo_jax.types import Array, Pair, RowLoss, Scores
+from mpo_jax.types import Array, Number, Pair, RowLoss, Scores
 
 
 @dataclasses.dataclass
@@ -36,12 +36,14 @@ class Kto(OneSided):
                 f"loss.chosen_weight={self.chosen_weight} and loss.rejected_weight={self.rejected_weight} must not be negative."
             )
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(
+        self, policy: Scores, reference: Scores, beta: Number, chosen_weight: Number, rejected_weight: Number
+    ) -> RowLoss:
         """All per row, f32 (B,)."""
-        z0 = self.beta * divergence(policy.mismatch, reference.mismatch)
-        chosen_B, rejected_B = (self.beta * ratio_B for ratio_B in self.log_ratios(policy, reference))
+        z0 = beta * divergence(policy.mismatch, reference.mismatch)
+        chosen_B, rejected_B = (beta * ratio_B for ratio_B in self.log_ratios(policy, reference))
         # 1 - sigmoid(x) = sigmoid(-x)
-        loss_B = self.chosen_weight * jax.nn.sigmoid(z0 - chosen_B) + self.rejected_weight * jax.nn.sigmoid(rejected_B - z0)
+        loss_B = chosen_weight * jax.nn.sigmoid(z0 - chosen_B) + rejected_weight * jax.nn.sigmoid(rejected_B - z0)
         return row_loss(loss_B, self.pair(policy), (chosen_B, rejected_B), {"z0": jnp.broadcast_to(z0, loss_B.shape)})
 
 

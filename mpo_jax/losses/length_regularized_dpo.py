@@ -1,4 +1,4 @@
-"""Length-regularised DPO (R-DPO). Not rDPO, which is in `rdpo`."""
+"""Length-regularised DPO (R-DPO). Not rDPO, which is in `robust_dpo`."""
 
 import dataclasses
 from typing import ClassVar
@@ -6,11 +6,11 @@ from typing import ClassVar
 import jax
 
 from mpo_jax.losses.base import OneSided, row_loss
-from mpo_jax.types import RowLoss, Scores
+from mpo_jax.types import Number, RowLoss, Scores
 
 
 @dataclasses.dataclass
-class RegularizedDpo(OneSided):
+class LengthRegularizedDpo(OneSided):
     """Length-regularised DPO: a longer chosen answer has the less to gain.
 
         L = -log sigmoid(beta z + alpha (|w| - |l|)),   z as in DPO
@@ -27,11 +27,11 @@ class RegularizedDpo(OneSided):
     def __post_init__(self) -> None:
         self.check(beta=self.beta)
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, beta: Number, alpha: Number) -> RowLoss:
         """All per row, f32 (B,)."""
         pair = self.pair(policy)
         assert pair.chosen.count_B is not None and pair.rejected.count_B is not None
         chosen_B, rejected_B = self.log_ratios(policy, reference)
         longer_B = pair.chosen.count_B - pair.rejected.count_B
-        loss_B = -jax.nn.log_sigmoid(self.beta * (chosen_B - rejected_B) + self.alpha * longer_B)
-        return row_loss(loss_B, pair, (self.beta * chosen_B, self.beta * rejected_B), {"longer": longer_B})
+        loss_B = -jax.nn.log_sigmoid(beta * (chosen_B - rejected_B) + alpha * longer_B)
+        return row_loss(loss_B, pair, (beta * chosen_B, beta * rejected_B), {"longer": longer_B})

@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 
 from mpo_jax.errors import InputError, check_choice
-from mpo_jax.types import POOLINGS, Array, Pair, Reads, RowLoss, Scores, SequenceScores, Want
+from mpo_jax.types import POOLINGS, Array, Number, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 GAP_TARGETS = ("reference", "policy")
 RETENTIONS = {"hidden": Want.HIDDEN, "kl_of_policy": Want.KL_OF_POLICY, "kl_of_reference": Want.KL_OF_REFERENCE}
@@ -51,7 +51,6 @@ class Mpo:
                 f"loss.gap_target='{self.gap_target}' is not known: write 'reference', 'policy', a number such as '1.58', or the "
                 "code of a language of the data."
             )
-        self._retains = self.retain > 0  # told here, since the weight may become an argument of a compiled step
 
     @property
     def constant(self) -> float | None:
@@ -68,38 +67,39 @@ class Mpo:
         return "" if self.gap_target in GAP_TARGETS or self.constant is not None else self.gap_target
 
     @property
-    def _retention(self) -> Want:
-        return RETENTIONS[self.retain_by] if self._retains else Want.NOTHING
+    def retention_reads(self) -> Want:
+        """What holding the dominant side in place needs of either model."""
+        return RETENTIONS[self.retain_by] if self.retain > 0 else Want.NOTHING
 
     @property
     def policy_reads(self) -> Reads:
         dominant_gap = Want.LOGP if self.gap_target == "policy" else Want.NOTHING
-        return Reads(source=dominant_gap | self._retention, target=Want.LOGP, pooling=self.retain_pooling)
+        return Reads(source=dominant_gap | self.retention_reads, target=Want.LOGP, pooling=self.retain_pooling)
 
     @property
     def reference_reads(self) -> Reads:
         dominant_gap = Want.LOGP if self.gap_target == "reference" else Want.NOTHING
-        return Reads(source=dominant_gap | self._retention, parallel=self.language, pooling=self.retain_pooling)
+        return Reads(source=dominant_gap | self.retention_reads, parallel=self.language, pooling=self.retain_pooling)
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, beta: Number, retain: Number) -> RowLoss:
         """All per row, f32 (B,)."""
         assert policy.target is not None
         chosen_B, rejected_B = self.reward(policy.target.chosen), self.reward(policy.target.rejected)
         gap_B = chosen_B - rejected_B
         goal_B = self.goal(policy, reference, gap_B)
-        error_B = self.beta * gap_B - goal_B
+        error_B = beta * gap_B - goal_B
         gap_loss_B = error_B**2
-        retain_loss_B = self.retention(policy.source, reference.source) if self._retains else jnp.zeros_like(gap_loss_B)
+        retain_loss_B = self.retention(policy.source, reference.source) if self.retention_reads else jnp.zeros_like(gap_loss_B)
         correct_B = (gap_B > 0).astype(jnp.float32)
         return RowLoss(
-            loss_B=gap_loss_B + self.retain * retain_loss_B,
+            loss_B=gap_loss_B + retain * retain_loss_B,
             metrics_B={
                 "loss/gap": gap_loss_B,
                 "loss/retain": retain_loss_B,
-                "rewards/chosen": self.beta * chosen_B,
-                "rewards/rejected": self.beta * rejected_B,
+                "rewards/chosen": beta * chosen_B,
+                "rewards/rejected": beta * rejected_B,
                 "rewards/accuracies": correct_B,
-                "rewards/margins": self.beta * gap_B,
+                "rewards/margins": beta * gap_B,
                 "gap/goal": goal_B,
             },
             by_language_B={"gap": gap_B, "gap_error": jnp.abs(error_B), "weight": error_B, "accuracy": correct_B},

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses.base import OneSided, nll, row_loss
-from mpo_jax.types import Array, RowLoss, Scores
+from mpo_jax.types import Array, Number, RowLoss, Scores
 
 CLOSEST_TO_ONE = -1e-6  # a mean log-probability above it has odds that float32 cannot tell from infinity
 
@@ -31,14 +31,14 @@ class Orpo(OneSided):
         if self.lam < 0:
             raise InputError(f"loss.lam={self.lam} must not be negative.")
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, lam: Number) -> RowLoss:
         """All per row, f32 (B,)."""
         pair = self.pair(policy)
         chosen_B, rejected_B = pair.chosen.mean_logp_B, pair.rejected.mean_logp_B
         odds_B = log_odds(chosen_B) - log_odds(rejected_B)
         ratio_B, nll_B = -jax.nn.log_sigmoid(odds_B), nll(pair.chosen, "row_mean")
         parts = {"loss/odds_ratio": ratio_B, "loss/nll": nll_B, "log_odds": odds_B}
-        return row_loss(nll_B + self.lam * ratio_B, pair, (self.lam * chosen_B, self.lam * rejected_B), parts)
+        return row_loss(nll_B + lam * ratio_B, pair, (lam * chosen_B, lam * rejected_B), parts)
 
 
 def log_odds(a: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Robust DPO (rDPO): labels that are flipped at a known rate. Not R-DPO, which is in `r_dpo`."""
+"""Robust DPO (rDPO): labels that are flipped at a known rate. Not R-DPO, which is in `length_regularized_dpo`."""
 
 import dataclasses
 from typing import ClassVar
@@ -7,7 +7,7 @@ import jax
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses.base import OneSided, row_loss
-from mpo_jax.types import RowLoss, Scores
+from mpo_jax.types import Number, RowLoss, Scores
 
 
 @dataclasses.dataclass
@@ -32,10 +32,10 @@ class RobustDpo(OneSided):
                 "write one from 0 up to, but not including, 0.5."
             )
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, beta: Number, epsilon: Number) -> RowLoss:
         """All per row, f32 (B,)."""
         chosen_B, rejected_B = self.log_ratios(policy, reference)
-        margin_B = self.beta * (chosen_B - rejected_B)
+        margin_B = beta * (chosen_B - rejected_B)
         kept_B, flipped_B = -jax.nn.log_sigmoid(margin_B), -jax.nn.log_sigmoid(-margin_B)
-        loss_B = ((1 - self.epsilon) * kept_B - self.epsilon * flipped_B) / (1 - 2 * self.epsilon)
-        return row_loss(loss_B, self.pair(policy), (self.beta * chosen_B, self.beta * rejected_B))
+        loss_B = ((1 - epsilon) * kept_B - epsilon * flipped_B) / (1 - 2 * epsilon)
+        return row_loss(loss_B, self.pair(policy), (beta * chosen_B, beta * rejected_B))

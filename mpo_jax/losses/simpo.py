@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 
 from mpo_jax.losses.base import OneSided, row_loss
-from mpo_jax.types import RowLoss, Scores
+from mpo_jax.types import Number, RowLoss, Scores
 
 
 @dataclasses.dataclass
@@ -26,8 +26,8 @@ class Simpo(OneSided):
     def __post_init__(self) -> None:
         self.check(beta=self.beta)
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, beta: Number, gamma: Number) -> RowLoss:
         """All per row, f32 (B,)."""
         pair = self.pair(policy)
-        loss_B = -jax.nn.log_sigmoid(self.beta * pair.mean_gap_B - self.gamma)
-        return row_loss(loss_B, pair, (self.beta * pair.chosen.mean_logp_B, self.beta * pair.rejected.mean_logp_B))
+        loss_B = -jax.nn.log_sigmoid(beta * pair.mean_gap_B - gamma)
+        return row_loss(loss_B, pair, (beta * pair.chosen.mean_logp_B, beta * pair.rejected.mean_logp_B))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses.base import PreferenceLoss
-from mpo_jax.types import KL, Array, Reads, RowLoss, Scores, Want
+from mpo_jax.types import KL, Array, Numbers, Reads, RowLoss, Scores, Want
 
 
 @dataclasses.dataclass
@@ -53,13 +53,13 @@ class Sum:
     def reference_reads(self) -> Reads:
         return _union([term.reference_reads for term in self.terms.values()])
 
-    def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
+    def __call__(self, policy: Scores, reference: Scores, terms: Numbers, weights: Numbers) -> RowLoss:
         """All per row, f32 (B,)."""
         losses_B: list[Array] = []
         metrics, by_language = {}, {}
         for name, term in self.terms.items():
-            rows = term(policy, reference)
-            losses_B.append(self.weights.get(name, 1.0) * rows.loss_B)
+            rows = term(policy, reference, **terms[name])
+            losses_B.append(weights.get(name, 1.0) * rows.loss_B)
             metrics[f"loss/{name}"] = rows.loss_B
             metrics |= {f"{name}/{metric}": x_B for metric, x_B in rows.metrics_B.items()}
             by_language |= {f"{name}/{metric}": x_B for metric, x_B in rows.by_language_B.items()}

@@ -20,9 +20,9 @@ from mpo_jax.errors import InputError
 from mpo_jax.models import layers
 from mpo_jax.models.attention.api import SAVED_AS, attention
 from mpo_jax.models.layers import Activation, Llama3Scaling
-from mpo_jax.types import Array, Packed, Params
+from mpo_jax.types import Array, Packed, Params, Places
 
-Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH
+Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH; it may hold a cache
 
 _policies = jax.checkpoint_policies
 # What the backward pass keeps of a layer, beside its input; the rest is computed again.
@@ -150,7 +150,7 @@ class Model:
         Errors: a dimension that its mesh axis does not divide, naming the parameter.
         """
 
-        def one(path: Any, leaf: jax.ShapeDtypeStruct, axes: sharding.Axes) -> jax.ShapeDtypeStruct:
+        def one(path: Any, leaf: jax.ShapeDtypeStruct, axes: sharding.LogicalAxes) -> jax.ShapeDtypeStruct:
             place = sharding.named(mesh, axes, leaf.shape, dotted(path)) if mesh is not None else None
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
 
@@ -170,6 +170,10 @@ class Model:
     def layer(self, params: Params) -> Layer:
         """One layer as a callable, from its own slice of `params["layers"]`."""
         return nnx.merge(_declare(self.config)[0], params)
+
+    @property
+    def final_softcap(self) -> float | None:
+        return self.config.final_softcap
 
     def angles(self, position_ST: Array) -> Array:
         """The rotary angles of these positions, [S, T, H / 2]."""
@@ -200,9 +204,9 @@ class Model:
         # Each layer takes its slice within the checkpoint: what the backward pass keeps is then the stack itself, and not a copy
         # of all weights, slice by slice.
         def run(x_STD: Array, group_params: Params, i: int) -> Array:
-            where = (packed.position_ST, packed.segment_ST, packed.kv_segment_ST)
+            queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))
             scale, softcap, window = self.config.query_scale, self.config.attn_softcap, windows[i]
-            attend = lambda q, k, v: attention(q, k, v, *where, scale=scale, softcap=softcap, window=window)  # noqa: E731
+            attend = lambda q, k, v: attention(q, k, v, queries, keys, scale=scale, softcap=softcap, window=window)  # noqa: E731
             return self.layer(jax.tree.map(operator.itemgetter(i), group_params))(x_STD, angle_STR, attend)
 
         def group(x_STD: Array, group_params: Params) -> tuple[Array, None]:

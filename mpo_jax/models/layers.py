@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mpo_jax.devices.sharding import RULES, Axes, constrain, shards, spec
+from mpo_jax.devices.sharding import RULES, LogicalAxes, constrain, shards, spec
 from mpo_jax.types import Array
 
 Activation = Literal["silu", "gelu_tanh"]
@@ -37,7 +37,7 @@ class Llama3Scaling:
     original_max_position_embeddings: int
 
 
-def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
+def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: LogicalAxes) -> nnx.Param:
     """Declares a matrix, initialised from a normal distribution of standard deviation 0.02."""
     return nnx.Param(_normal(rngs.params(), shape, jnp.float32), out_sharding=axes)
 

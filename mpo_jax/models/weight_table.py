@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from mpo_jax.devices.sharding import Axes
+from mpo_jax.devices.sharding import LogicalAxes
 from mpo_jax.models.decoder import Model, dotted
 from mpo_jax.types import Params
 
@@ -50,7 +50,7 @@ class Place:
     """A `Weight` with our order of axes and their sizes, of one layer where it is stacked."""
 
     weight: Weight
-    axes: Axes
+    axes: LogicalAxes
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.dataset import Batching
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.devices.sharding import abstract_on_mesh, batch_to_mesh, like, make_mesh, shards
 from mpo_jax.errors import InputError
@@ -22,16 +21,14 @@ from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.weight_table import gather, in_order, leaf, piece_of
 from mpo_jax.planning.tpu_compiler import devices
-from mpo_jax.scoring.objective import make_objective
-from mpo_jax.scoring.reference import of_pairs, stored_fields
-from mpo_jax.scoring.sequences import make_score_step
+from mpo_jax.scoring.reference import of_pairs, stored_fields, stored_reads
 from mpo_jax.telemetry.memory import bytes_on
 from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.mesh_choice import chosen
-from mpo_jax.training.optim import make_optimizer
-from mpo_jax.training.step import TrainStep, abstract_state, make_eval_step, make_train_step
-from mpo_jax.training.step import programs as step_programs
-from mpo_jax.types import SIDES, Batch, Pair, Params, Reads, Scores, SequenceScores, TrainState
+from mpo_jax.training.run_programs import RunPrograms, run_programs
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.training.trainable import split
+from mpo_jax.types import PAIR_KINDS, Batch, Frozen, Numbers, Pair, Reads, Scores, SequenceScores, TrainState, joined
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
 LANGUAGES = ("ar", "bn", "jv", "ko", "sw", "zh")  # as many as the published data has
@@ -46,7 +43,7 @@ class Program(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Laid:
+class RunLayout:
     """A run laid out on a slice: shapes, dtypes and places, nothing compiled. All rows of `train` are as long as can be."""
 
     config: TrainConfig
@@ -56,18 +53,26 @@ class Laid:
     mesh: Mesh
     family: Family
     model: Model
-    step: TrainStep
-    state: TrainState
-    ref_params: Params
+    programs: RunPrograms
+    frozen: Frozen
     train: Pipeline
+
+    @property
+    def state(self) -> TrainState:
+        return self.programs.state
 
     @functools.cached_property
     def host(self) -> Batch:
         """A batch of training, numpy."""
         return self.train.batch_at(0)
 
+    @property
+    def numbers(self) -> Numbers:
+        number = like(np.float32(0), self.state.step.sharding)
+        return jax.tree.map(lambda _: number, step_numbers(self.config.loss, self.config.optim.peak_lr))
 
-def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slices: int = 1) -> Laid:
+
+def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slices: int = 1) -> RunLayout:
     """The run of `config` on this slice, or on `slices` of them, with the fullest batches whose sequences have `tokens` tokens
     each (by default the most that it allows).
 
@@ -78,9 +83,9 @@ def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slice
     mesh = make_mesh(chosen(config, model, slice_devices), slice_devices)
     # A mesh of devices that are not here is for the compiler alone: anything computed under it at once would fail.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        optimizer = make_optimizer(config.optim, UPDATES)
         live = config.reference == "live" and bool(config.loss.reference_reads.anything)
-        return Laid(
+        policy, reference = (model.abstract(mesh, jnp.dtype(of)) for of in (config.compute_dtype, config.reference_dtype))
+        return RunLayout(
             config,
             topology,
             slices,
@@ -88,76 +93,75 @@ def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slice
             mesh,
             family,
             model,
-            make_train_step(make_objective(model, config.loss, LANGUAGES), optimizer, jnp.dtype(config.compute_dtype)),
-            abstract_state(model.abstract(mesh), optimizer, mesh),
-            model.abstract(mesh, jnp.dtype(config.reference_dtype)) if live else {},
+            run_programs(config, model, LANGUAGES, UPDATES, mesh),
+            Frozen(split(policy, config.frozen)[1], reference if live else {}),
             fullest(config, model, config.data.max_length if tokens is None else tokens, shards(mesh, "batch")),
         )
 
 
-def programs(laid: Laid) -> Iterator[Program]:
-    """All that decide what a run needs, the step's first; each is lowered when it is asked for, under the mesh of `laid`. Loading
-    the model is none of them: it holds no more than what it has loaded and one layer's tensor."""
-    yield from _step(laid)
-    yield from _evaluation(laid)
-    yield from _scoring(laid)
-    yield from _export(laid)
+def programs(layout: RunLayout) -> Iterator[Program]:
+    """All that decide what a run needs, the step's first; each is lowered when it is asked for, under the mesh of `layout`.
+    Loading the model is none of them: it holds no more than what it has loaded and one layer's tensor."""
+    yield from _step(layout)
+    yield from _evaluation(layout)
+    yield from _scoring(layout)
+    yield from _export(layout)
 
 
-def _step(laid: Laid) -> Iterator[Program]:
-    batch, reference = _placed(laid, laid.train), bytes_on(laid.ref_params)
-    first, *rest = step_programs(laid.step, laid.state)
+def _step(layout: RunLayout) -> Iterator[Program]:
+    batch, state, numbers = _placed(layout, layout.train), layout.state, layout.numbers
+    first, *rest = layout.programs.train_programs
     if not rest:
-        yield Program("step", first.lower(laid.state, laid.ref_params, batch), 0)
+        yield Program("step", first.lower(state, layout.frozen, batch, numbers), 0)
         return
-    args = (laid.state.params, laid.ref_params, batch)
-    yield Program("step", first.lower(*args), bytes_on(laid.state.opt_state))
+    args = (state.trainable, layout.frozen, batch, numbers)
+    yield Program("step", first.lower(*args), bytes_on(state.opt_state))
     loss, metrics, grads = jax.eval_shape(first, *args)
-    grads = jax.tree.map(lambda x, p: like(x, p.sharding), grads, laid.state.params)
-    yield Program("step", rest[0].lower(laid.state, loss, metrics, grads), reference)
+    grads = jax.tree.map(lambda x, p: like(x, p.sharding), grads, state.trainable)
+    yield Program("step", rest[0].lower(state, numbers, loss, metrics, grads), bytes_on(layout.frozen))
 
 
-def _evaluation(laid: Laid) -> Iterator[Program]:
+def _evaluation(layout: RunLayout) -> Iterator[Program]:
     """The reward gaps before and after, and the training's metrics where rows are held out. Texts are measured as the gaps are,
     of which they have one side."""
-    config, dtype = laid.config, jnp.dtype(laid.config.compute_dtype)
-    moments, reference = bytes_on(laid.state.opt_state), bytes_on(laid.ref_params)
-    reads = Batching(config.batch_size, Reads()).measuring(source=True).policy
-    gaps = dataclasses.replace(laid.train, policy=reads, reference=Reads(), scores=None)
-    measured = make_score_step(laid.model, dtype, reads).lower(laid.state.params, _placed(laid, gaps))
-    yield Program("evaluation", measured, moments + reference)
+    config, state, frozen = layout.config, layout.state, layout.frozen
+    moments = bytes_on(state.opt_state)
+    (reads, measure), *_ = layout.programs.measure.items()
+    gaps = dataclasses.replace(layout.train, policy=reads, reference=Reads(), scores=None)
+    lowered = measure.lower(joined(state.trainable, frozen.policy), _placed(layout, gaps))
+    yield Program("evaluation", lowered, moments + bytes_on(frozen.reference))
     if config.data.eval_fraction or config.data.eval_path is not None:
-        step = make_eval_step(laid.step.objective, dtype)
-        yield Program("evaluation", step.lower(laid.state.params, laid.ref_params, _placed(laid, laid.train)), moments)
+        args = (state.trainable, frozen, _placed(layout, layout.train), layout.numbers)
+        yield Program("evaluation", layout.programs.evaluate.lower(*args), moments)
 
 
-def _scoring(laid: Laid) -> Iterator[Program]:
-    """What a cached reference says of each side. There is no state yet."""
-    config, wanted = laid.config, laid.config.loss.reference_reads
-    if config.reference == "cached":
-        for want in dict.fromkeys(want for side in SIDES if (want := wanted.want(side))):
-            examples = [dataclasses.replace(example, language="") for example in laid.train.examples]
-            pairs = of_pairs(laid.train, examples, want, wanted.pooling)
-            step = make_score_step(laid.model, config.reference_dtype, pairs.policy)
-            params = laid.model.abstract(laid.mesh, jnp.dtype(config.reference_dtype))
-            yield Program("scoring", step.lower(params, _placed(laid, pairs)), 0)
+def _scoring(layout: RunLayout) -> Iterator[Program]:
+    """What a cached reference says of each pair. There is no state yet."""
+    config = layout.config
+    for want, reads in stored_reads(config.loss.reference_reads).items() if config.reference == "cached" else ():
+        examples = [dataclasses.replace(example, language="") for example in layout.train.examples]
+        params = layout.model.abstract(layout.mesh, jnp.dtype(config.reference_dtype))
+        batch = _placed(layout, of_pairs(layout.train, examples, reads))
+        yield Program("scoring", layout.programs.score[want].lower(params, batch), bytes_on(layout.frozen.policy))
 
 
-def _export(laid: Laid) -> Iterator[Program]:
+def _export(layout: RunLayout) -> Iterator[Program]:
     """A piece of the largest tensor on every device, as where a slice has several hosts: each sees its own devices alone."""
-    if laid.config.export.enabled:
-        tensors = in_order(laid.model, laid.family.weights(laid.model.config))
+    if layout.config.export.enabled:
+        masters = layout.model.abstract(layout.mesh)
+        tensors = in_order(layout.model, layout.family.weights(layout.model.config))
         _, place, layer = max(tensors, key=lambda tensor: math.prod(tensor[1].shape))
-        target = leaf(laid.state.params, place.weight.ours)
+        target = leaf(masters, place.weight.ours)
         cuts = target.sharding.spec if layer is None else target.sharding.spec[1:]
-        tensor = jax.ShapeDtypeStruct(place.shape, target.dtype, sharding=NamedSharding(laid.mesh, jax.P(*cuts)))
-        lowered = gather.lower(tensor, like(np.int32(0), laid.state.step.sharding), piece_of(tensor)[1], tensor.sharding)
-        held = bytes_on(laid.state) + bytes_on(laid.ref_params) - (bytes_on(tensor) if layer is None else 0)
+        tensor = jax.ShapeDtypeStruct(place.shape, target.dtype, sharding=NamedSharding(layout.mesh, jax.P(*cuts)))
+        lowered = gather.lower(tensor, like(np.int32(0), layout.state.step.sharding), piece_of(tensor)[1], tensor.sharding)
+        again = bytes_on(masters) - bytes_on(layout.state.trainable)  # frozen parameters, read once more in float32
+        held = bytes_on(layout.state) + bytes_on(layout.frozen) + again - (bytes_on(tensor) if layer is None else 0)
         yield Program("export", lowered, held)
 
 
-def _placed(laid: Laid, pipeline: Pipeline) -> Batch:
-    return batch_to_mesh(pipeline.batch_at(0), laid.mesh, abstract_on_mesh)
+def _placed(layout: RunLayout, pipeline: Pipeline) -> Batch:
+    return batch_to_mesh(pipeline.batch_at(0), layout.mesh, abstract_on_mesh)
 
 
 def fullest(config: TrainConfig, model: Model, tokens: int, pieces: int) -> Pipeline:
@@ -184,11 +188,11 @@ def fullest(config: TrainConfig, model: Model, tokens: int, pieces: int) -> Pipe
 def _stored_scores(reads: Reads, width: int, rows: Sequence[Example | None], microbatches: int) -> Scores:
     """What `reference.CachedReference` brings with a batch."""
 
-    def answer(side: str) -> SequenceScores:
-        fields = stored_fields(reads.want(side), width).items()
+    def answer(kind: str) -> SequenceScores:
+        fields = stored_fields(reads.want(kind), width).items()
         arrays: dict[str, Any] = {
             name: np.zeros((microbatches, len(rows) // microbatches, *shape), np.float32) for name, shape in fields
         }
         return SequenceScores(**arrays)
 
-    return Scores(**{side: Pair(answer(side), answer(side)) for side in SIDES if reads.want(side)})
+    return Scores(**{kind: Pair(answer(kind), answer(kind)) for kind in PAIR_KINDS if reads.want(kind)})

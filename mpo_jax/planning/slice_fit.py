@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.devices.sharding import shards
-from mpo_jax.planning.programs import Laid, programs
+from mpo_jax.planning.programs import RunLayout, programs
 from mpo_jax.planning.tpu_compiler import Memory, compile_for
 from mpo_jax.telemetry.flops import update_work
 from mpo_jax.telemetry.memory import bytes_on
@@ -15,7 +15,7 @@ from mpo_jax.telemetry.throughput import PEAK
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SliceReport:
     """What one slice would hold, bytes a device, and the work of one update."""
 
     topology: str
@@ -34,29 +34,29 @@ class Plan:
     programs: dict[str, Memory]  # the step's first, each with what is held beside it; none comes after one that does not fit
 
 
-def compiled(laid: Laid) -> Plan:
+def compiled(layout: RunLayout) -> SliceReport:
     """What the compiler says of it; minutes for a model of billions of weights."""
-    kind = laid.devices[0].device_kind
+    kind = layout.devices[0].device_kind
     found: dict[str, Memory] = {}
-    with jax.sharding.use_abstract_mesh(laid.mesh.abstract_mesh):
-        for program in programs(laid):
+    with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
+        for program in programs(layout):
             memory = beside(compile_for(program.lowered, kind), program.held)
             found[program.name] = fuller(found[program.name], memory) if program.name in found else memory
             if not memory.fits:
                 break
-    chips = len({(getattr(device, "slice_index", 0), *device.coords) for device in laid.devices})
-    policy = laid.host.policy
-    return Plan(
-        laid.topology,
-        laid.slices,
-        dict(laid.mesh.shape),
+    chips = len({(getattr(device, "slice_index", 0), *device.coords) for device in layout.devices})
+    policy = layout.host.policy
+    return SliceReport(
+        layout.topology,
+        layout.slices,
+        dict(layout.mesh.shape),
         *policy.tokens_ST.shape[1:],
-        masters=bytes_on(laid.state.params),
-        moments=bytes_on(laid.state.opt_state),
-        reference=bytes_on(laid.ref_params),
-        logits=4 * math.prod(policy.answer_at_SA.shape[1:]) * laid.model.config.vocab_size // len(laid.devices),
-        update_tokens=laid.train.tokens_at(0),
-        update_flops=update_work(laid.model.config, laid.host).flops,
+        masters=bytes_on(layout.state.trainable),
+        moments=bytes_on(layout.state.opt_state),
+        reference=bytes_on(layout.frozen.reference),
+        logits=4 * math.prod(policy.answer_at_SA.shape[1:]) * layout.model.config.vocab_size // len(layout.devices),
+        update_tokens=layout.train.tokens_at(0),
+        update_flops=update_work(layout.model.config, layout.host).flops,
         peak_flops=PEAK[kind] * chips if kind in PEAK else None,
         fits=all(memory.fits for memory in found.values()),
         programs=found,
@@ -74,14 +74,14 @@ def beside(memory: Memory, kept: int) -> Memory:
     return dataclasses.replace(memory, peak=peak, fits=memory.fits and (memory.usable is None or peak <= memory.usable))
 
 
-def least_bytes(laid: Laid) -> tuple[int, int]:
+def least_bytes(layout: RunLayout) -> tuple[int, int]:
     """What each device holds at least while the backward pass runs: (whatever the batch, with this batch). To the state and a
     live reference come the compute copy of the weights and their gradients, and then the layers' inputs, which no `remat` does
     without. Nothing is compiled for it, and no compiled step has needed less."""
-    c, dtype, packed = laid.config, jnp.dtype(laid.config.compute_dtype), laid.host.policy
-    masters, copy = bytes_on(laid.state.params), bytes_on(laid.model.abstract(laid.mesh, dtype))
+    c, dtype, packed = layout.config, jnp.dtype(layout.config.compute_dtype), layout.host.policy
+    masters, copy = bytes_on(layout.state.trainable), bytes_on(layout.state.trainable) * dtype.itemsize // 4
     gradients = copy + (masters if c.microbatches > 1 else 0)
-    whatever = masters + bytes_on(laid.state.opt_state) + bytes_on(laid.ref_params) + gradients
+    whatever = masters + bytes_on(layout.state.opt_state) + bytes_on(layout.frozen) + gradients
     whatever += copy if dtype != jnp.float32 else 0
-    positions = math.prod(packed.tokens_ST.shape[1:]) // shards(laid.mesh, "batch")
-    return whatever, whatever + positions * laid.model.config.layers * laid.model.config.hidden_size * dtype.itemsize
+    positions = math.prod(packed.tokens_ST.shape[1:]) // shards(layout.mesh, "batch")
+    return whatever, whatever + positions * layout.model.config.layers * layout.model.config.hidden_size * dtype.itemsize

@@ -10,7 +10,7 @@ from mpo_jax.devices.sharding import MeshConfig
 from mpo_jax.files import hub
 from mpo_jax.models.families.registry import build
 from mpo_jax.planning.programs import lay_out
-from mpo_jax.planning.slice_fit import Plan, compiled, least_bytes
+from mpo_jax.planning.slice_fit import SliceReport, compiled, least_bytes
 from mpo_jax.planning.tpu_compiler import GIB, SLICES, devices, usable_bytes
 from mpo_jax.telemetry.memory import bytes_on
 from mpo_jax.training.config import TrainConfig
@@ -20,18 +20,18 @@ Settings = dict[str, Any]  # as `--config.NAME=value` takes them
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The answer for one generation of TPUs; None where no slice that was tried is large enough."""
 
     generation: str
     tried: tuple[str, ...]  # slices, rising
     settings: Settings | None = None
-    plan: Plan | None = None
+    plan: SliceReport | None = None
 
 
 def search(
     config: TrainConfig, topologies: Sequence[str], tokens: int | None, slices: int, say: Callable[[str], None]
-) -> Iterator[Found]:
+) -> Iterator[SearchResult]:
     """For each generation among `topologies` (all of `tpu_compiler.SLICES` if there are none), from the smallest slice up: the
     first of its `candidates` that fits. `say` takes a line of progress. Errors: those of `lay_out`."""
     topologies = topologies or [f"{generation}:{name}" for generation, names in SLICES.items() for name in names]
@@ -43,13 +43,13 @@ def search(
 
 def _smallest(
     config: TrainConfig, generation: str, topologies: list[str], tokens: int | None, slices: int, say: Callable[[str], None]
-) -> Found:
+) -> SearchResult:
     begun = time.monotonic()
     for i, topology in enumerate(topologies):
         for j, candidate in enumerate(candidates(config, devices(topology, slices))):
-            laid = lay_out(candidate, topology, tokens, slices)
-            usable, (whatever, least) = usable_bytes(laid.devices[0].device_kind), least_bytes(laid)
-            without_reference = whatever - bytes_on(laid.ref_params)
+            layout = lay_out(candidate, topology, tokens, slices)
+            usable, (whatever, least) = usable_bytes(layout.devices[0].device_kind), least_bytes(layout)
+            without_reference = whatever - bytes_on(layout.frozen.reference)
             if j == 0 and usable is not None and without_reference > usable:  # no other candidate has less of these
                 say(f"{topology}: the state and its gradients take {without_reference / GIB:.2f} GiB of {usable / GIB:.2f}")
                 break
@@ -57,14 +57,14 @@ def _smallest(
                 continue
             say(f"{topology} {flags(settings(candidate))}: takes {least / GIB:.2f} GiB or more")
             say(f"  compiling, for minutes if it fits; {time.monotonic() - begun:.0f} s so far")
-            entry = compiled(laid)
+            entry = compiled(layout)
             if entry.fits:
-                return Found(generation, tuple(topologies[: i + 1]), settings(candidate), entry)
+                return SearchResult(generation, tuple(topologies[: i + 1]), settings(candidate), entry)
             name, memory = list(entry.programs.items())[-1]
             say(f"  the {name} takes {memory.peak / GIB:.2f} GiB, and does not fit")
         else:
             say(f"{topology}: nothing that was tried fits")
-    return Found(generation, tuple(topologies))
+    return SearchResult(generation, tuple(topologies))
 
 
 def candidates(config: TrainConfig, devices: Sequence[Any]) -> Iterator[TrainConfig]:

@@ -8,7 +8,7 @@ rows; afterwards the reference's parameters need no memory.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import Model
 from mpo_jax.scoring.reference_store import ScoreStore
-from mpo_jax.scoring.sequences import make_score_step
-from mpo_jax.types import SIDES, Pair, Params, Reads, Scores, SequenceScores, Want
+from mpo_jax.scoring.sequences import ScoreStep
+from mpo_jax.types import PAIR_KINDS, Pair, Params, Reads, Scores, SequenceScores, Want
 
 FIELDS = {Want.LOGP: ("logp_B", "count_B"), Want.HIDDEN: ("hidden_BD",)}  # of `types.SequenceScores`
 DIGEST = 16  # bytes
@@ -50,7 +50,7 @@ class CachedReference:
         entry = self.entry[side]
         entries = [-1 if row is None else entry[digest(getattr(row, side))] for row in rows]
         entry_MB = np.asarray(entries).reshape(microbatches, -1)
-        fields = self.arrays[side].items()
+        fields: Any = self.arrays[side].items()  # numpy's arrays stand for JAX's until they go to the devices
         return Pair(*(SequenceScores(**{name: x[entry_MB, which] for name, x in fields}) for which in (0, 1)))
 
 
@@ -67,6 +67,7 @@ def cached_reference(
     model: Model,
     load: Callable[[], Params],
     reads: Reads,
+    score_steps: Mapping[Want, ScoreStep],
     pipelines: Sequence[Pipeline],
     mesh: Mesh,
     *,
@@ -75,14 +76,15 @@ def cached_reference(
     dtype: str,
 ) -> CachedReference:
     """The scores that `reads` asks for of all rows of `pipelines`, from `folder` as far as they are there. Where they are not,
-    `load` brings the reference's parameters, of `dtype`, which are deleted once the rest is scored and kept.
+    `load` brings the reference's parameters, of `dtype`, and `score_steps`, packed for `stored_reads`, score the rest in it, as
+    where the reference is forwarded at every step. Then the parameters are deleted.
 
     `identity` is what determines the scores besides what is given here (see `digests`). Every process scores, the first
     one writes, and all must see the same folder. Errors: those of `ScoreStore`; scores that are not finite.
     """
     first = pipelines[0]
     examples = [example for pipeline in pipelines for example in pipeline.examples]
-    wanted: dict[str, Want] = {side: want for side in SIDES if (want := reads.want(side))}
+    wanted: dict[str, Want] = {side: want for side in PAIR_KINDS if (want := reads.want(side))}
     if not wanted:
         return CachedReference({}, {})
     identity = identity | {"dtype": dtype, "pooling": reads.pooling, "pad_id": first.pad_id}
@@ -98,11 +100,17 @@ def cached_reference(
     if missing:
         params = load()
         for side in sides.values():
-            _fill(side, model, params, dtype, first, reads.pooling, mesh)
+            _fill(side, score_steps[side.want], params, first, stored_reads(reads)[side.want], mesh)
         jax.tree.map(lambda x: x.delete(), params)
     processes.wait("reference: nothing is missing")
     arrays: dict[str, dict[str, np.ndarray]] = {name: _with_filling(side.store.read()) for name, side in sides.items()}
     return CachedReference(arrays, {name: {key: i for i, key in enumerate(side.pairs)} for name, side in sides.items()})
+
+
+def stored_reads(reads: Reads) -> dict[Want, Reads]:
+    """For each thing that is wanted of a pair, what a model reads of it, as the target side of an example."""
+    wanted = dict.fromkeys(want for kind in PAIR_KINDS if (want := reads.want(kind)))
+    return {want: Reads(target=want, pooling=reads.pooling) for want in wanted}
 
 
 def stored_fields(want: Want, width: int) -> dict[str, tuple[int, ...]]:
@@ -121,20 +129,18 @@ def _side(folder: Path, pairs: dict[bytes, Example], want: Want, identity: dict[
     return _Side(pairs, want, ScoreStore(folder, key, shapes))
 
 
-def of_pairs(like: Pipeline, pairs: Sequence[Example], want: Want, pooling: str) -> Pipeline:
+def of_pairs(like: Pipeline, pairs: Sequence[Example], reads: Reads) -> Pipeline:
     """These pairs once, each the target of its example, in batches as `like` makes them."""
-    once = {"policy": Reads(target=want, pooling=pooling), "reference": Reads(), "scores": None, "seed": None, "epochs": 1}
+    once = {"policy": reads, "reference": Reads(), "scores": None, "seed": None, "epochs": 1}
     return dataclasses.replace(like, examples=pairs, languages=("",), **once)
 
 
-def _fill(side: _Side, model: Model, params: Params, dtype: str, like: Pipeline, pooling: str, mesh: Mesh) -> None:
-    """Scores the pairs that the store lacks, in batches as `like` makes them. The parameters' `dtype` is that of the computation,
-    as where the reference is forwarded at every step."""
+def _fill(side: _Side, score_step: ScoreStep, params: Params, like: Pipeline, reads: Reads, mesh: Mesh) -> None:
+    """Scores the pairs that the store lacks, in batches as `like` makes them."""
     store = side.store
     if store.done == store.entries:
         return
-    pipeline = of_pairs(like, list(side.pairs.values())[store.done :], side.want, pooling)
-    score_step = make_score_step(model, dtype, pipeline.policy)
+    pipeline = of_pairs(like, list(side.pairs.values())[store.done :], reads)
     with processes.progress(total=store.entries, initial=store.done, desc="reference", unit="pair") as bar:
         for step in range(pipeline.steps_per_epoch):
             rows = pipeline.rows_at(step)

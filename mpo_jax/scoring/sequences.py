@@ -13,40 +13,56 @@ import jax.numpy as jnp
 from mpo_jax.devices.sharding import everywhere
 from mpo_jax.scoring.token_divergence import token_divergences
 from mpo_jax.scoring.token_logprob import token_logps
-from mpo_jax.types import ANSWERS, KL, SIDES, Array, Batch, Packed, Pair, Params, Reads, Scores, SequenceScores, Want, cast
+from mpo_jax.types import (
+    ANSWERS,
+    KL,
+    PAIR_KINDS,
+    Array,
+    Batch,
+    LanguageModel,
+    Packed,
+    Pair,
+    Params,
+    Reads,
+    Scores,
+    SequenceScores,
+    Want,
+    cast,
+)
 
 ScoreStep = Callable[[Params, Batch], Scores]
 
 
-def score(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
+def score(model: LanguageModel, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
     """Scores of B = `rows` rows, as `reads` asks for them, from the sequences that were packed for it. The dtype of `params` is
     the compute dtype, scores are float32."""
-    slots = len(SIDES) * len(ANSWERS) * rows
+    slots = len(PAIR_KINDS) * len(ANSWERS) * rows
     hidden_STD = model.hidden(params, packed)
     logp, count, pooled = None, None, None
     if Want.LOGP in reads.anything:
         with jax.named_scope("logp"):
-            logp_SA = answer_logps(hidden_STD, model.unembedding(params), packed, model.config.final_softcap)
+            logp_SA = answer_logps(hidden_STD, model.unembedding(params), packed, model.final_softcap)
             logp, count = per_slot(logp_SA, packed, slots), per_slot(jnp.ones_like(logp_SA), packed, slots)
     if Want.HIDDEN in reads.anything:
         with jax.named_scope("pool"):
             pooled = pool(hidden_STD, packed, slots)
 
-    def sequence(side: int, answer: int) -> SequenceScores:
-        want, start = reads.want(SIDES[side]), (len(ANSWERS) * side + answer) * rows
-        read = ((logp, Want.LOGP), (count, Want.LOGP), (pooled, Want.HIDDEN))
-        return SequenceScores(*(x[start : start + rows] if x is not None and asked in want else None for x, asked in read))
+    def sequence(kind: int, answer: int) -> SequenceScores:
+        want, start = reads.want(PAIR_KINDS[kind]), (len(ANSWERS) * kind + answer) * rows
+        given = ((logp, Want.LOGP), (count, Want.LOGP), (pooled, Want.HIDDEN))
+        return SequenceScores(*(x[start : start + rows] if x is not None and asked in want else None for x, asked in given))
 
-    return Scores(**{name: Pair(sequence(side, 0), sequence(side, 1)) for side, name in enumerate(SIDES) if reads.want(name)})
+    read = [(kind, name) for kind, name in enumerate(PAIR_KINDS) if reads.want(name)]
+    return Scores(**{name: Pair(sequence(kind, 0), sequence(kind, 1)) for kind, name in read})
 
 
-def score_all(model: Any, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
+def score_all(model: LanguageModel, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
     """`score` of M microbatches of B = `rows` rows each, in turns: (M * B,) and (M * B, D), in the order of the rows."""
     scores = jax.lax.map(lambda micro: score(model, params, micro, reads, rows), packed)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
 
 
-def make_score_step(model: Any, compute_dtype: Any, reads: Reads) -> jax.stages.Wrapped:
+def make_score_step(model: LanguageModel, compute_dtype: Any, reads: Reads) -> jax.stages.Wrapped:
     """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> what a model says of its rows, in order."""
 
     def score_step(params: Params, batch: Batch) -> Scores:
@@ -57,7 +73,7 @@ def make_score_step(model: Any, compute_dtype: Any, reads: Reads) -> jax.stages.
 
 
 def divergences(
-    model: Any, params: Params, ref_params: Params, packed: Packed, reads: Reads, rows: int
+    model: LanguageModel, params: Params, ref_params: Params, packed: Packed, reads: Reads, rows: int
 ) -> dict[str, tuple[SequenceScores, SequenceScores]]:
     """Side -> (chosen, rejected): the divergence of the two models' next-token distributions at the answers of B = `rows` rows,
     and their number of tokens. `packed` was packed for `reads.divergence`; the reference has no gradient."""
@@ -66,14 +82,14 @@ def divergences(
     h_SAD, ref_h_SAD = (jnp.take_along_axis(x_STD, packed.answer_at_SA[..., None], axis=1) for x_STD in states)
     unembed_VD, ref_unembed_VD = (model.unembedding(p) for p in (params, ref_params))
     of_policy = Want.KL_OF_POLICY in reads.anything
-    kl_SA: Array = token_divergences(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD, model.config.final_softcap, of_policy)
-    slots = len(SIDES) * len(ANSWERS) * rows
+    kl_SA: Array = token_divergences(h_SAD, unembed_VD, ref_h_SAD, ref_unembed_VD, model.final_softcap, of_policy)
+    slots = len(PAIR_KINDS) * len(ANSWERS) * rows
     kl, count = per_slot(kl_SA, packed, slots), per_slot(jnp.ones_like(kl_SA), packed, slots)
 
     def sequence(start: int) -> SequenceScores:
         return SequenceScores(kl_B=kl[start : start + rows], count_B=count[start : start + rows])
 
-    starts = {name: len(ANSWERS) * side * rows for side, name in enumerate(SIDES) if reads.want(name) & KL}
+    starts = {name: len(ANSWERS) * kind * rows for kind, name in enumerate(PAIR_KINDS) if reads.want(name) & KL}
     return {name: (sequence(start), sequence(start + rows)) for name, start in starts.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mpo_jax.scoring.token_logprob import HIDDEN, SCORED, UNEMBED, Axes, block_of, blocks_of, on_mesh, operand, pulled_back
+from mpo_jax.scoring.token_logprob import HIDDEN, SCORED, UNEMBED, Collectives, block_of, blocks_of, on_mesh, operand, pulled_back
 from mpo_jax.types import Array
 
 MODELS = (HIDDEN, UNEMBED, HIDDEN, UNEMBED)
@@ -49,7 +49,7 @@ def _forward(
     ref_unembed_VD: Array,
     *,
     softcap: float | None,
-    axes: Axes,
+    across: Collectives,
     of_policy: bool,
 ) -> tuple[Array, Array, Array]:
     """Divergences, and the log-sum-exps of policy and reference, (S, A) each.
@@ -57,47 +57,47 @@ def _forward(
     KL(p || q) = sum_v p_v (a_v - b_v) - lse(a) + lse(b) for logits a of p and b of q.
     """
     S, A, D = h_SAD.shape
-    h_ND, ref_h_ND = (operand(h, axes).reshape(S * A, D) for h in (h_SAD, ref_h_SAD))
+    h_PD, ref_h_PD = (operand(h, across).reshape(S * A, D) for h in (h_SAD, ref_h_SAD))
     size, blocks = blocks_of(S * A, unembed_VD.shape[0])
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
-        (top_N, sum_N), (ref_top_N, ref_sum_N), difference_N = carry
-        _, _, logits_bN, _, _, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
-        _, _, ref_logits_bN, _, _, _ = block_of(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)
-        own_bN = jnp.broadcast_to(own_b[:, None], logits_bN.shape)
+        (top_P, sum_P), (ref_top_P, ref_sum_P), difference_P = carry
+        _, _, logits_bP, _, _, own_b = block_of(i, size, unembed_VD, h_PD, softcap, across)
+        _, _, ref_logits_bP, _, _, _ = block_of(i, size, ref_unembed_VD, ref_h_PD, softcap, across)
+        own_bP = jnp.broadcast_to(own_b[:, None], logits_bP.shape)
 
-        def renewed(top_N: Array, sum_N: Array, logits_bN: Array) -> tuple[Array, Array, Array, Array]:
+        def renewed(top_P: Array, sum_P: Array, logits_bP: Array) -> tuple[Array, Array, Array, Array]:
             """(new maximum, sum of exps below it, those exps, the factor of what was summed below the old one)."""
-            new_top_N = jnp.maximum(top_N, jnp.where(own_bN, logits_bN, -jnp.inf).max(axis=0))
-            exp_bN = jnp.where(own_bN, jnp.exp(logits_bN - new_top_N[None]), 0.0)
-            shrink_N = jnp.exp(top_N - new_top_N)
-            return new_top_N, sum_N * shrink_N + exp_bN.sum(axis=0), exp_bN, shrink_N
+            new_top_P = jnp.maximum(top_P, jnp.where(own_bP, logits_bP, -jnp.inf).max(axis=0))
+            exp_bP = jnp.where(own_bP, jnp.exp(logits_bP - new_top_P[None]), 0.0)
+            shrink_P = jnp.exp(top_P - new_top_P)
+            return new_top_P, sum_P * shrink_P + exp_bP.sum(axis=0), exp_bP, shrink_P
 
-        top_N, sum_N, exp_bN, shrink_N = renewed(top_N, sum_N, logits_bN)
-        ref_top_N, ref_sum_N, ref_exp_bN, ref_shrink_N = renewed(ref_top_N, ref_sum_N, ref_logits_bN)
+        top_P, sum_P, exp_bP, shrink_P = renewed(top_P, sum_P, logits_bP)
+        ref_top_P, ref_sum_P, ref_exp_bP, ref_shrink_P = renewed(ref_top_P, ref_sum_P, ref_logits_bP)
         if of_policy:
-            difference_N = difference_N * shrink_N + (exp_bN * (logits_bN - ref_logits_bN)).sum(axis=0)
+            difference_P = difference_P * shrink_P + (exp_bP * (logits_bP - ref_logits_bP)).sum(axis=0)
         else:
-            difference_N = difference_N * ref_shrink_N + (ref_exp_bN * (ref_logits_bN - logits_bN)).sum(axis=0)
-        return ((top_N, sum_N), (ref_top_N, ref_sum_N), difference_N), None
+            difference_P = difference_P * ref_shrink_P + (ref_exp_bP * (ref_logits_bP - logits_bP)).sum(axis=0)
+        return ((top_P, sum_P), (ref_top_P, ref_sum_P), difference_P), None
 
     zeros = jnp.zeros(S * A, jnp.float32)
     start = ((zeros - jnp.inf, zeros), (zeros - jnp.inf, zeros), zeros)
-    (ours, theirs, difference_N), _ = jax.lax.scan(body, start, jnp.arange(blocks))
+    (ours, theirs, difference_P), _ = jax.lax.scan(body, start, jnp.arange(blocks))
 
-    def whole(top_N: Array, sum_N: Array) -> tuple[Array, Array, Array]:
+    def whole(top_P: Array, sum_P: Array) -> tuple[Array, Array, Array]:
         """(log-sum-exp, sum of exps, the factor of this device's part) over the whole vocabulary."""
-        highest_N = axes.max_vocab(top_N)
-        shrink_N = jnp.exp(top_N - highest_N)
-        total_N = axes.sum_vocab(sum_N * shrink_N)
-        return highest_N + jnp.log(total_N), total_N, shrink_N
+        highest_P = across.max_vocab(top_P)
+        shrink_P = jnp.exp(top_P - highest_P)
+        total_P = across.sum_vocab(sum_P * shrink_P)
+        return highest_P + jnp.log(total_P), total_P, shrink_P
 
-    (lse_N, total_N, shrink_N), (ref_lse_N, ref_total_N, ref_shrink_N) = whole(*ours), whole(*theirs)
+    (lse_P, total_P, shrink_P), (ref_lse_P, ref_total_P, ref_shrink_P) = whole(*ours), whole(*theirs)
     if of_policy:
-        kl_N = axes.sum_vocab(difference_N * shrink_N) / total_N - lse_N + ref_lse_N
+        kl_P = across.sum_vocab(difference_P * shrink_P) / total_P - lse_P + ref_lse_P
     else:
-        kl_N = axes.sum_vocab(difference_N * ref_shrink_N) / ref_total_N - ref_lse_N + lse_N
-    return kl_N.reshape(S, A), lse_N.reshape(S, A), ref_lse_N.reshape(S, A)
+        kl_P = across.sum_vocab(difference_P * ref_shrink_P) / ref_total_P - ref_lse_P + lse_P
+    return kl_P.reshape(S, A), lse_P.reshape(S, A), ref_lse_P.reshape(S, A)
 
 
 def _backward(
@@ -111,19 +111,19 @@ def _backward(
     grad_SA: Array,
     *,
     softcap: float | None,
-    axes: Axes,
+    across: Collectives,
     of_policy: bool,
 ) -> tuple[Array, Array]:
     """d KL(p || q) / d a_v = p_v (log p_v - log q_v - KL) and d KL(q || p) / d a_v = p_v - q_v for logits a of p."""
-    kl_N, lse_N, ref_lse_N, grad_N = (x.reshape(-1) for x in (kl_SA, lse_SA, ref_lse_SA, grad_SA))
-    ref_h_ND = operand(ref_h_SAD, axes).reshape(len(kl_N), -1)
-    size, _ = blocks_of(len(kl_N), unembed_VD.shape[0])
+    kl_P, lse_P, ref_lse_P, grad_P = (x.reshape(-1) for x in (kl_SA, lse_SA, ref_lse_SA, grad_SA))
+    ref_h_PD = operand(ref_h_SAD, across).reshape(len(kl_P), -1)
+    size, _ = blocks_of(len(kl_P), unembed_VD.shape[0])
 
-    def of_logits(i: Array, logits_bN: Array, _: Array) -> Array:
-        ref_logits_bN = block_of(i, size, ref_unembed_VD, ref_h_ND, softcap, axes)[2]
-        logp_bN, ref_logp_bN = logits_bN - lse_N[None], ref_logits_bN - ref_lse_N[None]
-        p_bN = jnp.exp(logp_bN)
-        d_bN = p_bN * (logp_bN - ref_logp_bN - kl_N[None]) if of_policy else p_bN - jnp.exp(ref_logp_bN)
-        return d_bN * grad_N[None]
+    def of_logits(i: Array, logits_bP: Array, _: Array) -> Array:
+        ref_logits_bP = block_of(i, size, ref_unembed_VD, ref_h_PD, softcap, across)[2]
+        logp_bP, ref_logp_bP = logits_bP - lse_P[None], ref_logits_bP - ref_lse_P[None]
+        p_bP = jnp.exp(logp_bP)
+        d_bP = p_bP * (logp_bP - ref_logp_bP - kl_P[None]) if of_policy else p_bP - jnp.exp(ref_logp_bP)
+        return d_bP * grad_P[None]
 
-    return pulled_back(of_logits, h_SAD, unembed_VD, softcap, axes)
+    return pulled_back(of_logits, h_SAD, unembed_VD, softcap, across)

@@ -44,14 +44,14 @@ token_logps.defvjp(_token_logps_fwd, _token_logps_bwd)
 def on_mesh(f: Any, in_axes: tuple[Any, ...], out_axes: tuple[Any, ...], softcap: float | None) -> Any:
     """`f` on each device's own part of the arrays; outside of a mesh, on the arrays."""
     mesh = jax.sharding.get_abstract_mesh()
-    f = functools.partial(f, softcap=softcap, axes=Axes(mesh))
+    f = functools.partial(f, softcap=softcap, across=Collectives(mesh))
     if mesh.empty:
         return f
     # The reductions are written out below and nothing is differentiated through this map, so nothing is left to check.
     return jax.shard_map(f, in_specs=tuple(map(spec, in_axes)), out_specs=tuple(map(spec, out_axes)), check_vma=False)
 
 
-class Axes:
+class Collectives:
     """The collectives over the mesh axes of our logical axes; none over an axis that cuts nothing, where XLA would keep it and
     turn its operand (and with it, before the loop over blocks, the whole unembedding) into the layout that it prefers."""
 
@@ -84,8 +84,8 @@ class Axes:
         return jax.lax.psum_scatter(grad_bD, self.embed, scatter_dimension=1, tiled=True) if self.embed else grad_bD
 
 
-def operand(x: Array, axes: Axes) -> Array:
-    return x.astype(jnp.float32) if axes.widen else x
+def operand(x: Array, across: Collectives) -> Array:
+    return x.astype(jnp.float32) if across.widen else x
 
 
 def blocks_of(tokens: int, vocab: int) -> tuple[int, int]:
@@ -94,7 +94,7 @@ def blocks_of(tokens: int, vocab: int) -> tuple[int, int]:
     return size, -(-vocab // size)
 
 
-def block_of(i: Array, size: int, unembed_VD: Array, h_ND: Array, softcap: float | None, axes: Axes) -> Any:
+def block_of(i: Array, size: int, unembed_VD: Array, h_PD: Array, softcap: float | None, across: Collectives) -> Any:
     """(start, unembedding of block i, its logits, the soft-cap's tanh, which of its entries are its own).
 
     Logits have the vocabulary first: each product then finds its operands as they lie, or turns the narrower one.
@@ -102,37 +102,39 @@ def block_of(i: Array, size: int, unembed_VD: Array, h_ND: Array, softcap: float
     The last block starts early enough to be whole, and leaves out what the one before it had.
     """
     start = jnp.minimum(i * size, unembed_VD.shape[0] - size)
-    w_bD = operand(axes.gather_embed(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size)), axes)
-    logits_bN = jnp.einsum("bd,nd->bn", w_bD, h_ND, preferred_element_type=jnp.float32)
-    tanh_bN = None
+    w_bD = operand(across.gather_embed(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size)), across)
+    logits_bP = jnp.einsum("bd,pd->bp", w_bD, h_PD, preferred_element_type=jnp.float32)
+    tanh_bP = None
     if softcap is not None:
-        tanh_bN = jnp.tanh(logits_bN / softcap)
-        logits_bN = softcap * tanh_bN
+        tanh_bP = jnp.tanh(logits_bP / softcap)
+        logits_bP = softcap * tanh_bP
     entry_b = start + jnp.arange(size)
-    return start, w_bD, logits_bN, tanh_bN, entry_b, entry_b >= i * size
+    return start, w_bD, logits_bP, tanh_bP, entry_b, entry_b >= i * size
 
 
-def _forward(h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, axes: Axes) -> tuple[Array, Array]:
+def _forward(
+    h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, across: Collectives
+) -> tuple[Array, Array]:
     """Log-probabilities and log-sum-exps, (S, A) each."""
     S, A, D = h_SAD.shape
-    h_ND, V = operand(h_SAD, axes).reshape(S * A, D), unembed_VD.shape[0]
-    label_N = label_SA.reshape(S * A) - axes.vocab_start(V)
+    h_PD, V = operand(h_SAD, across).reshape(S * A, D), unembed_VD.shape[0]
+    label_P = label_SA.reshape(S * A) - across.vocab_start(V)
     size, blocks = blocks_of(S * A, V)
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
-        top_N, sum_N, label_logit_N = carry
-        _, _, logits_bN, _, entry_b, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
-        logits_bN = jnp.where(own_b[:, None], logits_bN, -jnp.inf)
-        new_top_N = jnp.maximum(top_N, logits_bN.max(axis=0))
-        sum_N = sum_N * jnp.exp(top_N - new_top_N) + jnp.exp(logits_bN - new_top_N[None]).sum(axis=0)
-        is_label_bN = own_b[:, None] & (entry_b[:, None] == label_N[None])
-        return (new_top_N, sum_N, label_logit_N + jnp.where(is_label_bN, logits_bN, 0.0).sum(axis=0)), None
+        top_P, sum_P, label_logit_P = carry
+        _, _, logits_bP, _, entry_b, own_b = block_of(i, size, unembed_VD, h_PD, softcap, across)
+        logits_bP = jnp.where(own_b[:, None], logits_bP, -jnp.inf)
+        new_top_P = jnp.maximum(top_P, logits_bP.max(axis=0))
+        sum_P = sum_P * jnp.exp(top_P - new_top_P) + jnp.exp(logits_bP - new_top_P[None]).sum(axis=0)
+        is_label_bP = own_b[:, None] & (entry_b[:, None] == label_P[None])
+        return (new_top_P, sum_P, label_logit_P + jnp.where(is_label_bP, logits_bP, 0.0).sum(axis=0)), None
 
     zeros = jnp.zeros(S * A, jnp.float32)
-    (top_N, sum_N, label_logit_N), _ = jax.lax.scan(body, (zeros - jnp.inf, zeros, zeros), jnp.arange(blocks))
-    highest_N = axes.max_vocab(top_N)
-    lse_N = highest_N + jnp.log(axes.sum_vocab(sum_N * jnp.exp(top_N - highest_N)))
-    return (axes.sum_vocab(label_logit_N) - lse_N).reshape(S, A), lse_N.reshape(S, A)
+    (top_P, sum_P, label_logit_P), _ = jax.lax.scan(body, (zeros - jnp.inf, zeros, zeros), jnp.arange(blocks))
+    highest_P = across.max_vocab(top_P)
+    lse_P = highest_P + jnp.log(across.sum_vocab(sum_P * jnp.exp(top_P - highest_P)))
+    return (across.sum_vocab(label_logit_P) - lse_P).reshape(S, A), lse_P.reshape(S, A)
 
 
 def _backward(
@@ -143,38 +145,44 @@ def _backward(
     grad_SA: Array,
     *,
     softcap: float | None,
-    axes: Axes,
+    across: Collectives,
 ) -> tuple[Array, Array]:
     """d logp / d logits = onehot(label) - softmax(logits), times 1 - tanh^2 under a soft-cap."""
-    label_N, lse_N, grad_N = label_SA.reshape(-1) - axes.vocab_start(unembed_VD.shape[0]), lse_SA.reshape(-1), grad_SA.reshape(-1)
+    label_P, lse_P, grad_P = (
+        label_SA.reshape(-1) - across.vocab_start(unembed_VD.shape[0]),
+        lse_SA.reshape(-1),
+        grad_SA.reshape(-1),
+    )
 
-    def of_logits(i: Array, logits_bN: Array, entry_b: Array) -> Array:
-        is_label_bN = entry_b[:, None] == label_N[None]
-        return (is_label_bN - jnp.exp(logits_bN - lse_N[None])) * grad_N[None]
+    def of_logits(i: Array, logits_bP: Array, entry_b: Array) -> Array:
+        is_label_bP = entry_b[:, None] == label_P[None]
+        return (is_label_bP - jnp.exp(logits_bP - lse_P[None])) * grad_P[None]
 
-    return pulled_back(of_logits, h_SAD, unembed_VD, softcap, axes)
+    return pulled_back(of_logits, h_SAD, unembed_VD, softcap, across)
 
 
-def pulled_back(of_logits: Any, h_SAD: Array, unembed_VD: Array, softcap: float | None, axes: Axes) -> tuple[Array, Array]:
+def pulled_back(
+    of_logits: Any, h_SAD: Array, unembed_VD: Array, softcap: float | None, across: Collectives
+) -> tuple[Array, Array]:
     """Gradients of the states and of this device's part of the unembedding, each in its own dtype, from those of the logits:
-    `of_logits` maps (number of a block, its logits_bN, its entries of the vocabulary) to (b, N)."""
+    `of_logits` maps (number of a block, its logits_bP, its entries of the vocabulary) to (b, P)."""
     S, A, D = h_SAD.shape
-    h_ND = operand(h_SAD, axes).reshape(S * A, D)
+    h_PD = operand(h_SAD, across).reshape(S * A, D)
     size, blocks = blocks_of(S * A, unembed_VD.shape[0])
 
     def body(carry: Any, i: Array) -> tuple[Any, None]:
-        dh_DN, dw_VD = carry
-        start, w_bD, logits_bN, tanh_bN, entry_b, own_b = block_of(i, size, unembed_VD, h_ND, softcap, axes)
-        d_bN = of_logits(i, logits_bN, entry_b)
-        if tanh_bN is not None:
-            d_bN *= 1 - tanh_bN**2
-        d_bN = jnp.where(own_b[:, None], d_bN, 0.0).astype(h_ND.dtype)
-        dh_DN += jnp.einsum("bd,bn->dn", w_bD, d_bN, preferred_element_type=jnp.float32)
-        dw_bD = axes.scatter_embed(jnp.einsum("bn,nd->bd", d_bN, h_ND, preferred_element_type=jnp.float32))
+        dh_DP, dw_VD = carry
+        start, w_bD, logits_bP, tanh_bP, entry_b, own_b = block_of(i, size, unembed_VD, h_PD, softcap, across)
+        d_bP = of_logits(i, logits_bP, entry_b)
+        if tanh_bP is not None:
+            d_bP *= 1 - tanh_bP**2
+        d_bP = jnp.where(own_b[:, None], d_bP, 0.0).astype(h_PD.dtype)
+        dh_DP += jnp.einsum("bd,bp->dp", w_bD, d_bP, preferred_element_type=jnp.float32)
+        dw_bD = across.scatter_embed(jnp.einsum("bp,pd->bd", d_bP, h_PD, preferred_element_type=jnp.float32))
         # An entry has one block, whose gradient is complete; where the last block overlaps it adds 0.
         old_bD = jax.lax.dynamic_slice_in_dim(dw_VD, start, size)
-        return (dh_DN, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
+        return (dh_DP, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
 
     zeros = (jnp.zeros((D, S * A), jnp.float32), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
-    (dh_DN, dw_VD), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
-    return axes.sum_vocab(dh_DN).T.astype(h_SAD.dtype).reshape(S, A, D), dw_VD
+    (dh_DP, dw_VD), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
+    return across.sum_vocab(dh_DP).T.astype(h_SAD.dtype).reshape(S, A, D), dw_VD

@@ -10,13 +10,14 @@ from typing import Any
 from tqdm import tqdm
 
 from mpo_jax.errors import InputError
-from mpo_jax.files.json_files import replace_text
+from mpo_jax.files.json_files import replace_text, write_json
 from mpo_jax.files.paths import Lines, in_bucket, naming, path_of, write
 
 
 @dataclasses.dataclass
 class MetricsConfig:
-    """A line of metrics every `every` updates. `wandb` names a project; the package has to be installed."""
+    """A line of metrics every `every` updates. `wandb` names a project of Weights & Biases, whose package has to be installed; a
+    run that is continued here is continued there."""
 
     every: int = 1
     tensorboard: bool = True
@@ -43,7 +44,7 @@ class MetricWriter:
     """Owns the run's metric files. Lines after `start`, left by an interrupted run, are dropped: the run writes them again."""
 
     def __init__(self, config: MetricsConfig, folder: Path, start: int, updates: int, run: dict[str, Any]):
-        self._wandb = _wandb(config.wandb, folder, run) if config.wandb else None
+        self._wandb = _wandb(config.wandb, folder, run, start > 0) if config.wandb else None
         path = folder / "metrics.jsonl"
         if path.exists():
             keep_until(path, start or -1)  # a run from the start evaluates its start again
@@ -180,12 +181,19 @@ class _Events:
         self.flush()
 
 
-def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
+def _wandb(project: str, folder: Path, run: dict[str, Any], continued: bool) -> Any:
+    """The run of a project, new or, where this one is continued, the one whose name lies in `folder`."""
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"metrics.wandb='{project}' needs the package wandb: run `pip install wandb`, or leave the setting out."
         ) from error
-    # It keeps its numbers itself, and a local copy where that can be.
-    return wandb.init(project=project, dir=None if in_bucket(folder) else str(folder), config=run)
+    kept = folder / "wandb.json"
+    known = json.loads(kept.read_text(encoding="utf-8"))["id"] if continued and kept.exists() else None
+    # It keeps its numbers itself, and a local copy where that can be. It passes over steps that it already has, and a setting may
+    # have changed since (checkpoint.resume).
+    copy = None if in_bucket(folder) else str(folder)
+    opened = wandb.init(project=project, dir=copy, config=run, id=known, resume="allow", allow_val_change=True)
+    write_json(kept, {"id": opened.id})
+    return opened

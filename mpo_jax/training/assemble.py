@@ -2,42 +2,41 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.data.dataset import Batching, Data, prepare
 from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import make_mesh, shards
+from mpo_jax.evaluation.measured import Measured, measure
 from mpo_jax.files import hub
-from mpo_jax.files.digests import digests, fingerprint
+from mpo_jax.files.digests import digests, fingerprint, sampled
 from mpo_jax.files.paths import path_of
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
-from mpo_jax.scoring.objective import make_objective
 from mpo_jax.scoring.reference import cached_reference
 from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.mesh_choice import chosen
-from mpo_jax.training.optim import make_optimizer
-from mpo_jax.training.outcome import Measured, make_measure
-from mpo_jax.training.step import TrainStep, abstract_state, jit_train_step, make_eval_step, make_train_step
-from mpo_jax.training.step_arguments import Numbers, numbers_of, with_numbers
-from mpo_jax.types import Params, TrainState
+from mpo_jax.training.run_identity import identity
+from mpo_jax.training.run_programs import RunPrograms, run_programs
+from mpo_jax.training.step_arguments import on_mesh, step_numbers
+from mpo_jax.training.trainable import names, split
+from mpo_jax.types import Frozen, Numbers, Params, joined
 
-Programs = tuple[Callable[..., Any], Callable[..., Any]]  # the step and the evaluation step, as `step` makes them
+Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, sharded
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """`masters` gives parameters in float32, which the caller owns; `programs` those of a config that differs in numbers alone
-    from the one that was set up; `model_files` are digests of the model's files by name."""
+class Assembly:
+    """`masters` gives the trainable parameters in float32, which the caller owns; `model_files` are digests of the model's files
+    by name."""
 
     mesh: Mesh
     model_dir: Path
@@ -45,16 +44,29 @@ class Setup:
     model: Model
     model_files: dict[str, str]
     data: Data
-    ref_params: Params
-    abstract: TrainState
+    frozen: Frozen
+    programs: RunPrograms
     masters: Callable[[], Params]
-    programs: Callable[[TrainConfig], Programs]
-    measure: Callable[[Params], Measured]
+    load: Load
+
+    def measured(self, trainable: Params) -> Measured:
+        """What is measured of the policy before and after."""
+        steps = self.programs.measure
+        return measure(steps, joined(trainable, self.frozen.policy), self.data, self.mesh)
+
+    def whole(self, trainable: Params) -> Params:
+        """The policy's parameters in float32, frozen ones as the model's files have them."""
+        frozen = names(self.frozen.policy)
+        return joined(trainable, self.load(jnp.float32, frozen)) if frozen else trainable
+
+    def numbers(self, config: TrainConfig) -> Numbers:
+        """The arguments of the programs for a config that differs in numbers alone from the one that was assembled."""
+        return on_mesh(step_numbers(config.loss, config.optim.peak_lr), self.mesh)
 
 
-def set_up(config: TrainConfig, paths: Iterable[str] = (), keep_weights: bool = False) -> Setup:
-    """`paths`: the settings that are arguments of the programs as far as they may be (see `numbers`). With `keep_weights` the
-    float32 parameters also lie in the host's memory, and are read from disk once. Errors: those of the model and the data."""
+def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
+    """With `keep_weights` the float32 parameters also lie in the host's memory, and are read from disk once. Errors: those of the
+    model and the data."""
     # ---- model, mesh and data
     model_dir = hub.resolve(config.model)
     family, model, _ = build(model_dir, remat=config.remat)
@@ -70,62 +82,32 @@ def set_up(config: TrainConfig, paths: Iterable[str] = (), keep_weights: bool = 
             shards(mesh, "batch"),
             config.seed,
         )
-        data = prepare(config.data, model_dir, family.chat, batching)
+        data = prepare(config.data, model_dir, family.authors_chat, batching)
         held_out = len(data.held_out.examples) if data.held_out else 0
         full = f"{data.train.efficiency:.0%} of their positions are real tokens"
         processes.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
-        # ---- the frozen reference is the same checkpoint in its own dtype
+        _agree(config, data, model_dir)
+        # ---- programs, and what no update changes
+        programs = run_programs(config, model, tuple(data.train.languages), data.train.steps, mesh)
+        trainable, frozen = map(names, split(model.abstract(), config.frozen))
+        load = functools.partial(load_params, model_dir, model, family, mesh)
+        policy = load(jnp.dtype(config.compute_dtype), frozen) if frozen else {}
         kinds = (("config.json", *hub.WEIGHT_FILES), hub.TOKENIZER_FILES)
         weights, tokenizer = processes.on_first(lambda: [digests(model_dir, files) for files in kinds])
         key = {"weights": fingerprint(weights), "tokenizer": fingerprint(tokenizer)}
-        data, ref_params = _with_reference(config, model_dir, key, model, family, data, mesh)
-        # ---- parameters and programs
-        optimizer = make_optimizer(config.optim, data.train.steps)
-        abstract = abstract_state(model.abstract(mesh), optimizer, mesh)
-        load = functools.partial(load_params, model_dir, model, family, mesh, jnp.float32)
-        masters = _kept(load) if keep_weights and jax.process_count() == 1 else load
-        arguments = list(numbers_of(config, paths))
-        programs = _make_programs(config, arguments, model, tuple(data.train.languages), data.train.steps, abstract, mesh)
-        measure = make_measure(config, model, data, mesh)
-    return Setup(mesh, model_dir, family, model, weights | tokenizer, data, ref_params, abstract, masters, programs, measure)
+        data, reference = _with_reference(config, key, model, load, programs, data, mesh)
+    masters = functools.partial(load, jnp.float32, trainable)
+    if keep_weights and jax.process_count() == 1:
+        masters = _kept(masters)
+    files = weights | tokenizer
+    return Assembly(mesh, model_dir, family, model, files, data, Frozen(policy, reference), programs, masters, load)
 
 
-def _make_programs(
-    config: TrainConfig,
-    arguments: list[str],
-    model: Model,
-    languages: tuple[str, ...],
-    updates: int,
-    abstract: TrainState,
-    mesh: Mesh,
-) -> Callable[[TrainConfig], Programs]:
-    """Config -> its programs, compiled once for all configs that differ in `arguments` alone."""
-    dtype = jnp.dtype(config.compute_dtype)
-
-    def made(numbers: Numbers) -> TrainStep:
-        given = with_numbers(config, numbers)
-        return make_train_step(make_objective(model, given.loss, languages), make_optimizer(given.optim, updates), dtype)
-
-    if not arguments:
-        step = made({})
-        fixed = (jit_train_step(step, abstract), make_eval_step(step.objective, dtype))
-        return lambda _: fixed
-
-    @functools.partial(jax.jit, donate_argnums=1, out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None))
-    def train_step(numbers: Numbers, *inputs: Any) -> Any:
-        return made(numbers)(*inputs)
-
-    @jax.jit
-    def eval_step(numbers: Numbers, *inputs: Any) -> Any:
-        return make_eval_step(made(numbers).objective, dtype)(*inputs)
-
-    def programs(config: TrainConfig) -> Programs:
-        values = {path: np.float32(value) for path, value in numbers_of(config, arguments).items()}
-        assert list(values) == arguments, f"{values} for {arguments}"
-        placed = jax.device_put(values, NamedSharding(mesh, PartitionSpec()))
-        return functools.partial(train_step, placed), functools.partial(eval_step, placed)
-
-    return programs
+def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
+    """Errors: processes that were given different settings, rows or models, which would wait for each other or worse."""
+    files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES))
+    mine = dict(identity(config, data, files).facts)
+    processes.agree({"rows": mine.pop("contents"), "model files": mine.pop("model files"), "settings": mine})
 
 
 def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
@@ -143,29 +125,21 @@ def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
 
 
 def _with_reference(
-    config: TrainConfig,
-    model_dir: Path,
-    key: dict[str, str],
-    model: Model,
-    family: Family,
-    data: Data,
-    mesh: Mesh,
+    config: TrainConfig, key: dict[str, str], model: Model, load: Load, programs: RunPrograms, data: Data, mesh: Mesh
 ) -> tuple[Data, Params]:
     """The reference as scores that come with the data, or as parameters for the step; nothing for a method that reads none.
     `key` names the model's files."""
     reads = config.loss.reference_reads
     if not reads.anything:
         return data, {}
-
-    def load() -> Params:
-        return load_params(model_dir, model, family, mesh, jnp.dtype(config.reference_dtype))
-
+    load_reference = functools.partial(load, jnp.dtype(config.reference_dtype))
     if config.reference == "live":
-        return data, load()
+        return data, load_reference()
     reference = cached_reference(
         model,
-        load,
+        load_reference,
         reads,
+        programs.score,
         [data.train] if data.held_out is None else [data.train, data.held_out],
         mesh,
         folder=path_of(config.reference_store) if config.reference_store else path_of(config.output) / "reference",

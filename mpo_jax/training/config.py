@@ -36,9 +36,11 @@ class ExportConfig:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """`model`: a folder or a Hugging Face hub name; folders and files may lie in a bucket (`gs://`). `batch_size` rows an update
-    in `microbatches` equal parts.
+    """`model`: a folder or a Hugging Face hub name, `user/name[@revision]`; folders and files may lie in a bucket (`gs://`).
+    `batch_size` rows an update in `microbatches` equal parts.
     `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again.
+    `frozen`: parameters that are not trained, with commas between, as in 'embedding,unembedding': they have neither float32
+    masters nor moments.
     `reference`: 'live' forwards the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores
     in the folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters.
     `compilation_cache`: the folder of compiled programs that later runs find again; '' = none. `profile`: START:STOP, the
@@ -59,6 +61,7 @@ class TrainConfig:
     reference: str = "live"
     reference_store: str | None = None
     remat: str = "full"
+    frozen: str = ""
     compilation_cache: str = "~/.cache/mpo_jax/compiled"
     profile: str | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -175,6 +178,22 @@ def describe(config: Any) -> Any:
     if isinstance(config, dict):
         return parts
     return list(config) if isinstance(config, tuple) else config
+
+
+def defaults(config: Any) -> dict[str, Any]:
+    """What `describe` would say of the settings that have a default, if nobody had set them: those of the parts that this config
+    has, whatever it says in them."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        given = field.default_factory() if callable(field.default_factory) else field.default
+        if given is not dataclasses.MISSING and (type(given) is type(value) or not dataclasses.is_dataclass(value)):
+            found[field.name] = describe(given)
+        elif dataclasses.is_dataclass(value):
+            found[field.name] = defaults(value)
+        elif isinstance(value, dict):
+            found[field.name] = {name: defaults(part) for name, part in value.items() if dataclasses.is_dataclass(part)}
+    return found
 
 
 def format_config(description: dict[str, Any], indent: str = "") -> str:

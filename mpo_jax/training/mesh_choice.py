@@ -9,7 +9,7 @@ from mpo_jax.devices.sharding import MESH_AXES, MeshConfig, slices
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import Model
 from mpo_jax.training.config import TrainConfig
-from mpo_jax.types import ANSWERS, SIDES
+from mpo_jax.types import ANSWERS, PAIR_KINDS
 
 # With one sequence each, packed rows are as long as the longest and half of their positions are empty (docs/performance.md).
 SEQUENCES_PER_SHARD = 2
@@ -26,7 +26,7 @@ def meshes(config: TrainConfig, model: Model, devices: Sequence[Any]) -> list[Me
     holds all parameters. Errors: there is none."""
     n, reads = slices(devices), config.loss.policy_reads.of_rows
     each = len(devices) // n
-    sequences = sum(len(ANSWERS) * config.batch_size // config.microbatches for side in SIDES if reads.want(side))
+    sequences = sum(len(ANSWERS) * config.batch_size // config.microbatches for side in PAIR_KINDS if reads.want(side))
     found = [MeshConfig(n, each // tensor, tensor) for tensor in range(1, each + 1) if each % tensor == 0]
     found = [mesh for mesh in found if _divides(mesh, model)]
     if not found:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mpo_jax.errors import InputError, check_choice
-from mpo_jax.types import DTYPES, Params, Schedule
+from mpo_jax.types import DTYPES, Number, Params, Schedule
 
 
 @dataclasses.dataclass
@@ -51,23 +52,29 @@ SMALLEST_SQUARE = 1e-30  # what Adafactor adds to a squared gradient at least, s
 
 
 class Optimizer(NamedTuple):
-    transform: optax.GradientTransformation
-    schedule: Schedule  # update number -> learning rate
+    transform: optax.GradientTransformation  # gradients -> the direction, for a learning rate of 1
+    schedule: Schedule  # update number -> learning rate, as a share of the peak
     offload: bool = False  # whether the moments wait in the host's memory
+
+    def update(self, params: Params, grads: Params, opt_state: Any, done: Any, peak_lr: Number) -> tuple[Params, Any, Any]:
+        """(parameters, moments, learning rate) of the update that follows `done` others."""
+        learning_rate = peak_lr * self.schedule(done)
+        direction, opt_state = self.transform.update(grads, opt_state, params)
+        return jax.tree.map(lambda p, d: p + -learning_rate * d, params, direction), opt_state, learning_rate
 
 
 def make_schedule(config: OptimConfig, updates: int) -> Schedule:
-    """Learning rate of update k: rising as k/W over the first W = ceil(warmup * updates), so the very first one is 0, then
-    peak * (1 + cos(pi (k - W) / (updates - W))) / 2, or its linear or constant counterpart."""
+    """Learning rate of update k as a share of the peak: rising as k/W over the first W = ceil(warmup * updates), so the very
+    first one is 0, then (1 + cos(pi (k - W) / (updates - W))) / 2, or its linear or constant counterpart."""
     W = math.ceil(config.warmup * updates)
-
-    def schedule(k: jax.Array | int) -> jax.Array:
-        k = jnp.asarray(k, jnp.float32)
-        done = jnp.clip((k - W) / max(updates - W, 1), 0.0, 1.0)
-        after = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "linear": 1 - done, "constant": jnp.ones_like(done)}[config.decay]
-        return config.peak_lr * jnp.where(k < W, k / max(W, 1), after)
-
-    return schedule
+    rest = max(updates - W, 1)
+    after = {
+        "cosine": optax.schedules.cosine_decay_schedule(1.0, rest),
+        "linear": optax.schedules.linear_schedule(1.0, 0.0, rest),
+        "constant": optax.schedules.constant_schedule(1.0),
+    }[config.decay]
+    shape = optax.schedules.join_schedules([optax.schedules.linear_schedule(0.0, 1.0, W), after], [W]) if W else after
+    return lambda k: jnp.asarray(shape(k), jnp.float32)
 
 
 def decays(params: Params) -> Params:
@@ -76,11 +83,10 @@ def decays(params: Params) -> Params:
 
 
 def make_optimizer(config: OptimConfig, updates: int) -> Optimizer:
-    schedule = make_schedule(config, updates)
     scale = {"adamw": _adam, "adafactor": _adafactor}[config.kind]
     decayed = optax.add_decayed_weights(config.weight_decay, mask=decays)
-    descend = optax.chain(scale(config), decayed, optax.scale_by_learning_rate(schedule))
-    return Optimizer(optax.chain(optax.clip_by_global_norm(config.clip_norm), descend), schedule, config.offload)
+    transform = optax.chain(optax.clip_by_global_norm(config.clip_norm), scale(config), decayed)
+    return Optimizer(transform, make_schedule(config, updates), config.offload)
 
 
 def _adam(config: OptimConfig) -> optax.GradientTransformation:
@@ -122,16 +128,58 @@ def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
     """Adafactor with a first moment (Shazeer and Stern, arXiv:1804.04235; Zhai et al., arXiv:2106.04560, section 3.4).
 
     The second moment of a matrix with two sides of at least 128 is the outer product of its row and column means, that of any
-    other weight is Adam's. An update whose root mean square over a weight is above 1 is scaled down to it. Learning rates are
-    Adam's: they are not relative to the weights. `eps` keeps its place under Adam, added to the root.
+    other weight is Adam's. An update whose root mean square over a weight is above 1 is scaled down to it. Every layer has
+    weights of its own. Learning rates are Adam's: they are not relative to the weights. `eps` keeps its place under Adam, added
+    to the root.
     """
 
     def decay(done: Any, b2: Any) -> jax.Array:
         """The decay that makes a running mean Adam's moment after the correction of its bias."""
         return b2 * jnp.expm1(done * jnp.log(b2)) / jnp.expm1((done + 1) * jnp.log(b2))
 
+    least = max(config.eps**2, SMALLEST_SQUARE)
+    clip = optax.clip_by_block_rms(1.0)
     return optax.chain(
-        optax.scale_by_factored_rms(decay_rate=config.b2, decay_rate_fn=decay, epsilon=max(config.eps**2, SMALLEST_SQUARE)),
-        optax.clip_by_block_rms(1.0),
+        _factored(optax.scale_by_factored_rms(decay_rate=config.b2, decay_rate_fn=decay, epsilon=least)),
+        optax.stateless(lambda updates, _: _layer_by_layer(lambda x: clip.update(x, clip.init(x))[0], updates)),
         optax.ema(config.b1, accumulator_dtype=jnp.dtype(config.moments_dtype)),
     )
+
+
+def _factored(scale: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`scale`, which is `optax.scale_by_factored_rms`, layer by layer: rows and columns are never those of the stack."""
+
+    def init(params: Params) -> optax.FactoredState:
+        def one(param: jax.Array) -> tuple[Any, ...]:
+            begun: Any = scale.init(param)
+            return begun.v_row, begun.v_col, begun.v
+
+        begun = _layer_by_layer(one, params)
+        return optax.FactoredState(jnp.zeros([], jnp.int32), *_split(begun, params, 3))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, optax.FactoredState]:
+        def one(grad: jax.Array, v_row: jax.Array, v_col: jax.Array, v: jax.Array, param: jax.Array) -> tuple[Any, ...]:
+            scaled, after = scale.update(grad, optax.FactoredState(state.count, v_row, v_col, v), param)
+            assert isinstance(after, optax.FactoredState)
+            return scaled, after.v_row, after.v_col, after.v
+
+        done = _layer_by_layer(one, updates, state.v_row, state.v_col, state.v, params)
+        scaled, *moments = _split(done, params, 4)
+        return scaled, optax.FactoredState(optax.safe_increment(state.count), *moments)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _layer_by_layer(do: Callable[..., Any], *trees: Params) -> Any:
+    """What `do` makes of each weight; of each layer's where they are stacked, under "layers" and along the first axis."""
+
+    def one(path: Any, *weights: jax.Array) -> Any:
+        stacked = any(getattr(key, "key", None) == "layers" for key in path)
+        return (jax.vmap(do) if stacked else do)(*weights)
+
+    return jax.tree_util.tree_map_with_path(one, *trees)
+
+
+def _split(tree: Any, like: Params, count: int) -> list[Any]:
+    """A tree with tuples in place of the leaves of `like` -> a tree for each place in a tuple."""
+    return [jax.tree.map(lambda _, parts: parts[i], like, tree) for i in range(count)]  # noqa: B023

@@ -11,21 +11,23 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mpo_jax.devices.sharding import like
 from mpo_jax.errors import InputError
+from mpo_jax.scoring.objective import Task, batch_totals, objective
 from mpo_jax.training.optim import Optimizer
-from mpo_jax.types import Array, Batch, Mean, Metrics, Objective, Params, TrainState, cast
+from mpo_jax.training.step_arguments import LOSS, PEAK_LR
+from mpo_jax.types import Array, Batch, Frozen, Mean, Metrics, Numbers, Params, TrainState, cast, joined
 
 HOST = "pinned_host"  # JAX's name of the host memory that devices copy from and to
 
 
-def init_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """A fresh state as `abstract_state` lays it out. `params` is taken over, not copied."""
-    abstract = abstract_state(params, optimizer, mesh)
-    opt_state = jax.jit(optimizer.transform.init, out_shardings=_shardings(abstract.opt_state))(params)
-    return TrainState(jax.device_put(jnp.int32(0), abstract.step.sharding), params, opt_state)
+def init_state(trainable: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """A fresh state as `abstract_state` lays it out. `trainable` is taken over, not copied."""
+    abstract = abstract_state(trainable, optimizer, mesh)
+    opt_state = jax.jit(optimizer.transform.init, out_shardings=_shardings(abstract.opt_state))(trainable)
+    return TrainState(jax.device_put(jnp.int32(0), abstract.step.sharding), trainable, opt_state)
 
 
-def abstract_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state; `params` may be arrays or ShapeDtypeStructs with shardings. Moments lie where
+def abstract_state(trainable: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state; `trainable` may be arrays or ShapeDtypeStructs with shardings. Moments lie where
     their parameters do, in the host's memory if the optimiser says so. Errors: devices without such memory."""
     if optimizer.offload:
         _check_host_memory(mesh)
@@ -33,12 +35,12 @@ def abstract_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainSta
     opt_state = optax.tree.map_params(
         optimizer.transform,
         lambda moment, param: like(moment, _beside(moment, param, optimizer.offload)),
-        jax.eval_shape(optimizer.transform.init, params),
-        params,
+        jax.eval_shape(optimizer.transform.init, trainable),
+        trainable,
         transform_non_params=lambda x: like(x, replicated),
     )
-    params = jax.tree.map(lambda p: like(p, p.sharding), params)
-    return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated), params, opt_state)
+    trainable = jax.tree.map(lambda p: like(p, p.sharding), trainable)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated), trainable, opt_state)
 
 
 def _beside(moment: Any, param: Any, offload: bool) -> NamedSharding:
@@ -66,20 +68,19 @@ def _shardings(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, tree)
 
 
-def loss_and_grads(objective: Objective, params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, Metrics, Params]:
-    """Loss, metrics and float32 gradients of the mean loss over all rows of all microbatches.
+def loss_and_grads(task: Task, trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> tuple[Mean, Metrics, Params]:
+    """Loss, metrics and float32 gradients of the mean loss over all rows of all microbatches; `numbers` are the method's.
 
     Sums and weights add up and are divided once, so a short or uneven microbatch counts for the rows it has.
     """
+    totals = batch_totals(task, joined(trainable, frozen.policy), frozen.reference, batch)
 
-    whole = objective.whole(params, ref_params, batch)
-
-    def total(params: Params, micro: Batch) -> tuple[Array, tuple[Mean, Metrics]]:
-        loss, metrics = objective(params, ref_params, micro, whole)
+    def total(trainable: Params, micro: Batch) -> tuple[Array, tuple[Mean, Metrics]]:
+        loss, metrics = objective(task, joined(trainable, frozen.policy), frozen.reference, micro, totals, numbers)
         return loss.total, (loss, metrics)
 
     def one(micro: Batch) -> tuple[Mean, Metrics, Params]:
-        (_, (loss, metrics)), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
+        (_, (loss, metrics)), grads = jax.value_and_grad(total, has_aux=True)(trainable, micro)
         return loss, metrics, cast(grads, jnp.float32)
 
     loss, metrics, grads = over_microbatches(one, batch)
@@ -97,71 +98,74 @@ def over_microbatches(one: Callable[[Batch], Any], batch: Batch) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a hash of its identity, so that it can be compiled
 class TrainStep:
-    """(state, ref_params, batch) -> (state, metrics), for `jit_train_step`: the gradient, then the update."""
+    """(state, frozen, batch, numbers) -> (state, metrics), for `jit_train_step`: the gradient, then the update. The numbers are
+    those of `step_arguments.step_numbers`."""
 
-    objective: Objective
+    task: Task
     optimizer: Optimizer
     compute_dtype: Any
 
-    def __call__(self, state: TrainState, ref_params: Params, batch: Batch) -> tuple[TrainState, Metrics]:
-        return self.update(state, *self.gradient(state.params, ref_params, batch))
+    def __call__(self, state: TrainState, frozen: Frozen, batch: Batch, numbers: Numbers) -> tuple[TrainState, Metrics]:
+        return self.update(state, numbers, *self.gradient(state.trainable, frozen, batch, numbers))
 
-    def gradient(self, params: Params, ref_params: Params, batch: Batch) -> tuple[Mean, Metrics, Params]:
+    def gradient(self, trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> tuple[Mean, Metrics, Params]:
         # Cast outside the differentiated function: gradients then take the compute dtype's memory, and nothing is lost,
         # since the cotangents of bfloat16 products are bfloat16 anyway.
-        return loss_and_grads(self.objective, cast(params, self.compute_dtype), ref_params, batch)
+        return loss_and_grads(self.task, cast(trainable, self.compute_dtype), frozen, batch, numbers[LOSS])
 
-    def update(self, state: TrainState, loss: Mean, metrics: Metrics, grads: Params) -> tuple[TrainState, Metrics]:
+    def update(
+        self, state: TrainState, numbers: Numbers, loss: Mean, metrics: Metrics, grads: Params
+    ) -> tuple[TrainState, Metrics]:
+        optimizer, trainable = self.optimizer, state.trainable
         with jax.named_scope("update"):
             # Moments that wait on the host come to the devices here, and go back where `out_shardings` say.
             on_device = jax.memory.Space.Device
-            opt_state = jax.device_put(state.opt_state, on_device) if self.optimizer.offload else state.opt_state
-            updates, opt_state = self.optimizer.transform.update(grads, opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            moments = jax.device_put(state.opt_state, on_device) if optimizer.offload else state.opt_state
+            trainable, opt_state, learning_rate = optimizer.update(trainable, grads, moments, state.step, numbers[PEAK_LR])
         one = jnp.float32(1)
         metrics |= {
             "loss": loss,
             "grad_norm": Mean(optax.tree.norm(grads), one),
-            "learning_rate": Mean(self.optimizer.schedule(state.step), one),
+            "learning_rate": Mean(learning_rate, one),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
-
-
-def make_train_step(objective: Objective, optimizer: Optimizer, compute_dtype: Any) -> TrainStep:
-    return TrainStep(objective, optimizer, compute_dtype)
+        return TrainState(state.step + 1, trainable, opt_state), metrics
 
 
 def jit_train_step(train_step: TrainStep, abstract: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The one compiled step: the state is donated and comes back where it lay; the reference is never donated."""
-    first, *rest = programs(train_step, abstract)
+    """The one compiled step: the state is donated and comes back where it lay; what is frozen is never donated."""
+    first, *rest = step_programs(train_step, abstract)
     if not rest:
         return first
     (update,) = rest
 
-    def offloaded(state: TrainState, ref_params: Params, batch: Batch) -> tuple[TrainState, Metrics]:
-        return update(state, *first(state.params, ref_params, batch))
+    def offloaded(state: TrainState, frozen: Frozen, batch: Batch, numbers: Numbers) -> tuple[TrainState, Metrics]:
+        return update(state, numbers, *first(state.trainable, frozen, batch, numbers))
 
     return offloaded
 
 
-def programs(train_step: TrainStep, abstract: TrainState) -> list[jax.stages.Wrapped]:
+def step_programs(train_step: TrainStep, abstract: TrainState) -> list[jax.stages.Wrapped]:
     """The step as one program, or its gradient and its update as two where moments wait on the host, so that the gradient's does
     not have them: in a single program the TPU compiler fetches them at its beginning, even behind an optimisation barrier, and
     needs more memory than without."""
     state_and_metrics = (_shardings(abstract), None)
     if not train_step.optimizer.offload:
         return [jax.jit(train_step, donate_argnums=0, out_shardings=state_and_metrics)]
-    gradient = jax.jit(train_step.gradient, out_shardings=(None, None, _shardings(abstract.params)))
-    return [gradient, jax.jit(train_step.update, donate_argnums=(0, 3), out_shardings=state_and_metrics)]
+    gradient = jax.jit(train_step.gradient, out_shardings=(None, None, _shardings(abstract.trainable)))
+    return [gradient, jax.jit(train_step.update, donate_argnums=(0, 4), out_shardings=state_and_metrics)]
 
 
-def make_eval_step(objective: Objective, compute_dtype: Any) -> jax.stages.Wrapped:
-    """(params, ref_params, batch) -> metrics, open sums that add up over batches."""
+def make_eval_step(task: Task, compute_dtype: Any) -> jax.stages.Wrapped:
+    """(trainable, frozen, batch, numbers) -> metrics, open sums that add up over batches."""
 
-    def eval_step(params: Params, ref_params: Params, batch: Batch) -> Metrics:
-        params = cast(params, compute_dtype)
-        whole = objective.whole(params, ref_params, batch)
-        loss, metrics = over_microbatches(lambda micro: objective(params, ref_params, micro, whole), batch)
+    def eval_step(trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> Metrics:
+        params = joined(cast(trainable, compute_dtype), frozen.policy)
+        totals = batch_totals(task, params, frozen.reference, batch)
+
+        def one(micro: Batch) -> tuple[Mean, Metrics]:
+            return objective(task, params, frozen.reference, micro, totals, numbers[LOSS])
+
+        loss, metrics = over_microbatches(one, batch)
         return metrics | {"loss": loss}
 
     return jax.jit(eval_step)

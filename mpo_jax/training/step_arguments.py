@@ -1,45 +1,44 @@
-"""Which numbers of a run may be arguments of its compiled step? Runs that differ in these alone share one program."""
+"""Which numbers of a run are arguments of its compiled step? Runs that differ in these alone share one program."""
 
-import copy
-import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
-from mpo_jax.training.config import TrainConfig
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-LEARNING_RATE = "optim.peak_lr"
-Numbers = dict[str, Any]  # path in the config, as in "loss.beta" -> float, or the argument that stands for it
+from mpo_jax.losses.base import PreferenceLoss, numbers_of
+from mpo_jax.training.config import TrainConfig, describe
+from mpo_jax.types import Number, Numbers
 
-
-def numbers_of(config: TrainConfig, paths: Iterable[str]) -> dict[str, float]:
-    """Those of `paths` that may be arguments, with their values: the floats of the loss, and the peak learning rate. What is 0
-    may not, since it can leave out a part of the loss with all that this part reads; nothing may where moments wait on the host,
-    whose step is two programs."""
-    if config.optim.offload:
-        return {}
-    found = {path: value_of(config, path) for path in paths if path == LEARNING_RATE or path.startswith("loss.")}
-    return {path: value for path, value in found.items() if isinstance(value, float) and value}
+PEAK_LR, LOSS = "peak_lr", "loss"
 
 
-def with_numbers(config: TrainConfig, numbers: Numbers) -> TrainConfig:
-    """The config with these in their places. Nothing is checked: an argument has no value yet."""
-    for path, number in numbers.items():
-        config = _with(config, path.split("."), number)
-    return config
+def step_numbers(loss: PreferenceLoss, peak_lr: Number) -> Numbers:
+    """What `step.TrainStep` takes beside state and batch: the numbers of the method's equation, and the peak learning rate."""
+    return {LOSS: numbers_of(loss), PEAK_LR: peak_lr}
 
 
-def value_of(config: Any, path: str) -> Any:
-    for name in path.split("."):
-        config = config[name] if isinstance(config, dict) else getattr(config, name)
-    return config
+def on_mesh(numbers: Numbers, mesh: Mesh) -> Numbers:
+    """As f32 () on every device, for a loop that transfers nothing else."""
+    return jax.device_put(jax.tree.map(np.float32, numbers), NamedSharding(mesh, PartitionSpec()))
 
 
-def _with(part: Any, path: list[str], number: Any) -> Any:
-    name, *rest = path
-    value = _with(value_of(part, name), rest, number) if rest else number
-    if isinstance(part, dict):
-        return part | {name: value}
-    assert dataclasses.is_dataclass(part), f"{name} of {part}"
-    changed = copy.copy(part)
-    setattr(changed, name, value)
-    return changed
+def what_compiles(config: TrainConfig) -> dict[str, Any]:
+    """The config's description without its numbers and the folders that a run writes into: runs that have it in common share
+    their setup and their programs. A number that is 0 stays, since it can leave out a part of the loss with all that this part
+    reads."""
+    description = describe(config)
+    description[LOSS] = _without(description[LOSS], numbers_of(config.loss))
+    description["optim"] = _without(description["optim"], {PEAK_LR: config.optim.peak_lr})
+    return {name: value for name, value in description.items() if name not in ("output", "reference_store")}
+
+
+def _without(description: dict[str, Any], numbers: Numbers) -> dict[str, Any]:
+    """What is left of a part's description when its numbers are gone."""
+    left = dict(description)
+    for name, number in numbers.items():
+        if isinstance(number, dict):
+            left[name] = _without(description[name], number)
+        elif number:
+            del left[name]
+    return left

@@ -110,6 +110,17 @@ def test_shards_index_and_what_lies_beside(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, load(out))
 
 
+def test_an_export_in_bfloat16_takes_the_nearest_of_its_numbers(tmp_path):
+    """Between numbers of bfloat16, which are a 128th apart where they are 1: no further than half of that from float32's."""
+    source = checkpoint(tmp_path / "source", "llama", tied=True)
+    save(load(source), tmp_path / "out", source, dtype="bfloat16")
+    for name, exact in tensors(source).items():
+        rounded = tensors(tmp_path / "out")[name].astype(np.float32)
+        step = 2.0 ** (np.floor(np.log2(np.abs(exact))) - 7)
+        error = np.abs(rounded - exact) / step
+        assert 0.45 < error.max() <= 0.5, name
+
+
 def test_changed_weights_are_counted_after_rounding(tmp_path):
     source = checkpoint(tmp_path / "source", "llama", tied=True, dtype="bfloat16")
     params = load(source)

@@ -1,24 +1,17 @@
 """The model card says what a reader has to know, and nothing of the machine it was made on."""
 
+import dataclasses
 import json
 import re
 
 import pytest
 
 from mpo_jax import __version__
-from mpo_jax.checkpoints.model_card import model_card, public_name
+from mpo_jax.checkpoints.model_card import LEARNT, model_card, public_name
 from mpo_jax.data.dataset import DataConfig
 from mpo_jax.evaluation.gap_table import RowGap, format_tables, gap_table
 from mpo_jax.training.config import TrainConfig, describe
-
-
-@pytest.fixture
-def folder(tmp_path):
-    home = tmp_path / "home" / "somebody"
-    (home / "my-model").mkdir(parents=True)
-    (home / "rows.jsonl").touch()
-    (home / "texts.jsonl").touch()
-    return home
+from mpo_jax.training.run_identity import FREE
 
 
 def card(model, data):
@@ -38,16 +31,70 @@ def test_what_a_reader_has_to_know():
     assert config["optim"]["peak_lr"] == 6e-7
 
 
-def test_no_path_of_the_machine(folder):
-    data = DataConfig(path=str(folder / "rows.jsonl"), texts=str(folder / "texts.jsonl"))
-    text = card(str(folder / "my-model"), data)
-    assert "somebody" not in text
-    assert str(folder.parent) not in text
+def named(tree, path=""):
+    """A description in which every setting is a path that ends in its own name."""
+    if isinstance(tree, dict):
+        return {name: named(part, f"{path}{name}-") for name, part in tree.items()}
+    return f"/home/somebody/secret/{path}0"
+
+
+def test_a_card_shows_what_decides_what_was_learnt_and_no_path():
+    """Of every setting that there is; an address is a setting like another."""
+    description = named(describe(TrainConfig(model="m", data=DataConfig(path="d"), output="o")))
+    text = model_card(description, languages=["sw"], rows=1, metrics={}, gaps="")
+    assert "somebody" not in text and "secret" not in text
     assert "base_model:" not in text, "a local folder is not a name on the hub"
-    assert "# my-model, aligned" in text
-    assert "rows.jsonl" in text
+    assert "# model-0, aligned" in text and "rows of `data-path-0`" in text
+    shown = set(re.findall(r"[\w-]+-0", text))
+    assert shown >= {"data-texts-0", "loss-beta-0", "optim-peak_lr-0", "seed-0"}
+    assert {name.partition("-")[0] for name in shown} == set(LEARNT)
+    assert not shown & {"optim-offload-0", "output-0", "hosts-coordinator-0", "mesh-fsdp-0", "reference_store-0"}
 
 
-def test_names_of_the_hub_stay_whole(folder):
-    assert public_name("google/gemma-2-9b-it") == "google/gemma-2-9b-it"
-    assert public_name(str(folder / "my-model")) == "my-model"
+def test_every_setting_is_learnt_from_or_free():
+    """A new one belongs to one of the two."""
+    assert {field.name for field in dataclasses.fields(TrainConfig)} == {*LEARNT, *FREE}
+    assert not set(LEARNT) & set(FREE)
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("google/gemma-2-9b-it", "google/gemma-2-9b-it"),
+        ("google/gemma-2-9b-it@v1.0", "google/gemma-2-9b-it@v1.0"),
+        ("user/rows@refs/pr/1:train[:10%]", "user/rows@refs/pr/1:train[:10%]"),
+        ("gpt2", "gpt2"),
+        ("/home/me/model", "model"),
+        ("/home/me/model/", "model"),
+        ("~/model", "model"),
+        ("~me", "a local folder"),
+        ("../me/model", "model"),
+        ("me/secret/model", "model"),
+        ("secret/rows.jsonl", "rows.jsonl"),
+        ("gs://bucket/me/model", "model"),
+        ("C:\\Users\\me\\model", "model"),
+        ("C:/Users/me/model", "model"),
+        ("\\\\server\\me\\model", "model"),
+        ("me/a model", "a model"),
+    ],
+)
+def test_of_a_path_only_the_last_part_is_public(name, public):
+    """Whether it is there or not; a name of the hub stays whole."""
+    assert public_name(name) == public
+
+
+def test_what_looks_like_a_name_of_the_hub_and_is_here_is_a_path(tmp_path, monkeypatch):
+    (tmp_path / "secret" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("secret/model") == "model"
+
+
+def test_the_card_names_the_revision():
+    text = card("google/gemma-2-9b-it@v1.0", DataConfig(path="user/rows@v2:train"))
+    for part in (
+        "base_model: google/gemma-2-9b-it\n",
+        "# google/gemma-2-9b-it, aligned",
+        "Starting from `google/gemma-2-9b-it@v1.0`",
+    ):
+        assert part in text
+    assert "rows of `user/rows@v2:train`" in text

@@ -12,14 +12,13 @@ import toy_chat
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example
 from mpo_jax.data.packing import pack
-from mpo_jax.data.row_layout import Plan, Room, Shapes
+from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.losses.base import numbers_of
+from mpo_jax.scoring.objective import Task
 from mpo_jax.training.step import loss_and_grads
-from mpo_jax.types import ANSWERS, POOLINGS, SIDES, Batch, Packed, Reads, Want
-
-OWN_SIDES = ("source", "target")
+from mpo_jax.types import ANSWERS, PAIR_KINDS, POOLINGS, SIDES, Batch, Frozen, Packed, Reads, Want
 
 EXAMPLES = toy_chat.examples(8)
 LANGUAGES = ("ko", "sw")
@@ -35,16 +34,16 @@ def _pack(rows=EXAMPLES, shapes=None, policy=READS, reference=NOTHING, *, shards
 
 
 def one_shape(rows: int, tokens: int, answers: int) -> Shapes:
-    return Shapes(Plan(rows, (Room(tokens, answers),)), None)
+    return Shapes(RowShapes(rows, (Capacity(tokens, answers),)), None)
 
 
-def _sequences(rows, sides=OWN_SIDES):
+def _sequences(rows, sides=SIDES):
     """(slot, pair, prompt, answer) of every sequence, the slots counted as `types.Packed` says."""
     slots = itertools.product(sides, ANSWERS, enumerate(rows))
     for side, answer, (i, row) in slots:
         if row is not None:
             pair = getattr(row, side)
-            slot = (2 * SIDES.index(side) + ANSWERS.index(answer)) * len(rows) + i
+            slot = (2 * PAIR_KINDS.index(side) + ANSWERS.index(answer)) * len(rows) + i
             yield slot, pair, pair.prompt, getattr(pair, answer)
 
 
@@ -116,7 +115,7 @@ def test_only_what_is_pooled_takes_the_authors_padding():
 
 def test_what_is_not_read_is_not_packed():
     batch = _pack(policy=Reads(source=Want.HIDDEN, target=Want.LOGP), reference=Reads(source=Want.LOGP))
-    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in OWN_SIDES}
+    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in SIDES}
     found = lambda slot_SA: set(slot_SA[slot_SA >= 0].tolist())  # noqa: E731
     assert found(batch.policy.pool_slot_ST) == slots["source"] == found(batch.reference.answer_slot_SA)
     assert found(batch.policy.answer_slot_SA) == slots["target"]
@@ -126,7 +125,7 @@ def test_what_is_not_read_is_not_packed():
 
 def test_compared_answers_are_packed_apart_and_only_there():
     batch = _pack(policy=Reads(source=Want.KL_OF_POLICY, target=Want.LOGP))
-    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in OWN_SIDES}
+    slots = {side: {slot for slot, *_ in _sequences(EXAMPLES, (side,))} for side in SIDES}
     found = lambda slot_SA: set(slot_SA[slot_SA >= 0].tolist())  # noqa: E731
     assert found(batch.policy.answer_slot_SA) == slots["target"]
     assert found(batch.divergence.answer_slot_SA) == slots["source"]
@@ -168,7 +167,7 @@ def test_packing_is_deterministic():
 def test_a_side_that_rows_do_not_have_cannot_be_read():
     rows = toy_chat.examples(2, source=False)
     _pack(rows, policy=Reads(target=BOTH))
-    with pytest.raises(InputError, match="reads the source side of the rows, and row 0 has none"):
+    with pytest.raises(InputError, match="reads a source pair of each row, and row 0 has none"):
         _pack(rows)
 
 
@@ -216,8 +215,9 @@ def compute():
     """(batch) -> loss, metrics, gradients. Poolings differ in their batches only, so batches of one shape share a program."""
     model = tiny.model(vocab_size=272, layer_windows=(9, None))
     params = tiny.two_params(model)
-    objective = make_objective(model, Mpo(), LANGUAGES)
-    return functools.partial(jax.jit(lambda *a: loss_and_grads(objective, *a)), *params)
+    task, (policy, reference) = Task(model, Mpo(), LANGUAGES), params
+    step = jax.jit(lambda *a: loss_and_grads(task, *a, numbers_of(Mpo())))
+    return functools.partial(step, policy, Frozen({}, reference))
 
 
 def assert_same(packed, padded):
@@ -234,15 +234,9 @@ ROWS = [*EXAMPLES[:7], None]
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_packed_rows_compute_what_padded_rows_compute(compute, pooling):
-    """Loss, metrics and every gradient, with a sliding window, filling, and packed rows to spare."""
+    """Loss, metrics and every gradient, with a sliding window, filling, packed rows to spare, and in two microbatches."""
     loss = Mpo(retain_pooling=pooling)
-    shapes = Shapes(*(Plan(rows, (Room(2 * LENGTH, 2 * LENGTH),)) for rows in (10, 6)))
-    packed = _pack(ROWS, shapes, loss.policy_reads, loss.reference_reads)
+    shapes = Shapes(*(RowShapes(rows, (Capacity(2 * LENGTH, 2 * LENGTH),)) for rows in (5, 3)))
+    packed = _pack(ROWS, shapes, loss.policy_reads, loss.reference_reads, microbatches=2)
     assert min(packed.policy.segment_ST.max(), packed.reference.segment_ST.max()) > 2
     assert_same(compute(packed), compute(one_a_row(ROWS, pooling)))
-
-
-def test_microbatches_change_nothing(compute):
-    loss = Mpo()
-    packed = _pack(ROWS, None, loss.policy_reads, loss.reference_reads, microbatches=2, shards=2)
-    assert_same(compute(packed), compute(one_a_row(ROWS, "mean")))

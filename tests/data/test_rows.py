@@ -39,7 +39,7 @@ def test_our_own_jsonl_keeps_text_ids_and_languages(tmp_path):
     first, second = read_rows(path)
     assert (first.id, first.source.language, first.target.language, first.language_method) == ("a", "en", "sw", "given")
     assert first.target.chosen == "  \u2028spaces stay\n"
-    assert (second.id, second.source.language, second.target.language, second.language_method) == ("1", "en", "ru", "script")
+    assert (second.id, second.source.language, second.target.language, second.language_method) == ("1", "en", "ru", "detected")
 
 
 def test_a_json_array_and_monolingual_rows(tmp_path):
@@ -125,8 +125,8 @@ def test_paths_that_are_no_file(tmp_path):
 def test_a_hugging_face_data_set_by_name(monkeypatch):
     asked = []
 
-    def load_dataset(name, split):
-        asked.append((name, split))
+    def load_dataset(name, split, revision):
+        asked.append((name, split, revision))
         if name == "user/missing":
             raise FileNotFoundError("no such data set")
         # Arrow fills what a row lacks with None
@@ -134,10 +134,28 @@ def test_a_hugging_face_data_set_by_name(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert read_rows("user/name")[0].target.language == "en"
-    read_rows("user/name:test")
-    assert asked == [("user/name", "train"), ("user/name", "test")]
-    with pytest.raises(InputError, match=r"user/missing.*no such data set"):
+    for name in ("user/name:test", "user/name@v1.0", "user/name@refs/pr/1:test"):
+        read_rows(name)
+    assert asked == [
+        ("user/name", "train", None),
+        ("user/name", "test", None),
+        ("user/name", "train", "v1.0"),
+        ("user/name", "test", "refs/pr/1"),
+    ]
+    with pytest.raises(InputError, match=r"user/missing.*no such data set.*check the name, or give"):
         read_rows("user/missing")
+    with pytest.raises(InputError, match=r"user/missing@v1 .*no such data set.*check the name and the revision, or give"):
+        read_rows("user/missing@v1")
+
+
+def test_a_local_file_has_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path, {"target": _side()})
+    for name in ("rows.jsonl", str(tmp_path / "rows.jsonl")):
+        with pytest.raises(InputError, match=r"rows\.jsonl@v1 is a local path with a revision, .*: write .*rows\.jsonl\."):
+            read_rows(f"{name}@v1")
+    _write(tmp_path, {"target": _side()}, name="rows.jsonl@v1")
+    assert len(read_rows("rows.jsonl@v1")) == 1, "a file of that name"
 
 
 def test_the_authors_file_row_by_row(shared):

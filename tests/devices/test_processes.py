@@ -133,9 +133,9 @@ def test_processes_end_together(case, first, second, words):
 HANGING = """
 import sys, time
 from mpo_jax.devices import processes
-from mpo_jax.devices.standstill import Watch
+from mpo_jax.devices.standstill import StandstillGuard
 index = int(sys.argv[2])
-with processes.joined(processes.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, index)), Watch(4) as watch:
+with processes.joined(processes.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, index)), StandstillGuard(4) as watch:
     for update in range(7, 9):
         watch.begins(update)
         with watch.paused():

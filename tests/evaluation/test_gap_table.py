@@ -41,9 +41,20 @@ def test_the_interval_holds_the_mean_and_narrows_with_rows():
     assert widths[1] < widths[0]
 
 
-def test_one_row_has_no_spread_and_the_same_rows_give_the_same_table():
-    (line,) = gap_table([RowGap("1", "sw", 0.5)])
-    assert (line.low, line.mean, line.high) == (0.5, 0.5, 0.5)
+def test_the_interval_is_the_one_that_it_is_called():
+    """Of 8 rows, half of them 0 and half 1, 3.5 % of the resamples have one row of 1 at most, and 14 % two at most: the 95 %
+    interval begins at 1/8, where one of 90 % would begin at 2/8."""
+    (line,) = gap_table([RowGap(str(i), "sw", float(i % 2)) for i in range(8)])
+    assert (line.low, line.mean, line.high) == (1 / 8, 0.5, 7 / 8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_rows_that_say_the_same_have_no_spread(count):
+    (line,) = gap_table([RowGap(str(i), "sw", 0.1) for i in range(count)])
+    assert line.low == line.mean == line.high == pytest.approx(0.1)
+
+
+def test_the_same_rows_give_the_same_table():
     assert gap_table(rows()) == gap_table(list(reversed(rows())))
 
 

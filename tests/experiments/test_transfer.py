@@ -16,10 +16,11 @@ from mpo_jax.experiments.measuring import make_measure
 from mpo_jax.experiments.methods import METHODS, Method
 from mpo_jax.experiments.results import BASE
 from mpo_jax.experiments.world import DOMINANT, LANGUAGES, TARGETS, Noise, Request, World, preference_rows
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.objective import Task
 from mpo_jax.training.optim import OptimConfig, make_optimizer
-from mpo_jax.training.step import make_train_step
-from mpo_jax.types import Reads, TrainState
+from mpo_jax.training.step import TrainStep
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Frozen, Reads, TrainState
 
 ROWS = preference_rows(World(0), 0, 4, Noise())
 
@@ -89,14 +90,14 @@ def test_training_is_the_librarys_step(params):
     batches = stacked(ROWS, order_of(ROWS, 8, 1, seed=0), loss.policy_reads, loss.reference_reads)
     scanned = make_train(loss, OptimConfig())(params, jnp.float32(lr), batches)
     updates = batches.weight_B.shape[0]
-    optimizer = make_optimizer(OptimConfig(peak_lr=lr), updates)
-    step = make_train_step(make_objective(MODEL, loss, LANGUAGES), optimizer, jnp.float32)
+    optimizer, numbers = make_optimizer(OptimConfig(), updates), step_numbers(loss, lr)
+    step = TrainStep(Task(MODEL, loss, LANGUAGES), optimizer, jnp.float32)
     state = TrainState(jnp.int32(0), params, optimizer.transform.init(params))
     for k in range(updates):
-        state, _ = jax.jit(step)(state, params, jax.tree.map(lambda x: x[k], batches))  # noqa: B023
+        state, _ = jax.jit(step)(state, Frozen({}, params), jax.tree.map(lambda x: x[k], batches), numbers)  # noqa: B023
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), scanned, params)
     assert min(jax.tree.leaves(moved)) > 1e-5
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), scanned, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), scanned, state.trainable)
 
 
 def test_what_is_measured(params):

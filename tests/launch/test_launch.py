@@ -34,7 +34,7 @@ class World:
         self.processes: list[subprocess.Popen] = []
         for name in ("requests", "nodes", "buckets/bucket", "tools"):
             (self.cloud / name).mkdir(parents=True)
-        for tool in ("uv", "sudo", "mountpoint", "gcsfuse", "mount", "mount.nfs"):
+        for tool in ("uv", "sudo", "mountpoint", "gcsfuse", "mount", "mount.nfs", "hostname"):
             shutil.copy(HERE / "worker_tool", self.cloud / "tools" / tool)
         shutil.copy(HERE / "trainer", self.cloud / "trainer")
         (folder / "bin").mkdir()
@@ -109,6 +109,13 @@ class World:
         for pid in self.cloud.glob("nodes/*/*/mpo/run/pid"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(pid.read_text()), signal.SIGKILL)  # the scripts make each trainer the leader of its group
+
+    def end_trainer(self, worker: int, code: int | None) -> None:
+        """With a code, or as a reboot ends it."""
+        if code is None:
+            os.killpg(int((self.home(worker) / "mpo/run/pid").read_text()), signal.SIGKILL)
+        else:
+            (self.cloud / f"end.{worker}").write_text(str(code))
 
     def preempt(self, state: str = "SUSPENDED") -> None:
         self.end_trainers()
@@ -220,14 +227,48 @@ def test_a_trainer_that_fails_stops_the_watch_with_a_sentence(world):
     assert world.home(0).exists()
 
 
-def test_a_worker_that_was_restarted_is_set_up_again_and_resumes(world):
-    ready(world)
+def train_until_it_hangs(world: World) -> None:
     world.run("train", "--", *TRAINER)
-    step = world.cloud / "buckets" / "bucket" / "mine" / "step"
-    wait_for(lambda: step.exists() and step.read_text() == "3\n")
-    world.end_trainers()
-    assert "the worker was restarted" in world.run("watch", "--", *TRAINER)
-    assert world.trained(0)[1][-2] == "--config.checkpoint.resume=auto"
+    logs = [world.home(worker) / "mpo/run/train.log" for worker in range(2)]
+    wait_for(lambda: all("update 3" in log.read_text() for log in logs))
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [(None, "a worker was restarted"), (44, "came to a standstill: starting it again (1 of at most 3 times)")],
+)
+def test_what_ends_another_worker_resumes_all_when_all_have_ended(world, code, sentence):
+    """JAX ends worker 0 a while after the other one, with a code that says nothing."""
+    ready(world)
+    train_until_it_hangs(world)
+    world.end_trainer(1, code)
+    process, out, err = world.start("watch", "--", *TRAINER)
+    wait_for(lambda: "waiting for the other workers' trainers to end: t1v-n-1-w-1" in err.read_text())
+    assert len(world.trained(1)) == 1
+    world.end_trainer(0, 134)
+    wait_for(lambda: len(world.trained(1)) == 2)
+    said = "".join(world.end(process, out, err))
+    assert sentence in said
+    assert "The run is done" in said
+    assert said.count("waiting for") == 1
+    assert [worker[1][-2] for worker in map(world.trained, (0, 1))] == ["--config.checkpoint.resume=auto"] * 2
+
+
+def test_a_trainer_that_always_stands_still_is_started_a_bounded_number_of_times(world):
+    ready(world)
+    world.run("train", "--", *TRAINER, "--config.fails=44")
+    said = world.run("watch", "--retries=2", "--", *TRAINER, "--config.fails=44", code=2)
+    assert said.splitlines()[-1].startswith("error: The trainer came to a standstill 3 times (exit code 44): ")
+    assert [len(world.trained(worker)) for worker in (0, 1)] == [3, 3]
+
+
+def test_codes_that_differ_are_told_by_worker(world):
+    ready(world)
+    train_until_it_hangs(world)
+    world.end_trainer(0, 134)
+    world.end_trainer(1, 1)
+    said = world.run("watch", "--", *TRAINER, code=2)
+    assert "ended with exit codes 134 (on the worker t1v-n-1-w-0), 1 (on the worker t1v-n-1-w-1): its log is above" in said
 
 
 def test_a_slice_that_is_gone_before_its_request_says_so_is_asked_for_again(world):
@@ -319,6 +360,7 @@ def test_help_names_the_usage(world, script):
         ("train", {"OUTPUT": "s3://bucket/x"}, "names no folder in a bucket"),
         ("train", {}, "The trainer has no arguments"),
         ("local", {}, "The trainer has no arguments"),
+        ("watch", {"RETRIES": "often"}, "RETRIES=often is no number of times"),
         ("watch", {}, "There is no slice or request named mine"),
     ],
 )

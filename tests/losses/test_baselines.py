@@ -5,15 +5,15 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from answers import COUNTS, POLICY, REFERENCE, loss_B, pair, scores
+from answers import COUNTS, POLICY, REFERENCE, loss_B, pair, rows_of, scores
 
 from mpo_jax.errors import InputError
-from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, Orpo, RegularizedDpo, RobustDpo, Sft, Simpo
+from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, LengthRegularizedDpo, Orpo, RobustDpo, Sft, Simpo
 from mpo_jax.losses.orpo import log_odds
 from mpo_jax.types import Reads, Scores, Want
 
-METHODS = [Sft(), Dpo(), Ipo(), RobustDpo(), Cpo(), Kto(), Orpo(), RegularizedDpo(), Simpo()]
-COMPARING = [Dpo(), RobustDpo(), Cpo(), Kto(), Orpo(), RegularizedDpo(), Simpo()]
+METHODS = [Sft(), Dpo(), Ipo(), RobustDpo(), Cpo(), Kto(), Orpo(), LengthRegularizedDpo(), Simpo()]
+COMPARING = [Dpo(), RobustDpo(), Cpo(), Kto(), Orpo(), LengthRegularizedDpo(), Simpo()]
 name = lambda method: type(method).__name__  # noqa: E731
 
 
@@ -42,7 +42,7 @@ def by_hand() -> list:
         (Cpo(nll_reduction="sum"), -lsig(0.1 * (pw - pl)) - pw),
         (Kto(chosen_weight=2.0), 2 * (1 - sig(0.1 * (pw - rw) - z0)) + 1 - sig(z0 - 0.1 * (pl - rl))),
         (Orpo(lam=0.5), -aw - 0.5 * lsig(odds)),
-        (RegularizedDpo(), -lsig(0.1 * z + 0.05 * (nw - nl))),
+        (LengthRegularizedDpo(), -lsig(0.1 * z + 0.05 * (nw - nl))),
         (Simpo(beta=2.5, gamma=1.2), -lsig(2.5 * (aw - al) - 1.2)),
     ]
 
@@ -61,7 +61,7 @@ def test_a_side_is_read_and_no_other(method):
         assert method.reference_reads == Reads()
     else:
         assert method.reference_reads == method.policy_reads
-    rows = on_source(scores(POLICY, side="source"), scores(REFERENCE, mismatch=REFERENCE, side="source"))
+    rows = rows_of(on_source, scores(POLICY, side="source"), scores(REFERENCE, mismatch=REFERENCE, side="source"))
     np.testing.assert_array_equal(rows.loss_B, loss_B(method))
     with pytest.raises(InputError, match=r"loss\.side='both' is not known"):
         dataclasses.replace(method, side="both")
@@ -73,7 +73,7 @@ def test_only_kto_reads_mismatched_pairs():
 
 @pytest.mark.parametrize("method", COMPARING, ids=name)
 def test_the_chosen_answer_rises_and_the_rejected_one_falls(method):
-    grad_2B = jax.grad(lambda logp: method(scores(logp), scores(REFERENCE, mismatch=REFERENCE)).loss_B.sum())(POLICY)
+    grad_2B = jax.grad(lambda logp: rows_of(method, scores(logp), scores(REFERENCE, mismatch=REFERENCE)).loss_B.sum())(POLICY)
     assert (grad_2B[0] < 0).all()
     assert (grad_2B[1] > 0).all()
 
@@ -82,7 +82,7 @@ def test_at_the_reference_dpo_is_log_two_and_kto_half_of_its_weights():
     np.testing.assert_allclose(loss_B(Dpo(), REFERENCE), np.log(2), rtol=1e-6)
     np.testing.assert_allclose(loss_B(RobustDpo(), REFERENCE), np.log(2), rtol=1e-6)
     same = scores(REFERENCE, mismatch=REFERENCE)
-    np.testing.assert_allclose(Kto(chosen_weight=1.0, rejected_weight=3.0)(same, same).loss_B, 2.0, rtol=1e-6)
+    np.testing.assert_allclose(rows_of(Kto(chosen_weight=1.0, rejected_weight=3.0), same, same).loss_B, 2.0, rtol=1e-6)
     np.testing.assert_allclose(loss_B(Ipo(tau=0.1), REFERENCE), 25.0, rtol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_orpo_is_finite_from_certainty_to_impossibility():
     assert np.isfinite(jax.vmap(jax.grad(log_odds))(a)).all()
     ones = np.ones((2, 200), np.float32)
     for logp in (np.stack([a, a[::-1]]), np.stack([a, a])):
-        value, grad_2B = jax.value_and_grad(lambda x: Orpo()(scores(x, ones, x), Scores()).loss_B.sum())(logp)
+        value, grad_2B = jax.value_and_grad(lambda x: rows_of(Orpo(), scores(x, ones, x), Scores()).loss_B.sum())(logp)
         assert np.isfinite(value)
         assert np.isfinite(grad_2B).all()
 
@@ -117,12 +117,12 @@ def test_ktos_reference_point_has_no_gradient_and_is_of_the_whole_batch():
     """Rows of filling have no tokens and do not count; other microbatches' rows do."""
     policy = Scores(target=pair(POLICY), mismatch=pair(np.tile(POLICY + 4, 2), np.concatenate([COUNTS, 0 * COUNTS], 1)))
     reference = Scores(target=pair(REFERENCE), mismatch=pair(np.tile(POLICY, 2), np.concatenate([COUNTS, 0 * COUNTS], 1)))
-    np.testing.assert_allclose(Kto()(policy, reference).metrics_B["z0"], 0.4, rtol=1e-5)
+    np.testing.assert_allclose(rows_of(Kto(), policy, reference).metrics_B["z0"], 0.4, rtol=1e-5)
     below = dataclasses.replace(reference, mismatch=pair(np.tile(POLICY + 9, 2), np.tile(COUNTS, 2)))
-    np.testing.assert_array_equal(Kto()(policy, below).metrics_B["z0"], 0)
+    np.testing.assert_array_equal(rows_of(Kto(), policy, below).metrics_B["z0"], 0)
 
     def total(mismatch):
-        return Kto()(dataclasses.replace(policy, mismatch=pair(mismatch)), below).loss_B.sum()
+        return rows_of(Kto(), dataclasses.replace(policy, mismatch=pair(mismatch)), below).loss_B.sum()
 
     below = dataclasses.replace(below, mismatch=pair(POLICY))
     assert not jax.grad(total)(POLICY + 4).any()
@@ -130,10 +130,10 @@ def test_ktos_reference_point_has_no_gradient_and_is_of_the_whole_batch():
 
 def test_metrics_have_trls_names_and_the_methods_own_rewards():
     for method in METHODS:
-        metrics = method(scores(POLICY), scores(REFERENCE, mismatch=REFERENCE)).metrics_B
+        metrics = rows_of(method, scores(POLICY), scores(REFERENCE, mismatch=REFERENCE)).metrics_B
         assert {f"rewards/{x}" for x in ("chosen", "rejected", "accuracies", "margins")} <= metrics.keys()
         np.testing.assert_allclose(metrics["rewards/margins"], metrics["rewards/chosen"] - metrics["rewards/rejected"])
-    metrics = Dpo(beta=0.2)(scores(POLICY), scores(REFERENCE)).metrics_B
+    metrics = rows_of(Dpo(beta=0.2), scores(POLICY), scores(REFERENCE)).metrics_B
     np.testing.assert_allclose(metrics["rewards/chosen"], 0.2 * (POLICY - REFERENCE)[0], rtol=1e-5)
 
 
@@ -153,7 +153,7 @@ ONE_ROW = scores(POLICY[:, :1], COUNTS[:, :1], POLICY[:, :1])
         (lambda: Cpo(nll_reduction="mean"), "'token_mean'"),
         (lambda: Sft(reduction="mean"), "'row_mean'"),
         (lambda: Kto(rejected_weight=-1.0), r"loss\.rejected_weight=-1\.0"),
-        (lambda: Kto()(ONE_ROW, ONE_ROW), "batch_size of at least 2"),
+        (lambda: rows_of(Kto(), ONE_ROW, ONE_ROW), "batch_size of at least 2"),
     ],
 )
 def test_bad_settings_are_refused_with_a_sentence(build, words):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from answers import rows_of
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
@@ -39,11 +40,11 @@ def by_hand(loss: Mpo, policy: Scores, reference: Scores) -> np.ndarray:
 
 @pytest.mark.parametrize("loss", [Mpo(), Mpo(beta=1.5, retain=0.3, retain_reduction="sum"), Mpo(retain=0.0)])
 def test_equals_the_equation(loss: Mpo):
-    np.testing.assert_allclose(loss(scores(0), scores(10)).loss_B, by_hand(loss, scores(0), scores(10)), rtol=1e-5)
+    np.testing.assert_allclose(rows_of(loss, scores(0), scores(10)).loss_B, by_hand(loss, scores(0), scores(10)), rtol=1e-5)
 
 
 def test_beta_scales_the_policys_gap_only():
-    rows = Mpo(beta=2.0)(scores(0), scores(10))
+    rows = rows_of(Mpo(beta=2.0), scores(0), scores(10))
     np.testing.assert_allclose(
         rows.by_language_B["weight"], 2 * rows.by_language_B["gap"] - rows.metrics_B["gap/goal"], rtol=1e-5
     )
@@ -56,10 +57,10 @@ def test_gradient_is_equation_10():
 
     def total(logp_B):
         chosen = SequenceScores(logp_B, policy.target.chosen.count_B)
-        return loss(Scores(policy.source, Pair(chosen, policy.target.rejected)), scores(10)).loss_B.sum()
+        return rows_of(loss, Scores(policy.source, Pair(chosen, policy.target.rejected)), scores(10)).loss_B.sum()
 
     grad_B = jax.grad(total)(policy.target.chosen.logp_B)
-    error_B = loss(policy, scores(10)).by_language_B["weight"]
+    error_B = rows_of(loss, policy, scores(10)).by_language_B["weight"]
     np.testing.assert_allclose(grad_B, 2 * 1.5 * error_B / policy.target.chosen.count_B, rtol=1e-5)
 
 
@@ -95,17 +96,17 @@ def test_ablations_are_their_equations():
     gap = lambda pair, per: np.asarray(pair.chosen.logp_B / per(pair.chosen) - pair.rejected.logp_B / per(pair.rejected))  # noqa: E731
     mean, whole = (lambda x: x.count_B), (lambda x: 1.0)
     sums = (2 * gap(policy.target, whole) - gap(reference.source, whole)) ** 2
-    np.testing.assert_allclose(Mpo(beta=2.0, retain=0.0, rg_normalize=False)(policy, reference).loss_B, sums, rtol=1e-5)
+    np.testing.assert_allclose(rows_of(Mpo(beta=2.0, retain=0.0, rg_normalize=False), policy, reference).loss_B, sums, rtol=1e-5)
     constant = (gap(policy.target, mean) - 1.58) ** 2
-    np.testing.assert_allclose(Mpo(retain=0.0, gap_target="1.58")(policy, Scores()).loss_B, constant, rtol=1e-4)
+    np.testing.assert_allclose(rows_of(Mpo(retain=0.0, gap_target="1.58"), policy, Scores()).loss_B, constant, rtol=1e-4)
     own = (gap(policy.target, mean) - gap(policy.source, mean)) ** 2
-    np.testing.assert_allclose(Mpo(retain=0.0, gap_target="policy")(policy, Scores()).loss_B, own, rtol=1e-4)
+    np.testing.assert_allclose(rows_of(Mpo(retain=0.0, gap_target="policy"), policy, Scores()).loss_B, own, rtol=1e-4)
 
 
 def test_retention_by_divergence_is_its_mean_over_tokens_and_answers():
     loss, policy = Mpo(retain_by="kl_of_reference", retain=0.5), scores(0)
     chosen, rejected = (SequenceScores(kl_B=jnp.full(B, x), count_B=jnp.full(B, 4.0)) for x in (2.0, 6.0))
-    rows = loss(dataclasses.replace(policy, source=Pair(chosen, rejected)), scores(10))
+    rows = rows_of(loss, dataclasses.replace(policy, source=Pair(chosen, rejected)), scores(10))
     np.testing.assert_allclose(rows.metrics_B["loss/retain"], 1.0)
     np.testing.assert_allclose(rows.loss_B, rows.metrics_B["loss/gap"] + 0.5, rtol=1e-6)
     assert loss.policy_reads.source == Want.KL_OF_REFERENCE
@@ -125,7 +126,7 @@ def test_another_languages_gap_is_the_references_and_retention_stays_on_the_domi
             )
         )
     )
-    np.testing.assert_array_equal(loss(policy, reference).loss_B, Mpo()(policy, other).loss_B)
+    np.testing.assert_array_equal(rows_of(loss, policy, reference).loss_B, rows_of(Mpo(), policy, other).loss_B)
     assert loss.reference_reads == Reads(source=Want.HIDDEN, parallel="ar")
     assert loss.policy_reads == Mpo().policy_reads
 
@@ -133,7 +134,7 @@ def test_another_languages_gap_is_the_references_and_retention_stays_on_the_domi
 def test_the_policys_own_gap_has_a_gradient_on_both_sides_and_the_references_on_one():
     for gap_target, moves in (("policy", True), ("reference", False)):
         loss = Mpo(retain=0.0, gap_target=gap_target)
-        grads = jax.grad(lambda policy, loss=loss: loss(policy, scores(10)).loss_B.sum())(scores(0))
+        grads = jax.grad(lambda policy, loss=loss: rows_of(loss, policy, scores(10)).loss_B.sum())(scores(0))
         assert grads.target.chosen.logp_B.all()
         assert bool(grads.source.chosen.logp_B.any()) == moves
 

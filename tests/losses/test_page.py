@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from answers import POLICY, REFERENCE, scores
+from answers import POLICY, REFERENCE, rows_of, scores
 
 from mpo_jax import losses
 from mpo_jax.types import Reads, Want
@@ -37,5 +37,5 @@ def test_the_source_is_the_docstrings(method):
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m is not losses.Mpo], ids=lambda method: method.__name__)
 def test_every_metric_of_a_baseline_is_explained(method):
-    for name in method()(scores(POLICY), scores(REFERENCE, mismatch=REFERENCE)).metrics_B:
+    for name in rows_of(method(), scores(POLICY), scores(REFERENCE, mismatch=REFERENCE)).metrics_B:
         assert f"`{name}`" in PAGE, name

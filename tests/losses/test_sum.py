@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from answers import POLICY, REFERENCE, loss_B, scores
+from answers import POLICY, REFERENCE, loss_B, rows_of, scores
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Cpo, Dpo, Kto, Mpo, Sft, Simpo, Sum
@@ -13,7 +13,7 @@ def test_is_the_weighted_sum_and_so_is_its_gradient():
     np.testing.assert_allclose(loss_B(both), loss_B(Dpo()) + 0.2 * loss_B(Sft()), rtol=1e-6)
 
     def grad(method):
-        return jax.grad(lambda logp: method(scores(logp), scores(REFERENCE)).loss_B.sum())(POLICY)
+        return jax.grad(lambda logp: rows_of(method, scores(logp), scores(REFERENCE)).loss_B.sum())(POLICY)
 
     np.testing.assert_allclose(grad(both), grad(Dpo()) + 0.2 * grad(Sft()), rtol=1e-5)
 
@@ -31,7 +31,7 @@ def test_reads_what_any_of_them_reads():
 
 
 def test_metrics_are_kept_apart():
-    rows = Sum({"a": Dpo(), "b": Dpo(beta=0.2)})(scores(POLICY), scores(REFERENCE))
+    rows = rows_of(Sum({"a": Dpo(), "b": Dpo(beta=0.2)}), scores(POLICY), scores(REFERENCE))
     np.testing.assert_allclose(rows.metrics_B["b/rewards/margins"], 2 * rows.metrics_B["a/rewards/margins"])
     np.testing.assert_allclose(rows.metrics_B["loss/a"] + rows.metrics_B["loss/b"], rows.loss_B)
     assert {"a/gap", "b/gap"} <= rows.by_language_B.keys()

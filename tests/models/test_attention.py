@@ -12,6 +12,7 @@ import tiny
 
 from mpo_jax.models.attention import tpu_splash, xla_blocks
 from mpo_jax.models.attention.api import attention
+from mpo_jax.types import Places
 
 S, T, N, K, H = 2, 13, 4, 2, 3
 SEGMENT_ST = np.array([[1] * 6 + [2] * 5 + [0] * 2, [1] * 13], np.int32)
@@ -42,14 +43,19 @@ def packed(S: int, T: int, longest: int, seed: int = 0) -> tuple[np.ndarray, ...
 
 
 def sees(where, window) -> np.ndarray:
-    """[S, T, T]: the contract, word by word."""
+    """[S, T, U]: the contract, word by word."""
+    queries, keys = places(where)
+    back = queries.position[:, :, None] - keys.position[:, None, :]
+    sees = (back >= 0) & (queries.segment[:, :, None] == keys.segment[:, None, :]) & (queries.segment[:, :, None] != 0)
+    return sees if window is None else sees & (back < window)
+
+
+def places(where) -> tuple[Places, Places]:
+    """Of queries and keys: those of packed rows, or as they are given."""
+    if len(where) == 2:
+        return where
     position_ST, segment_ST, kv_segment_ST = where
-    index = np.arange(position_ST.shape[1])
-    sees = (index[None, :] <= index[:, None])[None] & (segment_ST[:, :, None] == kv_segment_ST[:, None, :])
-    sees &= segment_ST[:, :, None] != 0
-    if window is not None:
-        sees &= position_ST[:, :, None] - position_ST[:, None, :] < window
-    return sees
+    return Places(position_ST, segment_ST), Places(position_ST, kv_segment_ST)
 
 
 def dense(q_STNH, k_STKH, v_STKH, where, softcap, window, scale=SCALE):
@@ -81,7 +87,7 @@ def assert_same(got, want, tolerance):
 
 def by_blocks(where, softcap, window, block=xla_blocks.BLOCK, rows_at_once=None):
     return lambda q, k, v: xla_blocks.attend(
-        *(q, k, v, *where),
+        *(q, k, v, *places(where)),
         scale=SCALE,
         softcap=softcap,
         window=window,
@@ -116,6 +122,19 @@ def test_segments_may_come_in_any_order(seed):
     where = (POSITION_ST, *rng.integers(0, 4, (2, S, T)).astype(np.int32))
     got = result_and_gradients(by_blocks(where, None, 4, block=2), *qkv())
     assert_same(got, result_and_gradients(lambda *x: dense(*x, where, None, 4), *qkv()), 2e-5)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("block", [256, 2])
+def test_queries_see_a_cache_of_keys(window, block):
+    """Two queries a row at places of their own, and keys of which each row has filled another number."""
+    queries = Places(np.array([[4, 5], [9, 10]], np.int32), np.ones((2, 2), np.int32))
+    filled = np.arange(13)[None] < np.array([[6], [11]])
+    keys = Places(np.broadcast_to(np.arange(13, dtype=np.int32), (2, 13)), filled.astype(np.int32))
+    q, k, v = qkv()
+    got = result_and_gradients(by_blocks((queries, keys), 2.0, window, block), q[:, :2], k, v)
+    assert_same(got, result_and_gradients(lambda *x: dense(*x, (queries, keys), 2.0, window), q[:, :2], k, v), 2e-5)
+    assert sees((queries, keys), window).sum() == (12 if window else 5 + 6 + 10 + 11)
 
 
 def test_blocks_that_nobody_sees_are_not_visited():
@@ -174,7 +193,7 @@ def test_gradient_shows_who_is_seen():
 def test_devices_do_not_matter(shape):
     """Each device has other rows, and takes another number of steps."""
     sizes, where = (8, 40, 4, 2, H), packed(8, 40, longest=25)
-    attend = lambda q, k, v: attention(q, k, v, *where, scale=SCALE, softcap=2.0, window=9)  # noqa: E731
+    attend = lambda q, k, v: attention(q, k, v, *places(where), scale=SCALE, softcap=2.0, window=9)  # noqa: E731
     want = result_and_gradients(attend, *qkv(sizes))
     with jax.set_mesh(tiny.mesh(*shape)):
         got = result_and_gradients(attend, *qkv(sizes))
@@ -183,7 +202,7 @@ def test_devices_do_not_matter(shape):
 
 def test_bfloat16_is_computed_wider_and_returned_as_it_came():
     q, k, v = (x.astype(jnp.bfloat16) for x in qkv())
-    got = attention(q, k, v, *WHERE, scale=SCALE, softcap=None, window=None)
+    got = attention(q, k, v, *places(WHERE), scale=SCALE, softcap=None, window=None)
     assert got.dtype == jnp.bfloat16
     want = dense(*(x.astype(np.float32) for x in (q, k, v)), WHERE, None, None)
     np.testing.assert_allclose(got.astype(np.float32), want, rtol=2**-8, atol=1e-6)
@@ -233,7 +252,7 @@ def test_saved_attention_is_not_computed_again(path):
     x = qkv((1, 2048, 1, 1, 8))
     attend = splash_2048(None) if path == "splash" else by_blocks(packed(1, 2048, longest=500), 2.0, None)
     if path == "mesh":
-        attend = lambda q, k, v: attention(q, k, v, *packed(1, 2048, longest=500), scale=1.0, softcap=2.0, window=None)  # noqa: E731
+        attend = lambda q, k, v: attention(q, k, v, *places(packed(1, 2048, longest=500)), scale=1.0, softcap=2.0, window=None)  # noqa: E731
     with jax.set_mesh(tiny.mesh(1, 1, 1)):
         once = count(jax.grad(loss_of(attend)), *x)
         assert once == 2

@@ -12,11 +12,12 @@ from mpo_jax.devices.sharding import MESH_AXES, named
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import FAMILIES
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.objective import Task
 from mpo_jax.training.config import load
 from mpo_jax.training.optim import make_optimizer
-from mpo_jax.training.step import abstract_state, make_train_step
-from mpo_jax.types import Batch, Packed
+from mpo_jax.training.step import TrainStep, abstract_state
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Batch, Frozen, Packed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -65,12 +66,12 @@ def abstract_step(config, mesh):
     """(state before, state after, metrics) of one update, as shapes."""
     model = real_model(config.model, config.remat)
     optimizer = make_optimizer(config.optim, 150)
-    objective = make_objective(model, config.loss, ("sw", "zh"))
+    task = Task(model, config.loss, ("sw", "zh"))
     with jax.sharding.use_abstract_mesh(mesh):
         state = abstract_state(model.abstract(mesh), optimizer, mesh)
         reference = model.abstract(mesh, jnp.dtype(config.reference_dtype))
-        step = make_train_step(objective, optimizer, jnp.dtype(config.compute_dtype))
-        return state, *jax.eval_shape(step, state, reference, abstract_batch(mesh))
+        step = TrainStep(task, optimizer, jnp.dtype(config.compute_dtype))
+        return state, *jax.eval_shape(step, state, Frozen({}, reference), abstract_batch(mesh), step_numbers(config.loss, 1e-6))
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
@@ -80,7 +81,7 @@ def test_a_step_of_the_real_model_fits_the_mesh(path, shape):
     assert jax.tree.structure(after) == jax.tree.structure(before)
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert (x.shape, x.dtype) == (y.shape, y.dtype)
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(after.params)), "masters stay float32"
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(after.trainable)), "masters stay float32"
     assert {"loss", "grad_norm", "learning_rate", "gap/sw"} <= metrics.keys()
 
 

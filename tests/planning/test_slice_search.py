@@ -18,12 +18,12 @@ def answers(model_dir, monkeypatch, fits, topologies, **changes):
     needs_compiler()
     compiled, said = [], []
 
-    def compile_it(laid):
-        compiled.append((laid.topology, slice_search.settings(laid.config)))
-        memory = FITS if fits(laid) else GIB_16
+    def compile_it(layout):
+        compiled.append((layout.topology, slice_search.settings(layout.config)))
+        memory = FITS if fits(layout) else GIB_16
         found = {"step": memory}
-        return slice_fit.Plan(
-            laid.topology, laid.slices, dict(laid.mesh.shape), 1, 1, 1, 1, 0, 1, 1, 1.0, None, memory.fits, found
+        return slice_fit.SliceReport(
+            layout.topology, layout.slices, dict(layout.mesh.shape), 1, 1, 1, 1, 0, 1, 1, 1.0, None, memory.fits, found
         )
 
     monkeypatch.setattr(slice_search, "compiled", compile_it)
@@ -32,7 +32,7 @@ def answers(model_dir, monkeypatch, fits, topologies, **changes):
 
 
 def test_a_search_ends_at_the_first_layout_that_fits(model_dir, monkeypatch):
-    cached_on_four = lambda laid: laid.topology == "v5e:2x2" and laid.config.reference == "cached"  # noqa: E731
+    cached_on_four = lambda layout: layout.topology == "v5e:2x2" and layout.config.reference == "cached"  # noqa: E731
     found, compiled, said = answers(model_dir, monkeypatch, cached_on_four, ["v5e:2x4", "v5e:2x2", "v5e:1x1"])
     (answer,) = found
     assert answer.plan is not None and answer.settings is not None
@@ -48,7 +48,7 @@ def test_a_search_ends_at_the_first_layout_that_fits(model_dir, monkeypatch):
 
 def test_what_cannot_fit_is_never_compiled(model_dir, monkeypatch):
     monkeypatch.setattr(slice_search, "usable_bytes", lambda kind: 2**20)
-    found, compiled, said = answers(model_dir, monkeypatch, lambda laid: True, ["v5e:1x1", "v6e:2x2"])
+    found, compiled, said = answers(model_dir, monkeypatch, lambda layout: True, ["v5e:1x1", "v6e:2x2"])
     assert not compiled and [(answer.generation, answer.plan) for answer in found] == [("v5e", None), ("v6e", None)]
     assert said[0].startswith("v5e:1x1: the state and its gradients take ") and len(said) == 2
     assert plan.recommend(found[0], config(model_dir), None).startswith("v5e: does not fit v5e:1x1: try --config.optim")
@@ -56,7 +56,7 @@ def test_what_cannot_fit_is_never_compiled(model_dir, monkeypatch):
 
 def test_distributions_are_never_advised_to_be_cached(model_dir):
     run = config(model_dir, loss=Mpo(retain_by="kl_of_policy"))
-    said = plan.recommend(slice_search.Found("v5e", ("v5e:1x1",)), run, None)
+    said = plan.recommend(slice_search.SearchResult("v5e", ("v5e:1x1",)), run, None)
     assert said.startswith("v5e: does not fit v5e:1x1: try --config.optim") and "cached" not in said + plan.advice(run)
 
 
@@ -67,13 +67,13 @@ def test_microbatches_that_cannot_fit_do_not_end_a_search(model_dir, monkeypatch
     usable = bound()[1] + 1
     assert bound(microbatches=2, reference="cached")[0] > usable
     monkeypatch.setattr(slice_search, "usable_bytes", lambda kind: usable)
-    (answer,), _, _ = answers(model_dir, monkeypatch, lambda laid: laid.config.reference == "cached", ["v5e:1x1"])
+    (answer,), _, _ = answers(model_dir, monkeypatch, lambda layout: layout.config.reference == "cached", ["v5e:1x1"])
     assert answer.settings is not None and answer.settings["reference"] == "cached"
 
 
 def test_a_search_keeps_what_would_change_the_numbers(model_dir, monkeypatch):
     changes = dict(batch_size=4, microbatches=2, remat="attention", reference="cached", optim=OptimConfig(kind="adafactor"))
-    _, compiled, _ = answers(model_dir, monkeypatch, lambda laid: False, ["v5e:2x2"], **changes)
+    _, compiled, _ = answers(model_dir, monkeypatch, lambda layout: False, ["v5e:2x2"], **changes)
     tried = [chosen for _, chosen in compiled]
     assert {chosen["reference"] for chosen in tried} == {"cached"}
     assert [chosen["remat"] for chosen in tried] == sorted(chosen["remat"] for chosen in tried), "attention, then full"

@@ -1,6 +1,7 @@
 """Every method through the ordinary step: one device = eight, one batch = its microbatches; what is not read is not traced."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,11 @@ import tiny
 
 from mpo_jax import losses
 from mpo_jax.devices.sharding import batch_to_mesh
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.objective import Task, objective
 from mpo_jax.training.optim import OptimConfig, make_optimizer
-from mpo_jax.training.step import abstract_state, init_state, jit_train_step, make_eval_step, make_train_step
+from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step, make_eval_step
+from mpo_jax.training.step_arguments import on_mesh, step_numbers
+from mpo_jax.types import Frozen
 
 ROWS = 4
 MODEL = tiny.model(layers=1, layer_windows=(None,))
@@ -23,11 +26,11 @@ EVERY = losses.Sum(
         "dpo": losses.Dpo(),
         "dominant": losses.Dpo(side="source"),
         "ipo": losses.Ipo(),
-        "rdpo": losses.RobustDpo(),
+        "robust_dpo": losses.RobustDpo(),
         "cpo": losses.Cpo(),
         "kto": losses.Kto(),
         "orpo": losses.Orpo(),
-        "r_dpo": losses.RegularizedDpo(),
+        "length_regularized_dpo": losses.LengthRegularizedDpo(),
         "simpo": losses.Simpo(),
         "mpo": losses.Mpo(),
         "other": losses.Mpo(gap_target="ar"),
@@ -36,7 +39,8 @@ EVERY = losses.Sum(
     },
     weights={"own": 0.01},
 )
-OPTIMIZER = make_optimizer(OptimConfig(peak_lr=1e-3, warmup=0.0, eps=1e-3, clip_norm=1e9), 10)
+PEAK_LR = 1e-3
+OPTIMIZER = make_optimizer(OptimConfig(warmup=0.0, eps=1e-3, clip_norm=1e9), 10)
 
 
 def run(on, parts: int):
@@ -44,15 +48,15 @@ def run(on, parts: int):
     with jax.set_mesh(on):
         policy, reference = (tiny.place(MODEL, params, on) for params in tiny.two_params(MODEL))
         step = jit_train_step(
-            make_train_step(make_objective(MODEL, EVERY, tiny.LANGUAGES), OPTIMIZER, jnp.float32),
+            TrainStep(Task(MODEL, EVERY, tiny.LANGUAGES), OPTIMIZER, jnp.float32),
             abstract_state(policy, OPTIMIZER, on),
         )
         batch = batch_to_mesh(tiny.micro(tiny.batch(ROWS, weight=[1, 1, 1, 0], divergence=True), parts), on)
-        state = init_state(policy, OPTIMIZER, on)
+        state, numbers = init_state(policy, OPTIMIZER, on), on_mesh(step_numbers(EVERY, PEAK_LR), on)
         with jax.transfer_guard("disallow"):
-            state, metrics = step(state, reference, batch)
+            state, metrics = step(state, Frozen({}, reference), batch, numbers)
         values = {k: float(m.total / m.weight) for k, m in jax.device_get(metrics).items()}
-        return values, jax.device_get(state.params)
+        return values, jax.device_get(state.trainable)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +76,10 @@ def test_every_method_computes_the_same_on_any_mesh_and_in_microbatches(plain, s
 
 def test_evaluation_in_microbatches_is_that_of_every_method_in_training(plain):
     """What a microbatch has to know of the whole batch, such as KTO's reference point, it knows here too."""
-    objective, params = make_objective(MODEL, EVERY, tiny.LANGUAGES), tiny.two_params(MODEL)
+    policy, reference = tiny.two_params(MODEL)
+    step = make_eval_step(Task(MODEL, EVERY, tiny.LANGUAGES), jnp.float32)
     batch = tiny.micro(tiny.batch(ROWS, weight=[1, 1, 1, 0], divergence=True), 2)
-    for name, mean in make_eval_step(objective, jnp.float32)(*params, batch).items():
+    for name, mean in step(policy, Frozen({}, reference), batch, step_numbers(EVERY, PEAK_LR)).items():
         np.testing.assert_allclose(mean.value, plain[0][name], rtol=2e-5, atol=2e-6, err_msg=name)
 
 
@@ -82,7 +87,7 @@ def test_evaluation_in_microbatches_is_that_of_every_method_in_training(plain):
 def test_a_token_mean_is_over_the_chosen_tokens_of_the_batch(side):
     batch = dataclasses.replace(tiny.batch(ROWS), reference=None)
     policy, _ = tiny.two_params(MODEL)
-    loss, metrics = make_objective(MODEL, losses.Sft(reduction="token_mean", side=side), ())(policy, {}, batch)
+    loss, metrics = objective(Task(MODEL, losses.Sft(reduction="token_mean", side=side), ()), policy, {}, batch)
     first = 2 * ROWS * ["source", "target"].index(side)
     slot_SA = batch.policy.answer_slot_SA
     tokens = ((slot_SA >= first) & (slot_SA < first + ROWS)).sum()
@@ -103,7 +108,7 @@ def test_no_reference_is_traced_where_none_is_read(loss):
     assert not loss.reference_reads.anything
     policy, _ = tiny.two_params(MODEL)
     batch = dataclasses.replace(tiny.batch(ROWS), reference=None)
-    value, _ = jax.eval_shape(make_objective(MODEL, loss, ()), policy, {}, batch)
+    value, _ = jax.eval_shape(functools.partial(objective, Task(MODEL, loss, ())), policy, {}, batch)
     assert value.total.shape == ()
 
 
@@ -111,5 +116,7 @@ def test_a_method_on_the_dominant_side_reads_no_target():
     batch, reads = tiny.batch(ROWS), tiny.packed(0, ROWS, 24, (0,))
     policy, reference = tiny.two_params(MODEL)
     batch = dataclasses.replace(batch, policy=reads, reference=reads)
-    _, metrics = jax.eval_shape(make_objective(MODEL, losses.Dpo(side="source"), ()), policy, reference, batch)
+    _, metrics = jax.eval_shape(
+        functools.partial(objective, Task(MODEL, losses.Dpo(side="source"), ())), policy, reference, batch
+    )
     assert "logps/chosen" in metrics

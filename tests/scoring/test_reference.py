@@ -15,13 +15,14 @@ from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.devices.sharding import batch_to_mesh, shards
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
-from mpo_jax.scoring.objective import make_objective
-from mpo_jax.scoring.reference import cached_reference
+from mpo_jax.scoring.objective import Task, objective
+from mpo_jax.scoring.reference import cached_reference, stored_reads
 from mpo_jax.scoring.reference_store import ScoreStore
-from mpo_jax.scoring.sequences import score
+from mpo_jax.scoring.sequences import make_score_step, score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
-from mpo_jax.training.step import abstract_state, init_state, jit_train_step, make_train_step
-from mpo_jax.types import POOLINGS, Reads, Want
+from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import POOLINGS, Frozen, Reads, Want
 
 MODEL = tiny.model(vocab_size=264)
 POLICY, REFERENCE = tiny.two_params(MODEL)
@@ -53,7 +54,8 @@ def never():
 
 def cached(folder, on, pipelines, reads, *, load=None, identity=IDENTITY, dtype="float32"):
     load = load or functools.partial(tiny.place, MODEL, jax.tree.map(jnp.copy, REFERENCE), on)
-    return cached_reference(MODEL, load, reads, pipelines, on, folder=folder, identity=identity, dtype=dtype)
+    steps = {want: make_score_step(MODEL, dtype, of) for want, of in stored_reads(reads).items()}
+    return cached_reference(MODEL, load, reads, steps, pipelines, on, folder=folder, identity=identity, dtype=dtype)
 
 
 def joined(of: Pipeline, scores) -> Pipeline:
@@ -95,17 +97,17 @@ def test_three_updates_are_those_of_a_live_reference(tmp_path, pooling, shape):
     with jax.set_mesh(on):
         live = pipeline(on, loss, batch_size=10)  # all rows, so that one shape is compiled
         stored = joined(live, cached(tmp_path, on, [live], loss.reference_reads))
-        optimizer = make_optimizer(OptimConfig(peak_lr=1e-4, warmup=0.0), 3)
+        optimizer = make_optimizer(OptimConfig(warmup=0.0), 3)
         ends = []
         for of, ref_params in ((live, tiny.place(MODEL, REFERENCE, on)), (stored, {})):
             state = init_state(tiny.place(MODEL, jax.tree.map(jnp.copy, POLICY), on), optimizer, on)
-            objective = make_objective(MODEL, loss, ("ko", "sw"))
-            step = jit_train_step(make_train_step(objective, optimizer, jnp.float32), abstract_state(state.params, optimizer, on))
+            task = Task(MODEL, loss, ("ko", "sw"))
+            step = jit_train_step(TrainStep(task, optimizer, jnp.float32), abstract_state(state.trainable, optimizer, on))
             metrics = []
             for k in range(3):
-                state, values = step(state, ref_params, batch_to_mesh(of.batch_at(k), on))
+                state, values = step(state, Frozen({}, ref_params), batch_to_mesh(of.batch_at(k), on), step_numbers(loss, 1e-4))
                 metrics.append(jax.device_get(values))
-            ends.append((jax.device_get(state.params), metrics))
+            ends.append((jax.device_get(state.trainable), metrics))
     (params, metrics), (cached_params, cached_metrics) = ends
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), cached_metrics, metrics)
     # Adam divides each gradient by its own size, so that one of nearly 0 shows its rounding
@@ -137,9 +139,9 @@ def test_a_cached_step_has_no_forward_of_the_reference(tmp_path):
 
     batch, batch_with_scores = (jax.tree.map(lambda x: x[0], of.batch_at(0)) for of in (live, stored))
     policy = products(lambda params, batch: score(MODEL, params, batch.policy, loss.policy_reads, 4), batch)
-    objective = make_objective(MODEL, loss, ("ko", "sw"))
-    assert products(objective, {}, batch_with_scores) == policy
-    assert products(objective, REFERENCE, batch) > policy
+    scored = functools.partial(objective, Task(MODEL, loss, ("ko", "sw")))
+    assert products(scored, {}, batch_with_scores) == policy
+    assert products(scored, REFERENCE, batch) > policy
 
 
 def test_each_distinct_pair_is_scored_once(tmp_path, appended, capsys):

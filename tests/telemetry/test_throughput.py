@@ -9,11 +9,13 @@ import tiny
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
-from mpo_jax.scoring.objective import make_objective
+from mpo_jax.scoring.objective import Task
 from mpo_jax.telemetry.flops import Work
 from mpo_jax.telemetry.throughput import PEAK, Meter, Trace, parse_range
 from mpo_jax.training.optim import OptimConfig, make_optimizer
-from mpo_jax.training.step import abstract_state, make_train_step
+from mpo_jax.training.step import TrainStep, abstract_state
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Frozen
 
 
 class Device:
@@ -106,9 +108,10 @@ def test_a_run_that_continues_within_the_range_traces_the_rest(tmp_path):
 def test_scopes_of_the_step_read_like_the_source():
     model, on = tiny.model(), tiny.mesh()
     optimizer = make_optimizer(OptimConfig(), 10)
-    step = make_train_step(make_objective(model, Mpo(), tiny.LANGUAGES), optimizer, jnp.float32)
+    step = TrainStep(Task(model, Mpo(), tiny.LANGUAGES), optimizer, jnp.float32)
     state = abstract_state(model.abstract(on), optimizer, on)
-    lowered = jax.jit(step).lower(state, model.abstract(on), tiny.micro(tiny.batch(), 1))
+    frozen, numbers = Frozen({}, model.abstract(on)), step_numbers(Mpo(), 1e-3)
+    lowered = jax.jit(step).lower(state, frozen, tiny.micro(tiny.batch(), 1), numbers)
     text = lowered.compile().as_text()
     names = {part for line in text.split('op_name="')[1:] for part in line.split('"')[0].replace("(", "/").split("/")}
     names = {name.rstrip(")") for name in names}

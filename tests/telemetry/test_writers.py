@@ -5,13 +5,14 @@ import json
 import math
 import os
 import struct
+import sys
+import types
 from pathlib import Path
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mpo_jax.errors import InputError
-from mpo_jax.files.json_files import write_json
 from mpo_jax.telemetry.writers import MetricsConfig, MetricWriter, TensorBoard, keep_until, read_metrics
 
 
@@ -50,6 +51,16 @@ def test_a_continued_run_drops_what_comes_after_its_start(tmp_path):
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
 
 
+def test_a_run_from_the_start_drops_every_line_that_is_there(tmp_path):
+    """Also that of step 0: it evaluates its start again."""
+    for _ in range(2):
+        opened = writer(tmp_path)
+        opened.write(0, {"eval_loss": 1.0})
+        opened.write(1, {"loss": 1.0})
+        opened.close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
+
+
 def test_keep_until_keeps_the_step_itself(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (0, 2, 4)))
@@ -58,14 +69,6 @@ def test_keep_until_keeps_the_step_itself(tmp_path):
     keep_until(path, 0)
     assert path.read_text() == '{"step": 0}\n'
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_json_replaces_the_whole_file_and_keeps_every_script(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text("x" * 1000)
-    write_json(path, {"language": "বাংলা"})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"language": "বাংলা"}
-    assert "বাংলা" in path.read_text(encoding="utf-8")
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
@@ -100,6 +103,23 @@ def test_a_full_disk_is_an_error_of_tensorboard_and_nobody_waits(tmp_path, monke
             full.write(step, {"loss": 1.0})
     with pytest.raises(OSError, match=r"No space left on device: '.*/tensorboard'"):
         full.close()
+
+
+def test_a_continued_run_is_continued_at_weights_and_biases(tmp_path, monkeypatch):
+    """A stand-in names its runs as they come and keeps what they log. A run from the start is another run."""
+    logged: dict[str, list[int]] = {}
+
+    def init(*, project, dir, config, id, resume, allow_val_change):
+        assert (project, dir, config, resume, allow_val_change) == ("safety", str(tmp_path), {"seed": 0}, "allow", True)
+        steps = logged.setdefault(id := id or f"run{len(logged)}", [])
+        return types.SimpleNamespace(id=id, log=lambda values, step: steps.append(step), finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for start, steps in ((0, [1, 2, 3]), (2, [3, 4]), (4, [5]), (0, [1])):
+        write(tmp_path, steps, start=start, wandb="safety")
+    assert logged == {"run0": [1, 2, 3, 3, 4, 5], "run1": [1]}
+    write(tmp_path, [2], start=1, wandb="safety")
+    assert logged["run1"] == [1, 2]
 
 
 def test_a_missing_wandb_is_a_sentence(tmp_path, monkeypatch):

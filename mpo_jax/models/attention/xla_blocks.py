@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from mpo_jax.types import Array
+from mpo_jax.types import Array, Places
 
 BLOCK = 256  # queries and keys: on a CPU 512 is up to three times slower, 128 about the same
 _HIDDEN = -1e30  # finite: a query that sees no key must give 0, not NaN
-_FAR = 2**30
+_FAR = 2**31 - 1
+_POSITIONS = 2**18  # more than a sequence has; a row may then have 8191 segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +35,10 @@ class _How:
 
 def attend(
     q_STNH: Array,
-    k_STKH: Array,
-    v_STKH: Array,
-    position_ST: Array,
-    segment_ST: Array,
-    kv_segment_ST: Array,
+    k_SUKH: Array,
+    v_SUKH: Array,
+    queries: Places,
+    keys: Places,
     *,
     scale: float,
     softcap: float | None,
@@ -47,46 +47,49 @@ def attend(
     rows_at_once: int | None = None,
     block: int = BLOCK,
 ) -> Array:
-    """The contract of `attention.attention` on one device.
+    """The contract of `api.attention` on one device.
 
     The result and its log-sum-exps carry the checkpoint name `saved_as`. `rows_at_once` packed rows are computed together, and
     take as many steps as the longest of them; None = one row after the other.
     """
     S, T, N, H = q_STNH.shape
-    K = k_STKH.shape[2]
-    blocks = -(-T // block)
-    length = -(-T // blocks)  # of one block: evenly cut, so that padding the last one costs at most `blocks - 1` tokens
+    K = k_SUKH.shape[2]
     how = _How(N // K, scale, softcap, window, rows_at_once, saved_as)
 
     def cut(x: Array) -> Array:
-        """[S, T, ...] -> [S, blocks, length, ...]; what is added belongs to no sequence"""
-        x = jnp.pad(x, [(0, 0), (0, blocks * length - T)] + [(0, 0)] * (x.ndim - 2))
+        """[S, tokens, ...] -> [S, blocks, tokens of one, ...]: evenly cut, so that filling the last block costs less than a token
+        for each block; what is added belongs to no sequence"""
+        blocks = -(-x.shape[1] // block)
+        length = -(-x.shape[1] // blocks)
+        x = jnp.pad(x, [(0, 0), (0, blocks * length - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(S, blocks, length, *x.shape[2:])
 
     q_SbtKGH = cut(q_STNH.reshape(S, T, K, N // K, H))
+    blocks, length = q_SbtKGH.shape[1:3]
     q_SbKgH = q_SbtKGH.transpose(0, 1, 3, 4, 2, 5).reshape(S, blocks, K, -1, H)
-    k_SbKtH, v_SbKtH = (jnp.swapaxes(cut(x), 2, 3) for x in (k_STKH, v_STKH))
-    seen_SbKgH: Array = _seen(q_SbKgH, k_SbKtH, v_SbKtH, (cut(position_ST), cut(segment_ST), _keys(cut(kv_segment_ST))), how)
+    k_ScKuH, v_ScKuH = (jnp.swapaxes(cut(x), 2, 3) for x in (k_SUKH, v_SUKH))
+    where = (Places(*map(cut, queries)), Places(cut(keys.position), _keys(cut(keys.segment))))
+    seen_SbKgH: Array = _seen(q_SbKgH, k_ScKuH, v_ScKuH, where, how)
     seen_SbKGtH = seen_SbKgH.reshape(S, blocks, K, N // K, length, H)
     return seen_SbKGtH.transpose(0, 1, 4, 2, 3, 5).reshape(S, -1, N, H)[:, :T]
 
 
-def _keys(kv_segment: Array) -> Array:
+def _keys(segment: Array) -> Array:
     """Segment 0 is no sequence: its keys get a number that no query has."""
-    return jnp.where(kv_segment == 0, -1, kv_segment)
+    return jnp.where(segment == 0, -1, segment)
 
 
-# In what follows the arrays of a row are cut into b blocks of t tokens; u is t of the keys, and g the G * t queries of a block
-# that read one key/value head. `where` is (position_bt, segment_bt, kv_segment_bt).
+# In what follows the queries of a row are cut into b blocks of t tokens and its keys into c blocks of u; g are the G * t queries
+# of a block that read one key/value head. `where` is (places of the queries, bt; places of the keys, cu).
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _seen(q_SbKgH: Array, k_SbKtH: Array, v_SbKtH: Array, where: Any, how: _How) -> Array:
-    return _seen_fwd(q_SbKgH, k_SbKtH, v_SbKtH, where, how)[0]
+def _seen(q_SbKgH: Array, k_ScKuH: Array, v_ScKuH: Array, where: Any, how: _How) -> Array:
+    return _seen_fwd(q_SbKgH, k_ScKuH, v_ScKuH, where, how)[0]
 
 
-def _seen_fwd(q_SbKgH: Array, k_SbKtH: Array, v_SbKtH: Array, where: Any, how: _How) -> tuple[Array, Any]:
-    inputs = (q_SbKgH, k_SbKtH, v_SbKtH, where)
+def _seen_fwd(q_SbKgH: Array, k_ScKuH: Array, v_ScKuH: Array, where: Any, how: _How) -> tuple[Array, Any]:
+    inputs = (q_SbKgH, k_ScKuH, v_ScKuH, where)
     seen_and_lse = jax.lax.map(functools.partial(_forward, how=how), inputs, batch_size=how.rows_at_once)
     seen_SbKgH, lse_SbKg = checkpoint_name(seen_and_lse, how.saved_as)
     return seen_SbKgH, (*inputs, seen_SbKgH, lse_SbKg)
@@ -106,52 +109,54 @@ def _visits(where: Any, window: int | None) -> tuple[Array, Array]:
     Ranges of segments and positions decide, so blocks within may be empty, but none without is seen, in whatever order
     segments come.
     """
-    position_bt, segment_bt, kv_segment_bt = where
-    blocks = len(position_bt)
+    (position_bt, segment_bt), (key_position_cu, key_segment_cu) = where
 
     def low_high(x_bt: Array, real_bt: Array) -> tuple[Array, Array]:
         return jnp.where(real_bt, x_bt, _FAR).min(1), jnp.where(real_bt, x_bt, -_FAR).max(1)
 
     q_low_b, q_high_b = low_high(segment_bt, segment_bt > 0)
-    k_low_b, k_high_b = low_high(kv_segment_bt, kv_segment_bt > 0)
-    meets_bb = (q_low_b[:, None] <= k_high_b[None, :]) & (k_low_b[None, :] <= q_high_b[:, None])
-    meets_bb &= jnp.tril(jnp.ones((blocks, blocks), bool))
+    k_low_c, k_high_c = low_high(key_segment_cu, key_segment_cu > 0)
+    meets_bc = (q_low_b[:, None] <= k_high_c[None, :]) & (k_low_c[None, :] <= q_high_b[:, None])
+    # Segment and position as one number: a query sees no key that has a higher one.
+    _, last_b = low_high(segment_bt * _POSITIONS + position_bt, segment_bt > 0)
+    first_c, _ = low_high(key_segment_cu * _POSITIONS + key_position_cu, key_segment_cu > 0)
+    meets_bc &= first_c[None, :] <= last_b[:, None]
     if window is not None:
-        meets_bb &= position_bt.min(1)[:, None] - position_bt.max(1)[None, :] < window
-    begin_b, end_b = jnp.argmax(meets_bb, axis=1), blocks - jnp.argmax(meets_bb[:, ::-1], axis=1)
-    return begin_b, jnp.where(meets_bb.any(axis=1), end_b, begin_b)
+        meets_bc &= position_bt.min(1)[:, None] - key_position_cu.max(1)[None, :] < window
+    blocks = meets_bc.shape[1]
+    begin_b, end_b = jnp.argmax(meets_bc, axis=1), blocks - jnp.argmax(meets_bc[:, ::-1], axis=1)
+    return begin_b, jnp.where(meets_bc.any(axis=1), end_b, begin_b)
 
 
 def _scores(i: Array, j: Array, q_KgH: Array, k_KuH: Array, where: Any, how: _How) -> tuple[Array, Array | None]:
     """(scores of query block i and key block j, f32, _HIDDEN where a query does not see the key; the soft-cap's tanh)."""
-    position_bt, segment_bt, kv_segment_bt = where
+    (position_bt, segment_bt), (key_position_cu, key_segment_cu) = where
     score_Kgu = jnp.einsum("KgH,KuH->Kgu", q_KgH, k_KuH, preferred_element_type=jnp.float32) * how.scale
     tanh_Kgu = None
     if how.softcap is not None:
         tanh_Kgu = jnp.tanh(score_Kgu / how.softcap)
         score_Kgu = how.softcap * tanh_Kgu
-    t = position_bt.shape[1]
-    back_tu = (i * t + jnp.arange(t))[:, None] - (j * t + jnp.arange(t))[None, :]
-    sees_tu = (back_tu >= 0) & (segment_bt[i][:, None] == kv_segment_bt[j][None, :])
+    back_tu = position_bt[i][:, None] - key_position_cu[j][None, :]
+    sees_tu = (back_tu >= 0) & (segment_bt[i][:, None] == key_segment_cu[j][None, :])
     if how.window is not None:
-        sees_tu &= position_bt[i][:, None] - position_bt[j][None, :] < how.window
+        sees_tu &= back_tu < how.window
     return jnp.where(jnp.tile(sees_tu, (how.G, 1))[None], score_Kgu, _HIDDEN), tanh_Kgu
 
 
 def _forward(row: Any, how: _How) -> tuple[Array, Array]:
     """One row: (what each query sees, log-sum-exp of its scores); a query that sees nothing has 0 and a huge log-sum-exp."""
-    q_bKgH, k_bKtH, v_bKtH, where = row
+    q_bKgH, k_cKuH, v_cKuH, where = row
 
     def query_block(_: None, x: Any) -> tuple[None, tuple[Array, Array]]:
         i, q_KgH, begin, end = x
 
         def key_block(j: Array, carry: Any) -> Any:
             top_Kg, sum_Kg, seen_KgH = carry
-            score_Kgu, _ = _scores(i, j, q_KgH, k_bKtH[j], where, how)
+            score_Kgu, _ = _scores(i, j, q_KgH, k_cKuH[j], where, how)
             new_top_Kg = jnp.maximum(top_Kg, score_Kgu.max(axis=2))
             weight_Kgu = jnp.exp(score_Kgu - new_top_Kg[:, :, None])
             shrink_Kg = jnp.exp(top_Kg - new_top_Kg)
-            more_KgH = jnp.einsum("Kgu,KuH->KgH", weight_Kgu.astype(v_bKtH.dtype), v_bKtH[j], preferred_element_type=jnp.float32)
+            more_KgH = jnp.einsum("Kgu,KuH->KgH", weight_Kgu.astype(v_cKuH.dtype), v_cKuH[j], preferred_element_type=jnp.float32)
             return new_top_Kg, sum_Kg * shrink_Kg + weight_Kgu.sum(axis=2), seen_KgH * shrink_Kg[:, :, None] + more_KgH
 
         zeros_KgH = jnp.zeros(q_KgH.shape, jnp.float32)
@@ -161,7 +166,7 @@ def _forward(row: Any, how: _How) -> tuple[Array, Array]:
         sees_Kg = top_Kg > _HIDDEN / 2
         seen_KgH = jnp.where(sees_Kg[:, :, None], seen_KgH / jnp.where(sees_Kg, sum_Kg, 1.0)[:, :, None], 0.0)
         lse_Kg = jnp.where(sees_Kg, top_Kg + jnp.log(jnp.where(sees_Kg, sum_Kg, 1.0)), -_HIDDEN)
-        return None, (seen_KgH.astype(v_bKtH.dtype), lse_Kg)
+        return None, (seen_KgH.astype(v_cKuH.dtype), lse_Kg)
 
     _, seen_and_lse = jax.lax.scan(query_block, None, (jnp.arange(len(q_bKgH)), q_bKgH, *_visits(where, how.window)))
     return seen_and_lse
@@ -169,7 +174,7 @@ def _forward(row: Any, how: _How) -> tuple[Array, Array]:
 
 def _backward(row: Any, how: _How) -> tuple[Array, Array, Array]:
     """One row: the gradients of q, k and v, summed in float32."""
-    q_bKgH, k_bKtH, v_bKtH, where, seen_bKgH, lse_bKg, grad_bKgH = row
+    q_bKgH, k_cKuH, v_cKuH, where, seen_bKgH, lse_bKg, grad_bKgH = row
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def query_block(kv_grads: Any, x: Any) -> tuple[Any, Array]:
@@ -177,21 +182,21 @@ def _backward(row: Any, how: _How) -> tuple[Array, Array, Array]:
         mean_Kg = jnp.sum(seen_KgH.astype(jnp.float32) * grad_KgH, axis=2)
 
         def key_block(j: Array, carry: Any) -> Any:
-            dq_KgH, dk_bKtH, dv_bKtH = carry
-            score_Kgu, tanh_Kgu = _scores(i, j, q_KgH, k_bKtH[j], where, how)
+            dq_KgH, dk_cKuH, dv_cKuH = carry
+            score_Kgu, tanh_Kgu = _scores(i, j, q_KgH, k_cKuH[j], where, how)
             weight_Kgu = jnp.exp(score_Kgu - lse_Kg[:, :, None])
-            dscore_Kgu = weight_Kgu * (product("KgH,KuH->Kgu", grad_KgH, v_bKtH[j]) - mean_Kg[:, :, None]) * how.scale
+            dscore_Kgu = weight_Kgu * (product("KgH,KuH->Kgu", grad_KgH, v_cKuH[j]) - mean_Kg[:, :, None]) * how.scale
             if tanh_Kgu is not None:
                 dscore_Kgu *= 1 - jnp.square(tanh_Kgu)
             dscore_Kgu, weight_Kgu = dscore_Kgu.astype(q_KgH.dtype), weight_Kgu.astype(grad_KgH.dtype)
-            dk_bKtH = dk_bKtH.at[j].add(product("Kgu,KgH->KuH", dscore_Kgu, q_KgH))
-            dv_bKtH = dv_bKtH.at[j].add(product("Kgu,KgH->KuH", weight_Kgu, grad_KgH))
-            return dq_KgH + product("Kgu,KuH->KgH", dscore_Kgu, k_bKtH[j]), dk_bKtH, dv_bKtH
+            dk_cKuH = dk_cKuH.at[j].add(product("Kgu,KgH->KuH", dscore_Kgu, q_KgH))
+            dv_cKuH = dv_cKuH.at[j].add(product("Kgu,KgH->KuH", weight_Kgu, grad_KgH))
+            return dq_KgH + product("Kgu,KuH->KgH", dscore_Kgu, k_cKuH[j]), dk_cKuH, dv_cKuH
 
         dq_KgH, *kv_grads = jax.lax.fori_loop(begin, end, key_block, (jnp.zeros(q_KgH.shape, jnp.float32), *kv_grads))
         return tuple(kv_grads), dq_KgH.astype(q_KgH.dtype)
 
-    zeros = (jnp.zeros(k_bKtH.shape, jnp.float32), jnp.zeros(v_bKtH.shape, jnp.float32))
+    zeros = (jnp.zeros(k_cKuH.shape, jnp.float32), jnp.zeros(v_cKuH.shape, jnp.float32))
     blocks = (jnp.arange(len(q_bKgH)), q_bKgH, *_visits(where, how.window), seen_bKgH, lse_bKg, grad_bKgH)
-    (dk_bKtH, dv_bKtH), dq_bKgH = jax.lax.scan(query_block, zeros, blocks)
-    return dq_bKgH, dk_bKtH.astype(k_bKtH.dtype), dv_bKtH.astype(v_bKtH.dtype)
+    (dk_cKuH, dv_cKuH), dq_bKgH = jax.lax.scan(query_block, zeros, blocks)
+    return dq_bKgH, dk_cKuH.astype(k_cKuH.dtype), dv_cKuH.astype(v_cKuH.dtype)

@@ -1,0 +1,54 @@
+"""Which programs does a run compile? The same ones for arrays that are there and for a plan that has shapes alone."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mpo_jax.models.decoder import Model
+from mpo_jax.scoring.objective import Task
+from mpo_jax.scoring.reference import stored_reads
+from mpo_jax.scoring.sequences import make_score_step
+from mpo_jax.training.config import TrainConfig
+from mpo_jax.training.optim import make_optimizer
+from mpo_jax.training.step import TrainStep, abstract_state, jit_train_step, make_eval_step, step_programs
+from mpo_jax.training.trainable import split
+from mpo_jax.types import Reads, TrainState, Want
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPrograms:
+    """Jitted functions, compiled when they are called or lowered. `state` has the shapes and places of the state; `score` scores
+    pairs for a cached reference, a program for each thing that is wanted of one."""
+
+    state: TrainState
+    step: TrainStep
+    train: Any  # (state, frozen, batch, numbers) -> (state, metrics)
+    evaluate: jax.stages.Wrapped  # (trainable, frozen, batch, numbers) -> metrics
+    measure: dict[Reads, jax.stages.Wrapped]  # (params, batch) -> scores, by what is measured
+    score: dict[Want, jax.stages.Wrapped]  # (reference's params, batch) -> scores
+
+    @property
+    def train_programs(self) -> list[jax.stages.Wrapped]:
+        """What `train` is made of: one program, or two where moments wait on the host."""
+        return step_programs(self.step, self.state)
+
+
+def run_programs(config: TrainConfig, model: Model, languages: tuple[str, ...], updates: int, mesh: Mesh) -> RunPrograms:
+    """All programs of a run of this many updates whose batches name these languages. `mesh` may be of devices that are not
+    here."""
+    optimizer, dtype = make_optimizer(config.optim, updates), jnp.dtype(config.compute_dtype)
+    state = abstract_state(split(model.abstract(mesh), config.frozen)[0], optimizer, mesh)
+    stored = stored_reads(config.loss.reference_reads) if config.reference == "cached" else {}
+    task = Task(model, config.loss, languages)
+    step = TrainStep(task, optimizer, dtype)
+    return RunPrograms(
+        state,
+        step,
+        jit_train_step(step, state),
+        make_eval_step(task, dtype),
+        {reads: make_score_step(model, dtype, reads) for reads in map(Reads.answers, (True, False))},
+        {want: make_score_step(model, config.reference_dtype, reads) for want, reads in stored.items()},
+    )

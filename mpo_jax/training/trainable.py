@@ -1,0 +1,45 @@
+"""Which parameters does a run train, and which are frozen? Two trees, of which each lacks what the other has."""
+
+from typing import Any
+
+import jax
+
+from mpo_jax.errors import InputError
+from mpo_jax.models.decoder import dotted
+from mpo_jax.types import Params
+
+
+def split(params: Params, frozen: str) -> tuple[Params, Params]:
+    """(trainable, frozen) parts of a tree of parameters or of their shapes; `types.joined` makes it whole again. `frozen` names
+    parameters and groups of them, with commas between: "embedding,layers.attention". Errors: a name that is none; nothing left to
+    train."""
+    names = [name for name in frozen.split(",") if name]
+    paths = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for name in names:
+        if not any(_within(path, name) for path in paths):
+            groups = sorted({path.rpartition(".")[0] or path for path in paths})
+            raise InputError(f"frozen='{frozen}': '{name}' names no parameters of this model: write some of {', '.join(groups)}.")
+    held = {path for path in paths if any(_within(path, name) for name in names)}
+    if len(held) == len(paths):
+        raise InputError(f"frozen='{frozen}' leaves nothing to train: name fewer parameters.")
+    return _part(params, lambda path: path not in held), _part(params, lambda path: path in held)
+
+
+def names(params: Params) -> set[str]:
+    """The dotted names of a tree's parameters."""
+    return {dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _within(path: str, name: str) -> bool:
+    return path == name or path.startswith(f"{name}.")
+
+
+def _part(tree: Params, wanted: Any, path: str = "") -> Params:
+    """The leaves that are wanted, without the groups that are empty then."""
+    parts = {}
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else key
+        part = _part(value, wanted, here) if isinstance(value, dict) else value if wanted(here) else {}
+        if not isinstance(part, dict) or part:
+            parts[key] = part
+    return parts
