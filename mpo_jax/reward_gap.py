@@ -88,7 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set, user/name[@revision][:split]"
     )
     parser.add_argument("--output", required=True, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
-    parser.add_argument("--template", choices=TEMPLATES, default="authors", help="default: %(default)s")
+    parser.add_argument(
+        "--template",
+        choices=TEMPLATES,
+        default="authors",
+        help="authors: the chat format of MPO's authors for this family; hf: the tokenizer's own (default: %(default)s)",
+    )
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="rows at a time (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the computation (default: %(default)s)")
