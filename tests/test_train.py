@@ -63,18 +63,21 @@ def test_transformers_loads_the_export(whole):
     assert torch.isfinite(model(ids).logits).all()
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole, tmp_path, interrupted, at):
-    """After no checkpoint, or after that of update 2."""
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole, tmp_path, interrupted, capsys, at):
+    """In the second update, before any checkpoint, or in the fourth, after that of update 2."""
     with interrupted(at):
         command(world, tmp_path)
     assert not (tmp_path / "run" / "export").exists()
+    capsys.readouterr()
     resumed = command(world, tmp_path, "--config.checkpoint.resume=auto")
+    assert ("continuing after update 2" in capsys.readouterr().out) == (at > 2)
     assert metrics(resumed) == metrics(whole)
     first, second = (load_file(run / "export" / "model.safetensors") for run in (whole, resumed))
     assert all((first[name] == second[name]).all() for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [50, 0], ids=["checkpoints", "no checkpoints"])
 def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole, tmp_path, monkeypatch, capsys, every):
     """SIGTERM while the second update is under way, where no checkpoint would be due before the end."""
@@ -105,6 +108,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole,
     assert metrics(run) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, tmp_path, interrupted, monkeypatch, capsys):
     """The scores are kept outside of the run's folder; the resumed run reads them and loads no model at all."""
     cached = ["--config.reference=cached", f"--config.reference_store={tmp_path / 'scores'}"]
@@ -115,7 +119,8 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
     assert "(10 to score)" in printed
     monkeypatch.setattr(assemble, "load_params", lambda *args: loaded.append(args))
     resumed = command(world, tmp_path, *cached, "--config.checkpoint.resume=auto")
-    assert "(0 to score)" in capsys.readouterr().out
+    assert "(0 to score)" in (printed := capsys.readouterr().out)
+    assert "continuing after update 2" in printed
     assert not loaded
     for line, like in zip(metrics(resumed), metrics(whole), strict=True):
         for name in line.keys() - {"packing_efficiency"}:  # which has no reference's positions in it
@@ -134,6 +139,7 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
         command(world, tmp_path / "third", *cached, f"--config.model={tmp_path / 'model'}")
 
 
+@pytest.mark.slow
 def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, tmp_path, interrupted, capsys):
     """Interrupted after update 2, then continued with the moments on the host and a profiler on the third update."""
     with interrupted(2):
@@ -146,6 +152,7 @@ def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, t
         assert line.keys() == like.keys()
     assert list((resumed / "profile").rglob("*.xplane.pb"))
     printed = capsys.readouterr()
+    assert "continuing after update 2" in printed.out
     assert "first update:" in printed.err + printed.out
     assert "offload=True" in printed.out
 
@@ -326,6 +333,7 @@ def test_divergences_need_the_reference_at_every_step(world, tmp_path):
         command(world, tmp_path, "--config.loss.retain_by=kl_of_policy", "--config.reference=cached")
 
 
+@pytest.mark.slow
 def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_path):
     """KTO's mismatched pairs and another language's gap, in microbatches, from the data to the export."""
     values = {}
@@ -343,6 +351,7 @@ def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_p
     np.testing.assert_allclose(values["cached"], values["live"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_that_is_left_open_is_chosen_by_the_rule(world, whole, tmp_path, capsys):
     """Two microbatches of 8 sequences: with fsdp=8 each shard would have one. The numbers are those of the other mesh."""
     run = command(world, tmp_path, "--config.mesh.auto=True", "--config.microbatches=2", "--config.export.enabled=False")
