@@ -19,7 +19,8 @@ CITATION = """@inproceedings{zhao-etal-2025-mpo,
 
 # The settings that decide what was learnt. The others (where a run wrote, on which devices, how often it looked) are nobody's
 # business, so that a new setting is not in a card before somebody has put it here.
-LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "compute_dtype", "reference_dtype", "reference")
+LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "compute_dtype")
+LEARNT += ("frozen", "reference_dtype", "reference")
 
 _ON_HUB = re.compile(r"\w[\w.-]*(/[\w.-]+)?(@\w[\w./-]*)?(:[\w.\[\]%:+-]+)?")
 
