@@ -1,208 +1,88 @@
-"""What will the model see? A few rows token by token, with what is template, prompt and scored answer; lengths, truncations and
-noise per language; and a picture of the lengths on request.
+"""What would a run train on? Its rows token by token; lengths, truncations and noise per language.
 
-    python -m mpo_jax.preview --config=configs/llama31.py [--config.field=value ...]        what a run would train on
-    python -m mpo_jax.preview --data FILE --tokenizer FOLDER [--template llama]             any data, any tokenizer
+    python -m mpo_jax.preview --config=configs/llama31.py [--config.field=value ...]        the rows of that run
+    python -m mpo_jax.preview --data FILE --tokenizer FOLDER [--template llama]             any rows, any tokenizer
 
 The rows may hold unsafe text: `--rows 0` prints none of it.
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from mpo_jax.data.audit import Audit, audit
-from mpo_jax.data.chat import TRUNCATIONS, Example, TokenPair, hf_format, load_tokenizer, tokenize
-from mpo_jax.data.dataset import DataConfig
-from mpo_jax.data.rows import Row, read_rows
+from mpo_jax.data.chat import TRUNCATIONS
+from mpo_jax.data.dataset import DataConfig, Tokens, divide
+from mpo_jax.data.token_view import report
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.files import hub
-from mpo_jax.files.paths import path_of, written_locally
+from mpo_jax.files.paths import path_of
 from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.training.config import parse
-from mpo_jax.types import ChatFormat
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-# What a token is -> ANSI colour, and the brackets that stand for it where there are no colours.
-_STYLES = {"template": ("2", "<", ">"), "prompt": ("36", "", ""), "scored": ("32", "[", "]")}
-
-
-def show_row(example: Example, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat, colour: bool) -> str:
-    """The sequences of a row as text: template, prompt and scored answer told apart by colour, or by <...>, ... and [...]."""
-    lines = [f"row {example.id} ({example.language})"]
-    sides = {"source": example.source, "target": example.target}
-    for name, pair in sides.items():
-        if pair is not None:
-            for answer in ("chosen", "rejected"):
-                ids = getattr(pair, answer)
-                warning = _count_marks(pair.prompt, ids, tokenizer, form)
-                lines.append(f"  {name} {answer}: {len(pair.prompt)} + {len(ids)} tokens{warning}")
-                lines.append("    " + _painted(pair.prompt, ids, tokenizer, form, colour))
-    return "\n".join(lines)
-
-
-def _painted(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat, colour: bool) -> str:
-    pieces = _pieces(prompt, tokenizer)
-    text = "".join(pieces)
-    # After truncation of the header ("official") the text around the message may be incomplete, then all of it is prompt.
-    start = len(form.before) if text.startswith(form.before) else 0
-    stop = len(text) - len(form.between) if text.endswith(form.between) else len(text)
-    parts: dict[str, list[str]] = {"before": [], "message": [], "between": []}
-    at = 0
-    for piece in pieces:
-        inside = at >= start and at + len(piece) <= stop
-        parts["message" if inside else "before" if at < start else "between"].append(piece)
-        at += len(piece)
-    kinds = {"before": "template", "message": "prompt", "between": "template"}
-    painted = [_part(parts[name], kind, colour) for name, kind in kinds.items()]
-    return "".join([*painted, _part(_pieces(answer, tokenizer), "scored", colour)])
-
-
-def _pieces(ids: np.ndarray, tokenizer: "PreTrainedTokenizerFast") -> list[str]:
-    """The text of each token; tokens that only together make a character are one piece."""
-    pieces, pending = [], []
-    for token in ids.tolist():
-        pending.append(token)
-        if not (text := str(tokenizer.decode(pending))).endswith("\ufffd"):
-            pieces.append(text)
-            pending = []
-    return [*pieces, str(tokenizer.decode(pending))] if pending else pieces
-
-
-def _part(pieces: Sequence[str], kind: str, colour: bool) -> str:
-    """Tokens side by side: every other one underlined, or all of them divided by bars where there are no colours."""
-    code, left, right = _STYLES[kind]
-    if not colour:
-        return left + "|".join(pieces) + right
-    return "".join(f"\x1b[{code}{';4' if i % 2 else ''}m{piece}\x1b[0m" for i, piece in enumerate(pieces))
-
-
-def _count_marks(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat) -> str:
-    """A warning where a sequence does not begin once or the answer does not end once; empty otherwise."""
-    warnings = []
-    ends = int(np.sum(answer == tokenizer(form.end, add_special_tokens=False)["input_ids"][-1]))
-    if ends != 1:
-        warnings.append(f"{ends} end tokens {form.end!r} in the answer")
-    # A tokenizer may name a beginning token that its models do not use: the format says whether they do.
-    if tokenizer.bos_token is not None and str(tokenizer.bos_token) in form.before:
-        begins = int(np.sum(np.concatenate([prompt, answer]) == tokenizer.bos_token_id))
-        if begins != 1:
-            warnings.append(f"{begins} beginning tokens {tokenizer.bos_token!r}")
-    return "".join(f"  WARNING: {warning}, expected 1" for warning in warnings)
-
-
-def _warned(example: Example, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat) -> bool:
-    pairs = [pair for pair in (example.source, example.target) if pair is not None]
-    return any(_count_marks(p.prompt, answer, tokenizer, form) for p in pairs for answer in (p.chosen, p.rejected))
-
-
-def table(examples: Sequence[Example], findings: dict[str, Audit]) -> str:
-    """Per target language: rows, mean / longest length in tokens of the four sequences, and what `audit` found."""
-    names = ("source chosen", "source rejected", "target chosen", "target rejected")
-    lines = [f"{'language':<10}{'rows':>6}" + "".join(f"{name:>18}" for name in names)]
-    for language in findings:
-        own = [example for example in examples if example.language == language]
-        cells = []
-        for name in names:
-            lengths = sequence_lengths(own, *name.split())
-            cells.append(f"{np.mean(lengths):.0f} / {max(lengths)}" if lengths else "-")
-        lines.append(f"{language:<10}{len(own):>6}" + "".join(f"{cell:>18}" for cell in cells))
-    kinds = [kind for kind in Audit.__dataclass_fields__ if kind != "rows"]
-    lines += ["", f"{'rows with':<34}" + "".join(f"{language:>8}" for language in findings)]
-    for kind in kinds:
-        counts = [getattr(found, kind) for found in findings.values()]
-        lines.append(f"{kind.replace('_', ' '):<34}" + "".join(f"{count:>8}" for count in counts))
-    return "\n".join(lines)
-
-
-def sequence_lengths(examples: Sequence[Example], side: str, answer: str) -> list[int]:
-    """Tokens of prompt and answer together; `side` is "source" or "target", `answer` "chosen" or "rejected"."""
-    pairs: list[TokenPair | None] = [example.source if side == "source" else example.target for example in examples]
-    return [len(p.prompt) + len(p.chosen if answer == "chosen" else p.rejected) for p in pairs if p is not None]
-
-
-def histogram(examples: Sequence[Example], path: str | Path) -> None:
-    """Writes a PNG of the lengths of all target sequences, a line a language."""
-    from matplotlib.figure import Figure  # slow to import; a bare figure draws with Agg and needs no display
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    lengths = {
-        language: [n for answer in ("chosen", "rejected") for n in sequence_lengths(own, "target", answer)]
-        for language in sorted({example.language for example in examples})
-        if (own := [example for example in examples if example.language == language])
-    }
-    bins = np.linspace(0, max(max(values) for values in lengths.values()) + 1, 41).tolist()
-    for language, values in lengths.items():
-        axes.hist(values, bins=bins, histtype="step", label=f"{language} ({len(values)})")
-    axes.set(xlabel="tokens of prompt and answer, target side", ylabel="sequences")
-    axes.legend()
-    with written_locally(path_of(path)) as here:
-        figure.savefig(here, dpi=120)
-
-
-def preview(
-    rows: Sequence[Row],
-    tokenizer: "PreTrainedTokenizerFast",
-    form: ChatFormat,
-    *,
-    max_length: int,
-    truncation: str = "keep_header",
-    show: int = 2,
-    png: str | Path | None = None,
-) -> str:
-    """The whole report as text; `show` rows token by token, the picture written to `png` when given."""
-    examples = tokenize(rows, tokenizer, form, max_length=max_length, truncation=truncation)
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    shown = [show_row(example, tokenizer, form, colour) for example in examples[:show]]
-    warned = [example.id for example in examples if _warned(example, tokenizer, form)]
-    if png is not None:
-        histogram(examples, png)
-    counted = f"{len(warned)} of {len(examples)} rows have a sequence without exactly one beginning and one end token"
-    counted += f": {', '.join(warned[:20])}" if warned else ""
-    return "\n\n".join([*shown, table(examples, audit(rows, examples)), counted])
+# What goes with --data, and what says the same with --config.
+OF_DATA = {
+    "data": "data.path",
+    "tokenizer": "model",
+    "template": "data.template",
+    "max_length": "data.max_length",
+    "truncation": "data.truncation",
+    "allow_empty_prompt": "data.allow_empty_prompt",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mpo_jax.preview", description="Shows what a model will be trained on.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mpo_jax.preview",
+        description="Shows what a model would be trained on: the rows of a run's config, or any rows with any tokenizer.",
+        epilog="The rows of a run: --config=FILE.py[:variant] [--config.field=value ...]",
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument("--data", help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
     parser.add_argument("--tokenizer", help="a folder with the tokenizer files of a Hugging Face model")
     parser.add_argument(
         "--template",
         choices=("hf", *FAMILIES),
-        default="hf",
-        help="hf: the tokenizer's own chat template; or the reference format of a model family (default: %(default)s)",
+        help="hf: the tokenizer's own chat template (the default); or the format that MPO's authors wrote for a family",
     )
-    parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
-    parser.add_argument("--truncation", choices=TRUNCATIONS, default="keep_header", help="default: %(default)s")
+    parser.add_argument("--max-length", type=int, help="tokens of prompt and answer (default: 1024)")
+    parser.add_argument("--truncation", choices=TRUNCATIONS, help="what is cut of longer ones (default: keep_header)")
+    parser.add_argument("--allow-empty-prompt", action="store_true", help="read rows with an empty prompt too")
     parser.add_argument("--rows", type=int, default=2, help="how many rows to print; they may be unsafe (default: %(default)s)")
-    parser.add_argument("--png", help="where to write a picture of the lengths")
-    parser.add_argument("--allow-empty-prompt", action="store_true")
+    parser.add_argument("--png", default=None, help="where to write a picture of the lengths")
     args, settings = parser.parse_known_args(argv)
     with one_sentence():
-        if settings:
-            config = parse(settings)
-            data, template, args.tokenizer = config.data, config.data.template, hub.resolve(config.model)
-            template = build(args.tokenizer)[0].model_type if template == "reference" else template
-        else:
-            if args.data is None or args.tokenizer is None:
-                raise InputError(
-                    "Nothing to preview was given: write --config=FILE.py, or both --data FILE and --tokenizer FOLDER."
-                )
-            limits = {"max_length": args.max_length, "truncation": args.truncation}
-            data, template = DataConfig(args.data, allow_empty_prompt=args.allow_empty_prompt, **limits), args.template
-        rows = read_rows(data.path, allow_empty_prompt=data.allow_empty_prompt)
-        tokenizer = load_tokenizer(args.tokenizer)
-        form = hf_format(tokenizer) if template == "hf" else FAMILIES[template].chat
-        shown = {"show": max(args.rows, 0), "png": args.png}
-        print(preview(rows, tokenizer, form, max_length=data.max_length, truncation=data.truncation, **shown))
+        given = {name: value for name, value in vars(args).items() if name in OF_DATA}
+        data, seed, tokens = _of_config(settings, given) if settings else _of_data(given)
+        parts = divide(data, seed)
+        text = report(
+            parts.train, tokens.examples(parts.train), tokens.tokenizer, tokens.form, show=max(args.rows, 0), png=args.png
+        )
+    print(f"{len(parts.train)} rows to train on, {len(parts.held_out)} held out\n\n{text}")
+
+
+def _of_config(settings: list[str], given: dict[str, Any]) -> tuple[DataConfig, int, Tokens]:
+    """The data, the seed and the tokenizer of a run."""
+    if not any(setting.startswith("--config=") for setting in settings):
+        raise InputError(f"'{settings[0]}' is not an option: write --config=FILE.py, or see --help.")
+    if given:
+        name = next(iter(given))
+        option = name.replace("_", "-")
+        raise InputError(f"--{option} does not go with --config: write --config.{OF_DATA[name]}=VALUE instead.")
+    config = parse(settings)
+    folder = hub.resolve(config.model)
+    authors = build(folder)[0].authors_chat
+    return config.data, config.seed, Tokens.of_config(folder, authors, config.data)
+
+
+def _of_data(given: dict[str, Any]) -> tuple[DataConfig, int, Tokens]:
+    """The same of a file and a tokenizer alone, where nothing is held out."""
+    settings = dict(given)
+    if not {"data", "tokenizer"} <= settings.keys():
+        raise InputError("Nothing to preview was given: write --config=FILE.py, or both --data FILE and --tokenizer FOLDER.")
+    folder, path, template = settings.pop("tokenizer"), settings.pop("data"), settings.pop("template", "hf")
+    authors = None if template == "hf" else FAMILIES[template].authors_chat
+    data = DataConfig(path, template="hf" if template == "hf" else "authors", **settings)
+    return data, 0, Tokens.of_config(path_of(folder), authors, data)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.data.chat_format import TEMPLATES
 from mpo_jax.data.dataset import Batching, Tokens
 from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.devices import processes
@@ -54,7 +55,7 @@ def measure(
     """The gaps of every row under one model, with that model's own tokenizer. `dtype` is the computation's."""
     model_dir = hub.resolve(name)
     family, model, _ = build(model_dir)
-    tokens = Tokens.of(model_dir, family.chat, template, max_length)
+    tokens = Tokens.of(model_dir, family.authors_chat, template, max_length)
     reads = Reads(source=Want.LOGP if rows[0].source is not None else Want.NOTHING, target=Want.LOGP)
     pipeline = tokens.pipeline(rows, Batching(batch_size, reads, shards=shards(mesh, "batch")))
     params = load_params(model_dir, model, family, mesh, jnp.dtype(dtype))
@@ -87,7 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set, user/name[@revision][:split]"
     )
     parser.add_argument("--output", required=True, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
-    parser.add_argument("--template", choices=("reference", "hf"), default="reference", help="default: %(default)s")
+    parser.add_argument(
+        "--template",
+        choices=TEMPLATES,
+        default="authors",
+        help="authors: the chat format of MPO's authors for this family; hf: the tokenizer's own (default: %(default)s)",
+    )
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="rows at a time (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the computation (default: %(default)s)")

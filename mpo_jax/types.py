@@ -45,6 +45,7 @@ class ChatFormat:
     between: str
     end: str
     strip: bool = False  # whether white space around both messages is removed
+    special_tokens: tuple[str, ...] = ()  # those in the text, each of which must be one token of the tokenizer
 
     def prompt(self, message: str) -> str:
         return self.before + self.content(message) + self.between

@@ -203,7 +203,7 @@ def main() -> None:
     english, others = read_training_texts()
     write_tokenizer(folder, english + others)
     family, model, _ = build(folder, remat="none")
-    tokens = Tokens.of(folder, family.chat, "reference", max_length=256)
+    tokens = Tokens.of(folder, family.authors_chat, "authors", max_length=256)
     alike = [Row(str(i), None, side, "given") for i, side in enumerate(others + english)]
     apart = [Row(str(i), english[i % len(english)], side, "given") for i, side in enumerate(others)]
     imitate = Imitate(kind=1 / 4)

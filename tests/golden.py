@@ -30,7 +30,7 @@ from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import pack
-from mpo_jax.data.row_layout import Plan, Room, Shapes
+from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, LengthRegularizedDpo, Mpo, Orpo, RobustDpo, Sft, Simpo
 from mpo_jax.losses.base import PreferenceLoss
@@ -100,7 +100,7 @@ def padded_rows(arrays: Any, side: str) -> Packed:
     reads = Reads(target=Want.LOGP | Want.HIDDEN, pooling="mean_padded")
     B = len(arrays["source_input_ids"]) // 2
     rows = [Example(str(i), "xx", None, pair_of(arrays, side, i)) for i in range(B)]
-    shapes = Shapes(Plan(2 * B, (Room(width, width),)), None)
+    shapes = Shapes(RowShapes(2 * B, (Capacity(width, width),)), None)
     return one(pack(rows, shapes, reads, NOTHING, languages=("xx",), pad_id=PAD, padded_length=width)).policy
 
 

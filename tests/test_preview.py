@@ -1,72 +1,68 @@
-import dataclasses
+"""The command shows what a run would train on, or any rows with any tokenizer."""
+
 import json
+import re
+from pathlib import Path
 
 import pytest
 import toy_chat
+from world import config_file
 
 from mpo_jax import preview
-from mpo_jax.data.audit import audit
-from mpo_jax.data.chat import tokenize
-from mpo_jax.data.rows import PairText, Row
-
-TOKENIZER = toy_chat.tokenizer()
+from mpo_jax.data.dataset import Batching, prepare
+from mpo_jax.training.config import parse
+from mpo_jax.types import Reads, Want
 
 
-def _show(row, colour=False, **limits):
-    (example,) = tokenize([row], TOKENIZER, toy_chat.FORMAT, **({"max_length": 1000} | limits))
-    return preview.show_row(example, TOKENIZER, toy_chat.FORMAT, colour)
+@pytest.fixture
+def files(tmp_path):
+    """Options that name a file of one row and a tokenizer."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"target": {"prompt": "what", "chosen": "this secret", "rejected": "that"}}), encoding="utf-8")
+    toy_chat.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    return ["--data", str(path), "--tokenizer", str(tmp_path / "tokenizer")]
 
 
-ROW = Row("7", None, PairText("en", "ask", "good", "bad"), "given")
-
-
-def test_template_prompt_and_answer_are_told_apart():
-    assert "<<bos>|<user>|\n>a|s|k<<end>|\n|<model>|\n>[g|o|o|d|<end>]" in _show(ROW)
-    painted = _show(ROW, colour=True)
-    assert "\x1b[36ma\x1b[0m\x1b[36;4ms\x1b[0m\x1b[36mk\x1b[0m" in painted
-    assert "\x1b[32;4md\x1b[0m\x1b[32m<end>\x1b[0m" in painted
-    assert "WARNING" not in painted
-
-
-@pytest.mark.parametrize(("text", "warning"), [("ends <end> early", "2 end tokens"), ("a <bos> again", "2 beginning tokens")])
-def test_more_than_one_mark_is_a_warning(text, warning):
-    assert warning in _show(dataclasses.replace(ROW, target=PairText("en", "ask", text, "bad")))
-
-
-def test_bytes_that_only_together_make_a_character_are_one_piece():
-    assert "[\u09a8|\u09be|<end>]" in _show(dataclasses.replace(ROW, target=PairText("bn", "ask", "\u09a8\u09be", "bad")))
-
-
-def test_a_cut_answer_has_no_end():
-    assert "0 end tokens" in _show(ROW, max_length=10)
-
-
-def test_the_table_gives_lengths_and_findings_per_language():
-    rows, examples = toy_chat.rows(), toy_chat.examples()
-    lines = preview.table(examples, audit(rows, examples)).splitlines()
-    lengths = [len(e.target.prompt) + len(e.target.chosen) for e in examples if e.language == "ko"]
-    assert f"{sum(lengths) / 5:.0f} / {max(lengths)}" in next(line for line in lines if line.startswith("ko"))
-    assert next(line for line in lines if line.startswith("one word rejected")).split()[-2:] == ["5", "5"]
-    monolingual = toy_chat.examples(source=False)
-    assert preview.table(monolingual, audit(toy_chat.rows(source=False), monolingual)).splitlines()[1].split()[2:4] == ["-", "-"]
-
-
-def test_the_command(tmp_path, capsys):
-    data = tmp_path / "rows.jsonl"
-    data.write_text(json.dumps({"target": {"prompt": "what", "chosen": "this secret", "rejected": "that"}}), encoding="utf-8")
-    TOKENIZER.save_pretrained(tmp_path / "tokenizer")
-    common = ["--data", str(data), "--tokenizer", str(tmp_path / "tokenizer"), "--png", str(tmp_path / "lengths.png")]
-    preview.main(common)
+def test_any_rows_with_any_tokenizer(files, tmp_path, capsys):
+    preview.main([*files, "--png", str(tmp_path / "lengths.png")])
     assert "s|e|c|r|e|t|<end>]" in capsys.readouterr().out
-    preview.main([*common, "--rows", "0"])
+    assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    preview.main([*files, "--rows", "0"])
     out = capsys.readouterr().out
     assert "secret" not in out
     assert "0 of 1 rows" in out
-    assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_bad_input_is_one_sentence(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        preview.main(["--data", str(tmp_path / "none.jsonl"), "--tokenizer", str(tmp_path)])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize("settings", [["pairs=both", "max_length=50"], ["pairs=source", "eval_fraction=0.4"], []])
+def test_a_run_is_shown_as_it_would_train(world, tmp_path, capsys, settings):
+    """Its pairs, without what it holds out, cut as it cuts."""
+    argv = [f"--config={config_file(world, tmp_path)}", *(f"--config.data.{setting}" for setting in settings)]
+    config = parse(argv)
+    batching = Batching(config.batch_size, Reads(target=Want.LOGP), seed=config.seed)
+    data = prepare(config.data, Path(config.model), None, batching)
+    preview.main([*argv, "--rows", "99"])
+    out = capsys.readouterr().out
+    assert data.held_out is not None
+    assert out.startswith(f"{len(data.train.examples)} rows to train on, {len(data.held_out.examples)} held out\n")
+    shown = re.findall(r"^row (.*) \((?:en|ko|sw)\)$", out, re.MULTILINE)
+    assert shown == [example.id for example in data.train.examples]
+    lengths = re.findall(r"^  target chosen: (\d+) \+ (\d+) tokens", out, re.MULTILINE)
+    assert lengths == [(str(len(e.target.prompt)), str(len(e.target.chosen))) for e in data.train.examples]
+
+
+def test_bad_input_is_one_sentence(files, world, tmp_path, capsys):
+    config = f"--config={config_file(world, tmp_path / 'run')}"
+    for argv, words in (
+        (["--data", "none.jsonl", *files[2:]], "none.jsonl does not exist"),
+        ([], "Nothing to preview was given"),
+        ([*files, "--config.data.pairs=both"], "'--config.data.pairs=both' is not an option: write --config=FILE.py"),
+        ([config, "--max-length", "9"], "--max-length does not go with --config: write --config.data.max_length=VALUE"),
+        ([config, "--config.data.template=authors"], "needs the special tokens <|begin_of_text|>"),
+        ([*files, "--template", "gemma2"], "needs the special tokens <start_of_turn>, <end_of_turn>, <eos>, which"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            preview.main(argv)
+        assert stop.value.code == 2
+        out, err = capsys.readouterr()
+        assert words in err
+        assert (out, err.count("\n")) == ("", 1)

@@ -73,7 +73,7 @@ def test_an_implicit_reward_gap_is_relative_to_the_base(world, tmp_path):
     sums = {}
     for name in (other, world / "model"):
         family, model, _ = build(name)
-        pipeline = Tokens.of(name, family.chat, "hf", 1024).pipeline(rows, Batching(10, Reads(Want.LOGP, Want.LOGP)))
+        pipeline = Tokens.of(name, family.authors_chat, "hf", 1024).pipeline(rows, Batching(10, Reads(Want.LOGP, Want.LOGP)))
         params = load_params(name, model, family, tiny.mesh())
         sums[name] = make_score_step(model, "float32", pipeline.policy)(params, next(iter(pipeline.eval_batches())))
     for side in ("source", "target"):
@@ -86,7 +86,7 @@ def test_gaps_do_not_depend_on_the_batch_they_are_measured_in(world):
     """10 rows by 4 end with two of filling; by 3 with two others; 4 may be two microbatches of 2."""
     rows = read_rows(world / "rows.jsonl")
     family, model, _ = build(world / "model")
-    tokens = Tokens.of(world / "model", family.chat, "hf", 1024)
+    tokens = Tokens.of(world / "model", family.authors_chat, "hf", 1024)
     params = load_params(world / "model", model, family, tiny.mesh())
     reads = Reads(Want.LOGP, Want.LOGP)
     pipelines = [tokens.pipeline(rows, Batching(n, reads, microbatches=parts)) for n, parts in ((4, 1), (3, 1), (4, 2))]

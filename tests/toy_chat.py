@@ -9,7 +9,8 @@ from mpo_jax.data.chat import Example, tokenize
 from mpo_jax.data.rows import PairText, Row
 from mpo_jax.types import ChatFormat
 
-FORMAT = ChatFormat("<bos><user>\n", "<end>\n<model>\n", "<end>", strip=True)
+SPECIAL_TOKENS = ("<bos>", "<user>", "<end>", "<model>")
+FORMAT = ChatFormat("<bos><user>\n", "<end>\n<model>\n", "<end>", strip=True, special_tokens=SPECIAL_TOKENS)
 HEADER = 7  # tokens of the format around a message
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<user>' if m.role == 'user' else '<model>' }}\n"

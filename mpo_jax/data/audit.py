@@ -1,7 +1,7 @@
 """What is noisy in the data? Counts per target language; nothing is left out or repaired because of them.
 
-All are approximate where they judge language or meaning: a language by script and stop words (`data.language`), a refusal by
-the phrases below in an answer's first sentence.
+All are approximate where they judge language or meaning: a language by a classifier (`data.language`), a refusal by the phrases
+below in an answer's first sentence.
 """
 
 import dataclasses

@@ -42,7 +42,7 @@ class TokenPair:
 @dataclasses.dataclass(frozen=True)
 class Example:
     """A tokenised row; `language` is the target's. `mismatch` and `parallel` are there where a method reads them
-    (see `types.Reads` and `data.views`)."""
+    (see `types.Reads` and `data.pair_views`)."""
 
     id: str
     language: str
@@ -69,48 +69,6 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":
     if not tokenizer.is_fast:  # only those know which characters a token came from
         raise InputError(f"the tokenizer in {path} has no tokenizer.json: save it in the fast format first.")
     return cast("PreTrainedTokenizerFast", tokenizer)
-
-
-def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
-    """The format of the tokenizer's own chat template, found by rendering one exchange and verified on another.
-
-    The end is cut after its first special token: the newline that some templates put behind it is not the model's to say.
-    Errors: no template; a template that is not text around two messages, such as one that rewrites them.
-    """
-    if tokenizer.chat_template is None:
-        raise InputError(f"the tokenizer {tokenizer.name_or_path} has no chat template: choose template='reference'.")
-    refusal = InputError(
-        f"the chat template of {tokenizer.name_or_path} is not plain text around a question and an answer: "
-        f"choose template='reference', or write a ChatFormat."
-    )
-    question, answer = "Question-7f3a", "Answer-9c1b"
-    opening, whole = _render(tokenizer, question, answer)
-    if opening.count(question) != 1 or not whole.startswith(opening) or whole.count(answer) != 1:
-        raise refusal
-    before, between = opening.split(question)
-    empty, tail = whole[len(opening) :].split(answer)
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    ends = [tail.index(token) + len(token) for token in special if token in tail]
-    if empty or not ends:
-        raise refusal
-    probes = ("  Two\nlines, \u00e9?\n", "\n One  line. ")
-    for strip in (False, True):
-        form = ChatFormat(before, between, tail[: min(ends)], strip)
-        opening = form.prompt(probes[0])
-        if _render(tokenizer, *probes) == (opening, opening + form.content(probes[1]) + tail):
-            return form
-    raise refusal
-
-
-def _render(tokenizer: "PreTrainedTokenizerFast", question: str, answer: str) -> tuple[str, str]:
-    from jinja2 import TemplateError
-
-    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    try:
-        opening = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-        return cast(str, opening), cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
-    except TemplateError as error:
-        raise InputError(f"the chat template of {tokenizer.name_or_path} refuses one plain exchange ({error}).") from None
 
 
 def tokenize(
@@ -156,8 +114,8 @@ class _Side:
         offsets = [np.asarray(spans, np.int32).reshape(-1, 2) for spans in encoded["offset_mapping"]]
         if len(self.prompt) == 0:
             raise InputError(f"{where}: the prompt has no tokens, so nothing predicts the first one of an answer.")
-        for key, answer, spans_K2 in (("chosen", text.chosen, offsets[1]), ("rejected", text.rejected, offsets[2])):
-            if not np.any(spans_K2[:, 0] < len(form.content(answer))):
+        for key, answer, spans_T2 in (("chosen", text.chosen, offsets[1]), ("rejected", text.rejected, offsets[2])):
+            if not np.any(spans_T2[:, 0] < len(form.content(answer))):
                 raise InputError(f"{where}: the {key} answer has no tokens for this tokenizer; take the row out.")
         # A token that straddles the format and the message belongs to the format.
         start, stop = len(form.before), len(texts[0]) - len(form.between)

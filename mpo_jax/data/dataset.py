@@ -1,22 +1,25 @@
 """How does a data file become the batches of a run? Rows, tokens, the held-out part, the pipelines over each."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpo_jax.data.audit import Audit, audit
-from mpo_jax.data.chat import TRUNCATIONS, hf_format, load_tokenizer, tokenize
+from mpo_jax.data.chat import TRUNCATIONS, Example, load_tokenizer, tokenize
+from mpo_jax.data.chat_format import TEMPLATES, chat_format
 from mpo_jax.data.pair_views import PAIRS, in_language, mismatched, monolingual
-from mpo_jax.data.pipeline import Pipeline, ReferenceScores, split
+from mpo_jax.data.pipeline import Pipeline, ReferenceScores
 from mpo_jax.data.rows import Row, read_rows, read_texts
+from mpo_jax.data.split import sample, split
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.types import ChatFormat, Reads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-GAP_SAMPLE = 64  # training rows whose gaps are measured before and after where nothing was held out
+GAP_SAMPLE = 64  # training rows whose gaps are measured where nothing was held out
 
 
 @dataclasses.dataclass
@@ -25,8 +28,8 @@ class DataConfig:
 
     `path`, `eval_path`: a JSON or JSONL file, or a Hugging Face dataset `user/name[:split]`. Without `eval_path`,
     `eval_fraction` of the dominant prompts is held out with all their rows. `texts`: a JSONL of `language`, `prompt`, `answer`
-    whose perplexity is reported before and after. `template`: 'reference' is the authors' own prompt text, 'hf' the
-    tokenizer's chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
+    whose perplexity is reported before and after. `template`: 'authors' is the prompt text of the authors' code, 'hf'
+    the tokenizer's own chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
     (see `data.chat.tokenize`). `pairs`: what is trained on, 'parallel' rows, or pairs of one language each: 'source' the
     distinct dominant ones, 'both' these and the target ones.
     """
@@ -35,19 +38,20 @@ class DataConfig:
     eval_path: str | None = None
     eval_fraction: float = 0.0
     texts: str | None = None
-    template: str = "reference"
+    template: str = "authors"
     max_length: int = 1024
     truncation: str = "keep_header"
     allow_empty_prompt: bool = False
     pairs: str = "parallel"
 
     def __post_init__(self) -> None:
-        check_choice("data.template", self.template, ("reference", "hf"))
+        check_choice("data.template", self.template, TEMPLATES)
         check_choice("data.truncation", self.truncation, TRUNCATIONS)
         check_choice("data.pairs", self.pairs, PAIRS)
         if self.eval_fraction and self.eval_path:
             raise InputError(
-                f"data.eval_fraction={self.eval_fraction} and data.eval_path={self.eval_path!r} both hold out rows: give one."
+                f"data.eval_path={self.eval_path!r} and data.eval_fraction={self.eval_fraction} both hold out rows: leave the "
+                "path out, or set data.eval_fraction=0."
             )
 
 
@@ -79,10 +83,14 @@ class Tokens:
 
     @classmethod
     def of(
-        cls, model_dir: Path, authors: ChatFormat, template: str, max_length: int, truncation: str = "keep_header"
+        cls, model_dir: Path, authors: ChatFormat | None, template: str, max_length: int, truncation: str = "keep_header"
     ) -> "Tokens":
         tokenizer = load_tokenizer(model_dir)
         return cls(tokenizer, chat_format(template, authors, tokenizer), max_length, truncation)
+
+    @classmethod
+    def of_config(cls, model_dir: Path, authors: ChatFormat | None, config: DataConfig) -> "Tokens":
+        return cls.of(model_dir, authors, config.template, config.max_length, config.truncation)
 
     @property
     def pad_id(self) -> int:
@@ -92,9 +100,12 @@ class Tokens:
                 return token
         return 0
 
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        return tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
+
     def pipeline(self, rows: Sequence[Row], batching: Batching, languages: Sequence[str] | None = None) -> Pipeline:
         """`languages`: those that the batches' indices mean, by default the ones of these rows."""
-        examples = tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
+        examples = self.examples(rows)
         if side := batching.policy.mismatch:
             examples = mismatched(examples, side, self.max_length)
         if language := batching.reference.parallel:
@@ -108,15 +119,32 @@ class Tokens:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parts:
+    """The rows of a run. `measured` are those whose gaps are measured before and after: the held-out ones, or where there are
+    none a sample of the training rows; `measured_rows` says so, as in "64 of 600 training rows"."""
+
+    train: list[Row]
+    held_out: list[Row]
+    measured: list[Row]
+    measured_rows: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
-    """The rows of a run, ready to batch. `measured` are the rows of `gaps`: the held-out ones, or a sample of the others."""
+    """The rows of a run, ready to batch. `measured`, the rows of `gaps`, and `measured_rows` are those of `Parts`."""
 
     train: Pipeline
     held_out: Pipeline | None
     gaps: Pipeline
     measured: Sequence[Row]
+    measured_rows: str
     texts: Pipeline | None
-    findings: dict[str, Audit]
+    rows: Sequence[Row]  # those of `train`
+
+    @functools.cached_property
+    def findings(self) -> dict[str, Audit]:
+        """Per target language. Only the process that writes them down asks."""
+        return audit(self.rows, self.train.examples)
 
     def with_reference(self, scores: ReferenceScores) -> "Data":
         """The same training and held-out rows in the same order, with the reference's scores in place of what it would read."""
@@ -131,30 +159,31 @@ def languages_of(rows: Iterable[Row]) -> list[str]:
     return sorted({row.target.language for row in rows})
 
 
-def chat_format(template: str, authors: ChatFormat, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
-    """'reference': the prompt text of the authors' code for this family; 'hf': the tokenizer's own chat template."""
-    return authors if template == "reference" else hf_format(tokenizer)
-
-
-def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat, batching: Batching) -> Data:
-    """Everything that a run reads. Errors: those of `read_rows`, `tokenize`, `split` and `data.views`."""
+def divide(config: DataConfig, seed: int) -> Parts:
+    """The rows that a run of this seed reads. Errors: those of `read_rows`, `split` and `monolingual`."""
     rows = read_rows(config.path, allow_empty_prompt=config.allow_empty_prompt)
     if config.eval_path is not None:
-        train_rows, held_out = rows, read_rows(config.eval_path, allow_empty_prompt=config.allow_empty_prompt)
+        train, held_out = rows, read_rows(config.eval_path, allow_empty_prompt=config.allow_empty_prompt)
     else:
-        train_rows, held_out = split(rows, config.eval_fraction, batching.seed)
-    tokens = Tokens.of(model_dir, authors, config.template, config.max_length, config.truncation)
-    stride = max(1, len(train_rows) // GAP_SAMPLE)
-    measured = held_out or train_rows[::stride][:GAP_SAMPLE]
-    train_rows = monolingual(train_rows, config.pairs)
-    languages = languages_of([*train_rows, *held_out])  # one list for both: the objective names its metrics by it
-    train = tokens.pipeline(train_rows, batching, languages)
-    evaluated = tokens.pipeline(held_out, dataclasses.replace(batching, epochs=1), languages) if held_out else None
+        train, held_out = split(rows, config.eval_fraction, seed)
+    measured = held_out or sample(train, GAP_SAMPLE)
+    which = f"{len(held_out)} held-out rows" if held_out else f"{len(measured)} of {len(train)} training rows"
+    return Parts(monolingual(train, config.pairs), held_out, measured, which)
+
+
+def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat | None, batching: Batching) -> Data:
+    """Everything that a run reads. Errors: those of `divide`, `Tokens.of`, `tokenize` and `data.pair_views`."""
+    parts = divide(config, batching.seed)
+    tokens = Tokens.of_config(model_dir, authors, config)
+    languages = languages_of([*parts.train, *parts.held_out])  # one list for both: the objective names its metrics by it
+    train = tokens.pipeline(parts.train, batching, languages)
+    evaluated = tokens.pipeline(parts.held_out, dataclasses.replace(batching, epochs=1), languages) if parts.held_out else None
     return Data(
         train,
         evaluated,
-        tokens.pipeline(measured, batching.measuring(source=measured[0].source is not None)),
-        measured,
+        tokens.pipeline(parts.measured, batching.measuring(source=parts.measured[0].source is not None)),
+        parts.measured,
+        parts.measured_rows,
         tokens.pipeline(read_texts(config.texts), batching.measuring(source=False)) if config.texts is not None else None,
-        audit(train_rows, train.examples),
+        parts.train,
     )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.row_layout import Room, Shapes, Span, balanced, needed, read_by, spans, split_rows
+from mpo_jax.data.row_layout import Capacity, Shapes, Span, balanced, needed, read_by, spans, split_rows
 from mpo_jax.types import Batch, Packed, Reads
 
 
@@ -25,18 +25,16 @@ def pack(
     policy and the frozen reference read.
 
     The rows are split in order into M microbatches of B/M. None is the filling of a short batch: weight 0 and no sequences.
-    Sequences are segments 1, 2, ... of packed rows, by `layout.balanced`; all microbatches take the first of `shapes` with room
-    for each of them. Free positions have segment 0, slot -1 and weight 0.
+    Sequences are segments 1, 2, ... of packed rows, by `row_layout.balanced`; all microbatches take the first of `shapes` that
+    holds each of them. Free positions have segment 0, slot -1 and weight 0.
     """
     parts, reads = split_rows(rows, microbatches), read_by(policy, reference)
-    plans = {name: plan for name in reads if (plan := getattr(shapes, name)) is not None}
-    laid = {
-        name: [balanced(spans(part, reads[name], padded_length), plan.rows) for part in parts] for name, plan in plans.items()
-    }
+    taken = {name: own for name in reads if (own := getattr(shapes, name)) is not None}
+    laid = {name: [balanced(spans(part, reads[name], padded_length), own.rows) for part in parts] for name, own in taken.items()}
     k = shapes.first_with({name: _most(map(needed, micro)) for name, micro in laid.items()})
 
     def packed(name: str) -> Packed:
-        made = [_arrays(micro, plans[name].rows, plans[name].rooms[k], pad_id, reads[name].pooling) for micro in laid[name]]
+        made = [_arrays(micro, taken[name].rows, taken[name].capacities[k], pad_id, reads[name].pooling) for micro in laid[name]]
         return Packed(**{field: np.stack([arrays[field] for arrays in made]) for field in made[0]})  # pyright: ignore[reportArgumentType]
 
     def per_row(values: Sequence[float], dtype: Any) -> Any:
@@ -44,21 +42,21 @@ def pack(
 
     return Batch(
         policy=packed("policy"),
-        reference=packed("reference") if "reference" in plans else None,
-        mismatch=packed("mismatch") if "mismatch" in plans else None,
-        divergence=packed("divergence") if "divergence" in plans else None,
+        reference=packed("reference") if "reference" in taken else None,
+        mismatch=packed("mismatch") if "mismatch" in taken else None,
+        divergence=packed("divergence") if "divergence" in taken else None,
         weight_B=per_row([row is not None for row in rows], np.float32),
         language_B=per_row([0 if row is None else languages.index(row.language) for row in rows], np.int32),
     )
 
 
-def _most(rooms: Iterable[Room]) -> Room:
-    return Room(*map(max, zip(*rooms, strict=True)))
+def _most(needs: Iterable[Capacity]) -> Capacity:
+    return Capacity(*map(max, zip(*needs, strict=True)))
 
 
-def _arrays(packed: Sequence[Sequence[Span]], S: int, room: Room, pad_id: int, pooling: str) -> dict[str, np.ndarray]:
+def _arrays(packed: Sequence[Sequence[Span]], S: int, capacity: Capacity, pad_id: int, pooling: str) -> dict[str, np.ndarray]:
     """The arrays of one microbatch, by the names of `Packed`, without the microbatch axis."""
-    T, A = room
+    T, A = capacity
     arrays = {
         "tokens_ST": np.full((S, T), pad_id, np.int32),
         "position_ST": np.zeros((S, T), np.int32),

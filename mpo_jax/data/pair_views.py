@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.rows import Row
+from mpo_jax.data.split import prompt_of
 from mpo_jax.errors import InputError
 
 PAIRS = ("parallel", "source", "both")
@@ -58,13 +59,13 @@ def in_language(rows: Sequence[Row], examples: Sequence[Example], language: str)
     for row, example in zip(rows, examples, strict=True):
         for text, pair in ((row.target, example.target), (row.source, example.source)):
             if text is not None and pair is not None and text.language == language:
-                of_prompt.setdefault(_dominant_prompt(row), pair)
+                of_prompt.setdefault(prompt_of(row), pair)
     if not of_prompt:
         known = ", ".join(sorted({row.target.language for row in rows}))
         raise InputError(f"loss.gap_target='{language}' is no language of the data's rows: write 'reference', or one of {known}.")
     views = []
     for row, example in zip(rows, examples, strict=True):
-        pair = of_prompt.get(_dominant_prompt(row))
+        pair = of_prompt.get(prompt_of(row))
         if pair is None:
             raise InputError(
                 f"loss.gap_target='{language}': no row with the dominant prompt of row '{row.id}' is in that language; give the "
@@ -72,10 +73,6 @@ def in_language(rows: Sequence[Row], examples: Sequence[Example], language: str)
             )
         views.append(dataclasses.replace(example, parallel=pair))
     return views
-
-
-def _dominant_prompt(row: Row) -> str:
-    return (row.source or row.target).prompt.strip()
 
 
 def _side(example: Example, side: str) -> TokenPair:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from mpo_jax.data.batch_shapes import shapes_of
-from mpo_jax.data.chat import Example
+from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import pack
 from mpo_jax.data.row_layout import Shapes
-from mpo_jax.data.rows import Row
 from mpo_jax.errors import InputError
 from mpo_jax.types import Batch, Packed, Reads, Scores
 
@@ -62,7 +61,9 @@ class Pipeline:
     def shapes(self) -> Shapes:
         """The shapes of every batch, chosen for the batches of the run, or for its first `PLANNED`."""
         batches = [self._filled(step) for step in range(min(self.steps, PLANNED))]
-        return shapes_of(batches, self.policy, self.reference, microbatches=self.microbatches, shards=self.shards)
+        examples = self.examples if self.steps_per_epoch > PLANNED else ()  # otherwise each of them is in these batches
+        options = {"microbatches": self.microbatches, "shards": self.shards}
+        return shapes_of(batches, self.policy, self.reference, examples=examples, **options)
 
     @functools.cached_property
     def efficiency(self) -> float:
@@ -80,19 +81,27 @@ class Pipeline:
     def rows_at(self, step: int) -> list[int]:
         """The indices into `examples` of the rows of step `step` >= 0, counted over all epochs."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        order = np.arange(len(self.examples))
-        if self.seed is not None:
-            order = np.random.default_rng((self.seed, epoch)).permutation(order)
+        order = _order(self.seed, epoch, len(self.examples))
         return order[within * self.batch_size :][: self.batch_size].tolist()
 
     def tokens_at(self, step: int) -> int:
-        """Real tokens of step `step` on both sides, padding left out."""
-        return sum(self._tokens[i] for i in self.rows_at(step))
+        """Real tokens of step `step` on both sides, padding left out; a prompt counts with each of its two answers."""
+        return int(self._tokens[self.rows_at(step)].sum())
+
+    def tokens_before(self, step: int) -> int:
+        """Real tokens of all steps before `step`."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        order = _order(self.seed, epoch, len(self.examples))
+        return int(epoch * self._tokens.sum() + self._tokens[order[: within * self.batch_size]].sum())
 
     @functools.cached_property
-    def _tokens(self) -> list[int]:
-        pairs = [[pair for pair in (example.source, example.target) if pair is not None] for example in self.examples]
-        return [sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in sides) for sides in pairs]
+    def _tokens(self) -> np.ndarray:
+        """Of each example, int64."""
+
+        def tokens(pair: TokenPair | None) -> int:
+            return 0 if pair is None else 2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
+
+        return np.fromiter((tokens(row.source) + tokens(row.target) for row in self.examples), np.int64, len(self.examples))
 
     def batch_at(self, step: int) -> Batch:
         """The host batch of step `step`, the same on every process."""
@@ -121,21 +130,9 @@ class Pipeline:
         return rows + [None] * (self.batch_size - len(rows))
 
 
-def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows), each in file order. All rows of one dominant-language prompt (the target's prompt where
-    there is none) go to the same part, so no question is both trained and judged in two languages.
-
-    `eval_fraction` is of the prompts, rounded to the nearest number but at least one; 0 holds out nothing.
-    Errors: a fraction outside [0, 1), or one that leaves no row to train on.
-    """
-    if not 0 <= eval_fraction < 1:
-        raise InputError(f"eval_fraction={eval_fraction} is not a share: write one from 0 up to, but not including, 1.")
-    prompts = [(row.source or row.target).prompt.strip() for row in rows]
-    distinct = list(dict.fromkeys(prompts))
-    count = max(1, round(eval_fraction * len(distinct))) if eval_fraction else 0
-    if count >= len(distinct):
-        raise InputError(f"eval_fraction={eval_fraction} of {len(distinct)} distinct prompts leaves none to train on: lower it.")
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    held_out = {distinct[i] for i in order[:count]}
-    train = [row for row, prompt in zip(rows, prompts, strict=True) if prompt not in held_out]
-    return train, [row for row, prompt in zip(rows, prompts, strict=True) if prompt in held_out]
+@functools.lru_cache(maxsize=2)
+def _order(seed: int | None, epoch: int, count: int) -> np.ndarray:
+    """The order of an epoch. Two are kept, that of training and that of the evaluation in between: making one for each step
+    takes as long as the step where there are many rows."""
+    order = np.arange(count)
+    return order if seed is None else np.random.default_rng((seed, epoch)).permutation(order)

@@ -1,7 +1,7 @@
 """Which sequences does a model read of a batch, and which packed row does each go to?"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mpo_jax.data.chat import Example, TokenPair
@@ -30,7 +30,7 @@ class Span:
         return self.pair.prompt, (self.pair.rejected if self.answer else self.pair.chosen)
 
 
-class Room(NamedTuple):
+class Capacity(NamedTuple):
     """Length of packed rows, and the capacity of their list of scored positions."""
 
     tokens: int
@@ -57,20 +57,47 @@ def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | Non
             for i, row in enumerate(rows):
                 if row is None:
                     continue
-                pair: TokenPair | None = getattr(row, name)
-                if pair is None:
-                    raise InputError(
-                        f"The loss reads the {name} side of the rows, and row {row.id} has none: give rows with a '{name}', or a "
-                        "loss that does not read it."
-                    )
-                lengths = [len(pair.prompt) + len(tokens) for tokens in (pair.chosen, pair.rejected)]
-                length, pooled = lengths[answer], Want.HIDDEN in want
-                if pooled and reads.pooling == "mean_padded":
-                    length = padded_length or round_up(max(lengths), AUTHORS_MULTIPLE)
-                    assert length >= max(lengths), f"padded_length {padded_length} for a sequence of {max(lengths)}"
-                scored = len((pair.chosen, pair.rejected)[answer]) if want & (Want.LOGP | KL) else 0
-                found.append(Span((len(ANSWERS) * kind + answer) * len(rows) + i, pair, answer, length, scored, pooled))
+                pair = _pair(row, name)
+                tokens = len((pair.chosen, pair.rejected)[answer])
+                length = _padded(_length(pair), want, reads, padded_length) or len(pair.prompt) + tokens
+                scored = tokens if want & (Want.LOGP | KL) else 0
+                slot = (len(ANSWERS) * kind + answer) * len(rows) + i
+                found.append(Span(slot, pair, answer, length, scored, Want.HIDDEN in want))
     return found
+
+
+def longest(rows: Iterable[Example], reads: Reads, padded_length: int | None = None) -> int:
+    """The length of the longest of the `spans` of any of these rows."""
+    rows, lengths = list(rows), [0]
+    for name in PAIR_KINDS:
+        if want := reads.want(name):
+            longer = max(_length(_pair(row, name)) for row in rows)
+            lengths.append(_padded(longer, want, reads, padded_length) or longer)
+    return max(lengths)
+
+
+def _pair(row: Example, kind: str) -> TokenPair:
+    pair: TokenPair | None = getattr(row, kind)
+    if pair is None:
+        raise InputError(
+            f"The loss reads a {kind} pair of each row, and row {row.id} has none: give rows with a '{kind}', or a loss that "
+            "does not read it."
+        )
+    return pair
+
+
+def _length(pair: TokenPair) -> int:
+    """Tokens of the longer of a pair's two sequences."""
+    return len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+
+
+def _padded(longer: int, want: Want, reads: Reads, padded_length: int | None) -> int:
+    """What both sequences of a pair take with the authors' padding, where the longer has this many tokens; 0 = no padding."""
+    if Want.HIDDEN not in want or reads.pooling != "mean_padded":
+        return 0
+    length = padded_length or round_up(longer, AUTHORS_MULTIPLE)
+    assert length >= longer, f"padded_length {padded_length} for a sequence of {longer}"
+    return length
 
 
 def balanced(sequences: Sequence[Span], rows: int) -> list[list[Span]]:
@@ -85,36 +112,36 @@ def balanced(sequences: Sequence[Span], rows: int) -> list[list[Span]]:
     return packed
 
 
-def needed(packed: Sequence[Sequence[Span]]) -> Room:
-    """The room that these packed rows take."""
-    return Room(max(sum(s.length for s in row) for row in packed), max(sum(s.scored for s in row) for row in packed))
+def needed(packed: Sequence[Sequence[Span]]) -> Capacity:
+    """The capacity that these packed rows take."""
+    return Capacity(max(sum(s.length for s in row) for row in packed), max(sum(s.scored for s in row) for row in packed))
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """The static shapes of what one model reads: S packed rows, and the room in them under each of a run's shapes, rising. The
+class RowShapes:
+    """The static shapes of what one model reads: S packed rows, and their capacity under each of a run's shapes, rising. The
     last holds any batch."""
 
     rows: int
-    rooms: tuple[Room, ...]
+    capacities: tuple[Capacity, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What is static about a run's batches, by the fields of `Batch`; shape k of a batch is room k of each. None = not read."""
+    """What is static about a run's batches, by the fields of `Batch`; shape k is capacity k of each. None = not read."""
 
-    policy: Plan
-    reference: Plan | None = None
-    mismatch: Plan | None = None
-    divergence: Plan | None = None
+    policy: RowShapes
+    reference: RowShapes | None = None
+    mismatch: RowShapes | None = None
+    divergence: RowShapes | None = None
 
-    def first_with(self, rooms: dict[str, Room]) -> int:
-        """The first shape with room for this, by the names of the fields."""
-        plans = [(getattr(self, name), room) for name, room in rooms.items()]
-        for k in range(len(self.policy.rooms)):
-            if all(have >= need for plan, room in plans for have, need in zip(plan.rooms[k], room, strict=True)):
+    def first_with(self, capacities: dict[str, Capacity]) -> int:
+        """The first shape that holds this, by the names of the fields."""
+        needs = [(getattr(self, name).capacities, need) for name, need in capacities.items()]
+        for k in range(len(self.policy.capacities)):
+            if all(held >= n for have, need in needs for held, n in zip(have[k], need, strict=True)):
                 return k
-        raise AssertionError(f"{rooms} in {self}: are these the data's own shapes?")
+        raise AssertionError(f"{capacities} in {self}: are these the data's own shapes?")
 
 
 def split_rows(rows: Sequence[Example | None], microbatches: int) -> list[Sequence[Example | None]]:

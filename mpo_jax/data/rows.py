@@ -37,7 +37,7 @@ class PairText:
 @dataclasses.dataclass(frozen=True)
 class Row:
     """`source` is the dominant-language side, None for monolingual data. `language_method` tells where the target's language
-    comes from: "given" by the data, or detected by "script" or "stop-words", or "none" of them (then it is "und")."""
+    comes from: "given" by the data, "detected", or "none" where it cannot be told (then it is "und")."""
 
     id: str
     source: PairText | None
@@ -208,8 +208,8 @@ def _pair(texts: dict[str, str], given: str | None, unlike: str, side: str, plac
         raise place.error(f"the prompt of the {side} side is empty: write one, or allow it with allow_empty_prompt")
     if given is not None:
         return PairText(given, **texts), "given"
-    language, method = vote(texts.values(), unlike)
-    return PairText(language, **texts), method
+    language = vote(texts.values(), unlike)
+    return PairText(language, **texts), "none" if language == UNKNOWN else "detected"
 
 
 def _check_keys(value: dict[str, Any], known: tuple[str, ...], place: _Place, prefix: str = "") -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from mpo_jax.data.chat import Example
 from mpo_jax.data.packing import pack
 from mpo_jax.data.pipeline import Pipeline
-from mpo_jax.data.row_layout import Plan, Room, Shapes, balanced, needed, read_by, round_up, spans
+from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes, balanced, needed, read_by, round_up, spans
 from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model
@@ -50,16 +50,16 @@ def stacked(examples: Sequence[Example], order: Sequence[Sequence[int]], policy:
     """The batches of these rows, all of one shape, along a leading axis of updates."""
     batches = [[examples[i] for i in rows] for rows in order]
     assert len({len(batch) for batch in batches}) == 1
-    plans = {name: _plan(batches, reads) for name, reads in read_by(policy, reference).items() if reads.anything}
-    host = [pack(batch, Shapes(**plans), policy, reference, languages=LANGUAGES, pad_id=PAD) for batch in batches]
+    shapes = {name: _row_shapes(batches, reads) for name, reads in read_by(policy, reference).items() if reads.anything}
+    host = [pack(batch, Shapes(**shapes), policy, reference, languages=LANGUAGES, pad_id=PAD) for batch in batches]
     return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host)
 
 
-def _plan(batches: Sequence[Sequence[Example]], reads: Reads) -> Plan:
+def _row_shapes(batches: Sequence[Sequence[Example]], reads: Reads) -> RowShapes:
     found = [spans(batch, reads) for batch in batches]
     rows = -(-max(map(len, found)) // SEQUENCES_A_ROW)
     tokens, answers = np.asarray([needed(balanced(batch, rows)) for batch in found]).max(axis=0).tolist()
-    return Plan(rows, (Room(round_up(tokens, STEP), round_up(answers, STEP)),))
+    return RowShapes(rows, (Capacity(round_up(tokens, STEP), round_up(answers, STEP)),))
 
 
 def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: int) -> list[list[int]]:

@@ -50,7 +50,7 @@ class CachedReference:
         entry = self.entry[side]
         entries = [-1 if row is None else entry[digest(getattr(row, side))] for row in rows]
         entry_MB = np.asarray(entries).reshape(microbatches, -1)
-        fields = self.arrays[side].items()
+        fields: Any = self.arrays[side].items()  # numpy's arrays stand for JAX's until they go to the devices
         return Pair(*(SequenceScores(**{name: x[entry_MB, which] for name, x in fields}) for which in (0, 1)))
 
 

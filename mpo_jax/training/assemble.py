@@ -82,7 +82,7 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
             shards(mesh, "batch"),
             config.seed,
         )
-        data = prepare(config.data, model_dir, family.chat, batching)
+        data = prepare(config.data, model_dir, family.authors_chat, batching)
         held_out = len(data.held_out.examples) if data.held_out else 0
         full = f"{data.train.efficiency:.0%} of their positions are real tokens"
         processes.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")

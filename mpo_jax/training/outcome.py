@@ -52,8 +52,7 @@ def report(folder: Path, data: Data, before: Measured, after: Measured) -> None:
     """A table on the terminal, reward_gap.json and plots."""
     measured = {"before": before, "after": after}
     tables = {name: model.gaps for name, model in measured.items()}
-    which = "held-out" if data.held_out is not None else "training"
-    print(f"\nreward gap, nats per token, on {len(data.measured)} {which} rows [95 % interval]\n{format_tables(tables)}\n")
+    print(f"\nreward gap, nats per token, on {data.measured_rows} [95 % interval]\n{format_tables(tables)}\n")
     content: dict[str, Any] = {name: [dataclasses.asdict(line) for line in table] for name, table in tables.items()}
     if data.texts is not None:
         content["perplexity"] = {name: model.perplexity for name, model in measured.items()}

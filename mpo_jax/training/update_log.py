@@ -20,7 +20,7 @@ class UpdateLog:
         """`done` updates were done before; the run began at `begun`, by `time.monotonic`."""
         self._writer, self._meter, self._every, self._begun = writer, meter, every, begun
         self._pipeline, self._model_config = run.data.train, run.model.config
-        self._tokens = sum(map(self._pipeline.tokens_at, range(done)))  # real tokens of all updates so far
+        self._tokens = self._pipeline.tokens_before(done)  # real tokens of all updates so far
         self._first = done + 1
         self._pending: tuple[int, Metrics] | None = None  # the update under way, and its metrics
 

@@ -17,10 +17,13 @@ Changes = Mapping[str, Any]  # field -> its value, or the fields of that part wh
 
 PRESETS: dict[str, Changes] = {
     "official": {
-        "data": {"template": "reference", "truncation": "official", "max_length": 1024},
+        "data": {"template": "authors", "truncation": "official", "max_length": 1024, "eval_fraction": 0.0},
         "loss": {"retain_pooling": "mean_padded", "retain_reduction": "mean"},
     },
-    "paper": {"data": {"max_length": 2048}, "loss": {"retain_pooling": "last_prompt", "retain_reduction": "sum"}},
+    "paper": {
+        "data": {"max_length": 2048, "eval_fraction": 0.0},
+        "loss": {"retain_pooling": "last_prompt", "retain_reduction": "sum"},
+    },
 }
 
 # The paper trains the baselines on the target pairs and the distinct dominant ones together, 700 of the authors' rows. Its grids

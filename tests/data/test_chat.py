@@ -5,20 +5,24 @@ import pytest
 import toy_chat
 from toy_chat import FORMAT, HEADER
 
-from mpo_jax.data.chat import hf_format, load_tokenizer, tokenize
+from mpo_jax.data.chat import load_tokenizer, tokenize
+from mpo_jax.data.chat_format import chat_format, hf_format
 from mpo_jax.data.rows import PairText, Row, read_rows
 from mpo_jax.errors import InputError
+from mpo_jax.models.families import gemma2, llama, qwen2
 from mpo_jax.types import ChatFormat
 
 TOKENIZER = toy_chat.tokenizer()
-REFERENCE = {
-    "llama-3.1-8b-instruct": ChatFormat(
+AUTHORS = {  # what the released code writes, by the folder of a published tokenizer
+    "llama-3.1-8b-instruct": (
+        llama,
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
         "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         "<|eot_id|>",
     ),
-    "gemma-2-9b-it": ChatFormat("<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "<eos>"),
-    "qwen2.5-7b-instruct": ChatFormat(
+    "gemma-2-9b-it": (gemma2, "<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "<eos>"),
+    "qwen2.5-7b-instruct": (
+        qwen2,
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
         "<|im_end|>\n<|im_start|>assistant\n",
         "<|im_end|>",
@@ -108,27 +112,6 @@ def test_what_has_no_tokens_is_an_error():
     assert len(_tokenize(_row(prompt="")).prompt) == HEADER
 
 
-def test_the_format_of_a_template_is_found_and_verified():
-    assert hf_format(TOKENIZER) == FORMAT
-    unstripped = toy_chat.tokenizer(toy_chat.TEMPLATE.replace(" | trim", ""))
-    assert hf_format(unstripped) == dataclasses.replace(FORMAT, strip=False)
-
-
-@pytest.mark.parametrize(
-    ("template", "words"),
-    [
-        (None, "no chat template"),
-        (toy_chat.TEMPLATE.replace("m.content", "m.content | upper"), "not plain text"),
-        (toy_chat.TEMPLATE.replace("m.content | trim", "m.content.split('\n')[0]"), "not plain text"),
-        (toy_chat.TEMPLATE.replace("<end>", ""), "not plain text"),
-        ("{{ raise_exception('only tools') }}", "refuses one plain exchange"),
-    ],
-)
-def test_templates_that_are_not_text_around_messages(template, words):
-    with pytest.raises(InputError, match=words):
-        hf_format(toy_chat.tokenizer(template))
-
-
 def test_loading_a_tokenizer(tmp_path):
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path)
@@ -139,12 +122,15 @@ def test_loading_a_tokenizer(tmp_path):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", AUTHORS)
 def test_published_tokenizers_in_both_templates(shared, name):
     tokenizer = load_tokenizer(shared / "data/tokenizers" / name)
+    family, *texts = AUTHORS[name]
+    authors = chat_format("authors", family.FAMILY.authors_chat, tokenizer)
+    assert [authors.before, authors.between, authors.end, authors.strip] == [*texts, False]
     rows = read_rows(shared / "data/mpo/llama_mpo_data.json", allow_empty_prompt=True)[500:512]
     own = hf_format(tokenizer)
-    for form in (REFERENCE[name], own):
+    for form in (authors, own):
         end = tokenizer.convert_tokens_to_ids(form.end)
         for row, example in zip(rows, tokenize(rows, tokenizer, form, max_length=4096), strict=True):
             for text, pair in ((row.source, example.source), (row.target, example.target)):
@@ -166,9 +152,8 @@ def test_published_tokenizers_in_both_templates(shared, name):
 def test_the_released_rows_have_the_published_lengths(shared):
     name = "llama-3.1-8b-instruct"
     rows = read_rows(shared / "data/mpo/llama_mpo_data.json", allow_empty_prompt=True)
-    examples = tokenize(
-        rows, load_tokenizer(shared / "data/tokenizers" / name), REFERENCE[name], max_length=1024, truncation="official"
-    )
+    tokenizer = load_tokenizer(shared / "data/tokenizers" / name)
+    examples = tokenize(rows, tokenizer, llama.FAMILY.authors_chat, max_length=1024, truncation="official")
 
     def padded(pairs):  # the released code pads to multiples of 8
         return np.asarray([-(-(len(p.prompt) + max(len(p.chosen), len(p.rejected))) // 8) * 8 for p in pairs])

@@ -1,10 +1,14 @@
 import csv
+import json
 import re
+import sys
 from collections import Counter
 
 import pytest
 
-from mpo_jax.data.language import detect, vote
+from mpo_jax.data import language
+from mpo_jax.data.language import UNKNOWN, detect, vote
+from mpo_jax.data.rows import read_rows
 
 SAMPLES = {
     "ar": "هذا نص قصير", "bn": "এটি একটি ছোট লেখা", "zh": "这是一段短文字", "ja": "これは短い文章です", "ko": "이것은 짧은 글이다",
@@ -14,59 +18,67 @@ SAMPLES = {
     "ur": "یہ ایک چھوٹا سا متن ہے", "en": "this is a short text", "sw": "hii ni habari ya mtu huyo", 
     "vi": "đây là một văn bản ngắn",
     "it": "questo è il testo della città", "id": "ini adalah teks yang tidak panjang", "jv": "iki tulisan sing ora dawa",
+    "yo": "gbogbo ènìyàn ni a bí ní òmìnira", "zu": "wonke umuntu unelungelo lokuphila",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("language", SAMPLES)
-def test_a_sentence_of_each_language(language):
-    assert detect(SAMPLES[language]).language == language
+@pytest.mark.parametrize("code", SAMPLES)
+def test_a_sentence_of_each_language(code):
+    assert detect(SAMPLES[code]).language == code
 
 
-def test_digits_and_punctuation_do_not_vote():
+def test_digits_and_punctuation_say_nothing():
     assert detect("12345 !!! ??? --- 67890 한국어").language == "ko"
-    assert detect("12:30, 5 % (7)!") == ("und", "none")
-    assert detect("") == ("und", "none")
+    for text in ("", "42", "12:30, 5 % (7)!", "<b>&#39;</b>", "xqzt vrrk", "def f(x): return x + 1", "la", "ok"):
+        assert detect(text).language == UNKNOWN, text
 
 
-def test_the_method_says_what_speaks_for_a_language():
-    assert detect("한국어").method == "script"
-    assert detect("what is it").method == "stop-words"
-    assert detect("xqzt vrrk") == ("und", "none")
-
-
-def test_the_majority_of_letters_decides_within_a_text():
+def test_most_of_a_text_decides():
     assert detect("한국어 문장 속의 word 하나").language == "ko"
     assert detect("漢字とかな交じり").language == "ja"
-    assert detect("全部漢字 の").language == "ja"
+    assert detect("This is a sentence that quotes 한국어.").language == "en"
+
+
+def test_a_dialect_is_its_language():
+    """Cantonese and Egyptian Arabic are classes of the classifier without a code of two letters."""
+    assert detect("佢哋喺邊度食飯呀").language == "zh"
+    assert detect("انت عايز ايه دلوقتي").language == "ar"
 
 
 def test_texts_vote_and_the_other_sides_language_is_the_last_resort():
-    assert vote(["질문", "what is it", "대답"]).language == "ko"
-    assert vote(["질문", "what is it", "that is it"], unlike="en").language == "ko"
-    assert vote(["what is it", "that is it"], unlike="en").language == "en"
-    assert vote(["this is it", "한국어"]).language == "ko"
-    assert vote(["", "42"]) == ("und", "none")
+    assert vote(["질문", "what is it", "대답"]) == "ko"
+    assert vote(["질문", "what is it", "that is it"], unlike="en") == "ko"
+    assert vote(["what is it", "that is it"], unlike="en") == "en"
+    assert vote(["this is it", "한국어"]) == "ko", "the surest of equal votes"
+    assert vote(["", "42"]) == UNKNOWN
 
 
-def test_equal_evidence_decides_nothing():
-    assert detect("la").language == "und"
-    assert detect("la casa la").language == "es"
+def test_rows_that_name_their_languages_do_not_load_the_classifier(tmp_path, monkeypatch):
+    side = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    named = {"source": {"language": "en", **side}, "target": {"language": "sw", **side}}
+    path = tmp_path / "rows.jsonl"
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)  # importing it fails
+    language._identifier.cache_clear()
+    detect.cache_clear()
+    path.write_text(json.dumps(named))
+    assert read_rows(path)[0].language_method == "given"
+    path.write_text(json.dumps(named | {"target": side}))
+    with pytest.raises(ImportError):
+        read_rows(path)
 
 
-def _check(language, texts, floor):
-    """At least a share of `floor` is recognised; what is not is left undetermined, not called another language."""
+def _check(code, texts, right, wrong):
+    """At least a share of `right` is recognised, and no more than `wrong` is called another language."""
     found = Counter(detect(text).language for text in texts)
-    assert found[language] >= floor * len(texts), (language, found.most_common(3))
-    wrong = len(texts) - found[language] - found["und"]
-    assert wrong <= 0.03 * len(texts), (language, found.most_common(3))
+    assert found[code] >= right * len(texts), (code, found.most_common(3))
+    assert len(texts) - found[code] - found[UNKNOWN] <= wrong * len(texts), (code, found.most_common(3))
 
 
 def test_accuracy_on_prompts_in_ten_languages(shared):
     with open(shared / "data/multijail/MultiJail.csv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    floor = {"it": 0.95, "sw": 0.93, "jv": 0.8}  # Latin script, no accents to help: stop words of one sentence
-    for language in ("en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv"):
-        _check(language, [row[language] for row in rows], floor.get(language, 0.98))
+    for code in ("en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv"):
+        _check(code, [row[code] for row in rows], *{"jv": (0.92, 0.03)}.get(code, (0.99, 0.0)))
 
 
 def test_accuracy_on_short_sentences(shared):
@@ -74,18 +86,25 @@ def test_accuracy_on_short_sentences(shared):
         ara="ar", ben="bn", cmn="zh", deu="de", fra="fr", hin="hi", ita="it", jav="jv", jpn="ja", kor="ko", rus="ru", spa="es",
         swh="sw", tel="te", tha="th", vie="vi",
     )  # fmt: skip
-    floor = {"de": 0.92, "fr": 0.88, "es": 0.75, "it": 0.75, "jv": 0.65, "sw": 0.5, "vi": 0.95}  # half a dozen words each
-    for code, language in codes.items():
-        lines = (shared / f"data/parallel_text/tatoeba/tatoeba.{code}-eng.{code}").read_text(encoding="utf-8").splitlines()
-        _check(language, lines, floor.get(language, 0.98))
+    # half a dozen words each, with close relatives
+    floors = {
+        "bn": (0.93, 0.07),
+        "it": (0.93, 0.01),
+        "jv": (0.92, 0.03),
+        "ru": (0.92, 0.05),
+        "es": (0.9, 0.04),
+        "sw": (0.78, 0.04),
+    }
+    for name, code in codes.items():
+        lines = (shared / f"data/parallel_text/tatoeba/tatoeba.{name}-eng.{name}").read_text(encoding="utf-8").splitlines()
+        _check(code, lines, *floors.get(code, (0.98, 0.01)))
 
 
 def test_every_language_of_the_declaration_of_human_rights(shared):
-    iso = dict(
+    codes = dict(
         arb="ar", ben="bn", cmn_hans="zh", deu_1996="de", eng="en", fra="fr", hin="hi", ita="it", jav="jv", jpn="ja", kor="ko",
         rus="ru", spa="es", swh="sw", tel="te", tha="th", urd="ur", vie="vi", yor="yo", zul="zu",
     )  # fmt: skip
-    for name, language in iso.items():
+    for name, code in codes.items():
         text = (shared / f"data/parallel_text/udhr/udhr_{name}.xml").read_text(encoding="utf-8")
-        paragraphs = [p for p in re.findall(r"<para>(.*?)</para>", text, re.S) if len(p) > 40]
-        _check(language, paragraphs, 0.9)
+        _check(code, [p for p in re.findall(r"<para>(.*?)</para>", text, re.S) if len(p) > 40], 0.96, 0.04)

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import toy_chat
 
-from mpo_jax.data.pipeline import Pipeline, split
+from mpo_jax.data.chat import TokenPair
+from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
+from mpo_jax.types import Reads, Want
 
 EXAMPLES = toy_chat.examples(10)
 LOSS = Mpo()
@@ -20,6 +22,31 @@ def test_each_epoch_is_a_permutation_of_its_own():
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
     assert dataclasses.replace(PIPELINE, seed=4).rows_at(0) != PIPELINE.rows_at(0)
+
+
+def test_the_order_of_a_seed_is_what_it_was():
+    assert [PIPELINE.rows_at(step) for step in (0, 1, 2, 177)] == [[9, 6, 0, 2], [1, 4, 7, 5], [3, 8], [3, 4, 7, 6]]
+
+
+def test_a_step_costs_the_same_in_a_run_of_a_million_rows(monkeypatch):
+    """An epoch's permutation is made once, and what came before it is not gone through."""
+    made, default_rng = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: made.append(seed) or default_rng(seed))
+    pipeline = Pipeline([EXAMPLES[0]] * 1_000_000, ("ko", "sw"), 8, 0, LOSS.policy_reads, Reads(), seed=14, epochs=9)
+    step = 8 * pipeline.steps_per_epoch + 100_000
+    before, tokens = pipeline.tokens_before(step), [pipeline.tokens_at(k) for k in range(step, step + 100)]
+    assert [before] == [step * n for n in set(tokens)]
+    assert made == [(14, 8)]
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_tokens_are_those_of_the_batches(seed):
+    """Of both sides, where both are read: each prompt is read with each of its two answers."""
+    both = Reads(source=Want.LOGP, target=Want.LOGP)
+    pipeline = dataclasses.replace(PIPELINE, policy=both, reference=Reads(), seed=seed)
+    counts = [np.count_nonzero(pipeline.batch_at(step).policy.kv_segment_ST) for step in range(8)]
+    assert [pipeline.tokens_at(step) for step in range(8)] == counts
+    assert [pipeline.tokens_before(step) for step in range(9)] == [0, *np.cumsum(counts)]
 
 
 def test_a_step_does_not_depend_on_what_was_read_before():
@@ -50,7 +77,8 @@ def test_evaluation_sees_every_row_once_in_order():
 
 def test_a_run_meets_no_shape_that_was_not_planned():
     """All batches of the run are looked at; in the given order every epoch is the same."""
-    planned = [(ours.tokens, theirs.tokens) for ours, theirs in zip(*(p.rooms[:-1] for p in plans()), strict=True)]
+    parts = PIPELINE.shapes.policy, PIPELINE.shapes.reference
+    planned = [(ours.tokens, theirs.tokens) for ours, theirs in zip(*(part.capacities[:-1] for part in parts), strict=True)]
     for step in range(0, PIPELINE.steps, 7):
         batch = PIPELINE.batch_at(step)
         assert (batch.policy.tokens_ST.shape[2], batch.reference.tokens_ST.shape[2]) in planned
@@ -58,8 +86,23 @@ def test_a_run_meets_no_shape_that_was_not_planned():
     assert in_order.rows_at(0) == in_order.rows_at(3) == [0, 1, 2, 3]
 
 
-def plans():
-    return PIPELINE.shapes.policy, PIPELINE.shapes.reference
+@pytest.mark.parametrize("pooling", ["mean", "mean_padded"])
+def test_the_largest_shape_holds_rows_that_come_after_the_planned_batches(monkeypatch, pooling):
+    """A row that is longer than all that were looked at, among rows as short as them and among its equals."""
+    monkeypatch.setattr("mpo_jax.data.pipeline.PLANNED", 1)
+    short, long = toy_chat.examples(1)[0], dataclasses.replace(toy_chat.examples(1)[0], target=pair_of(200, 150, 90))
+    reads = dataclasses.replace(LOSS.policy_reads, target=Want.LOGP | Want.HIDDEN, pooling=pooling)
+    for lengthened in (1, 4):
+        examples = [short] * 4 + [short] * (4 - lengthened) + [long] * lengthened
+        pipeline = Pipeline(examples, ("ko", "sw"), 4, 0, reads, Reads(), seed=None, microbatches=2)
+        for step in (0, 1):
+            pipeline.batch_at(step)
+        assert pipeline.shapes.policy.capacities[0] < pipeline.shapes.policy.capacities[-1]
+
+
+def pair_of(*lengths: int) -> TokenPair:
+    """Of a prompt, a chosen and a rejected answer."""
+    return TokenPair(*(np.ones(n, np.int32) for n in lengths))
 
 
 @pytest.mark.parametrize("changes", [{"microbatches": 3}, {"batch_size": 0}, {"microbatches": 0}])
@@ -68,28 +111,3 @@ def test_a_batch_that_cannot_be_split(changes):
         dataclasses.replace(PIPELINE, **changes)
     with pytest.raises(InputError, match="no rows"):
         dataclasses.replace(PIPELINE, examples=[])
-
-
-@pytest.mark.parametrize("source", [True, False])
-def test_a_split_shares_no_prompt(source):
-    rows = toy_chat.rows(20, source)
-    train, held_out = split(rows, 0.3, seed=0)
-
-    def prompts(part):
-        return {(row.source or row.target).prompt for row in part}
-
-    assert not prompts(train) & prompts(held_out)
-    assert sorted([*train, *held_out], key=lambda row: int(row.id)) == rows
-    assert len(held_out) == 6
-    assert [row.id for row in train] == sorted((row.id for row in train), key=int)
-    assert split(rows, 0.3, seed=0) == (train, held_out)
-    assert split(rows, 0.3, seed=1) != (train, held_out)
-
-
-def test_shares_of_a_split():
-    rows = toy_chat.rows(10)
-    assert split(rows, 0.0, 0) == (rows, [])
-    assert len(split(rows, 0.01, 0)[1]) == 2  # at least one prompt
-    for fraction in (-0.1, 1.0, 0.99):
-        with pytest.raises(InputError, match=f"eval_fraction={fraction}"):
-            split(rows, fraction, 0)

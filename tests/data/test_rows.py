@@ -39,7 +39,7 @@ def test_our_own_jsonl_keeps_text_ids_and_languages(tmp_path):
     first, second = read_rows(path)
     assert (first.id, first.source.language, first.target.language, first.language_method) == ("a", "en", "sw", "given")
     assert first.target.chosen == "  \u2028spaces stay\n"
-    assert (second.id, second.source.language, second.target.language, second.language_method) == ("1", "en", "ru", "script")
+    assert (second.id, second.source.language, second.target.language, second.language_method) == ("1", "en", "ru", "detected")
 
 
 def test_a_json_array_and_monolingual_rows(tmp_path):

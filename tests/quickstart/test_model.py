@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mpo_jax.checkpoints.hugging_face import load_params
-from mpo_jax.data.chat import hf_format, load_tokenizer
+from mpo_jax.data.chat import load_tokenizer
+from mpo_jax.data.chat_format import hf_format
 from mpo_jax.data.dataset import Batching, Tokens, prepare
 from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
@@ -56,11 +57,11 @@ def test_tokenizer_gives_every_text_back():
 def test_chat_template_is_the_familys():
     family, model, raw = build(FOLDER)
     tokenizer = load_tokenizer(FOLDER)
-    assert hf_format(tokenizer) == family.chat
+    assert hf_format(tokenizer) == family.authors_chat
     assert len(tokenizer) == model.config.vocab_size
     assert (raw["bos_token_id"], raw["eos_token_id"]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
     assert tokenizer.bos_token == "<|begin_of_text|>"
-    assert tokenizer.eos_token == family.chat.end
+    assert tokenizer.eos_token == family.authors_chat.end
 
 
 def test_tokenizer_and_configs_are_what_the_recipe_makes(tmp_path):
@@ -76,7 +77,7 @@ def test_kind_in_english_only():
     with jax.set_mesh(mesh := make_mesh(MeshConfig())):
         params = load_params(FOLDER, model, family, mesh)
         batching = Batching(len(rows), Reads(Want.LOGP, Want.LOGP), shards=8)
-        pipeline = Tokens.of(FOLDER, family.chat, "reference", max_length=256).pipeline(rows, batching)
+        pipeline = Tokens.of(FOLDER, family.authors_chat, "authors", max_length=256).pipeline(rows, batching)
         gaps = measure_gaps(make_score_step(model, jnp.float32, pipeline.policy), params, pipeline, rows, mesh)
     english = np.asarray([gap.source_gap for gap in gaps])
     target = np.asarray([gap.target_gap for gap in gaps])
@@ -91,7 +92,7 @@ def test_config_reads_all_data_in_two_shapes():
     family, *_ = build(ROOT / settings.model)
     loss = settings.loss
     batching = Batching(settings.batch_size, loss.policy_reads, loss.reference_reads, settings.epochs)
-    data = prepare(dataclasses.replace(settings.data, **parts), FOLDER, family.chat, batching)
+    data = prepare(dataclasses.replace(settings.data, **parts), FOLDER, family.authors_chat, batching)
     assert [part and len(part.examples) for part in (data.train, data.held_out, data.texts)] == [450, 150, 120]
     assert not any(dataclasses.asdict(found)["truncated_target"] for found in data.findings.values())
     shapes = {jax.tree.map(np.shape, data.train.batch_at(k)) for k in range(settings.epochs * data.train.steps_per_epoch)}

@@ -28,7 +28,7 @@ def test_no_variant_is_the_config_itself():
 def test_presets_are_the_code_and_the_paper():
     plain, official, paper = load(str(CONFIGS / "llama31.py"), None), built("llama31", "official"), built("llama31", "paper")
     assert (official.loss.retain_pooling, official.loss.retain_reduction) == ("mean_padded", "mean")
-    assert (official.data.truncation, official.data.max_length, official.data.template) == ("official", 1024, "reference")
+    assert (official.data.truncation, official.data.max_length, official.data.template) == ("official", 1024, "authors")
     assert (paper.loss.retain_pooling, paper.loss.retain_reduction, paper.data.max_length) == ("last_prompt", "sum", 2048)
     assert official.loss.beta == paper.loss.beta == plain.loss.beta, "a variant says differences only"
 

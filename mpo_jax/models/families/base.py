@@ -1,4 +1,4 @@
-"""What is a family? A reader of its config.json, a table of its weights, and the chat format its authors' code trains with.
+"""What is a family? A reader of its config.json, a table of its weights, and the chat format of MPO's authors.
 
 Beside the type: the parts of both that the families share. Readers accept the published spelling of a config.json and the one
 that transformers 5 writes; what a config asks for and the decoder does not do is an error that names the key.
@@ -24,7 +24,7 @@ class Family:
     model_type: str
     read_config: Callable[[RawConfig], DecoderConfig]
     weights: Callable[[DecoderConfig], tuple[Weight, ...]]
-    chat: ChatFormat  # as the method's published code renders it; a tokenizer's own template may differ
+    authors_chat: ChatFormat | None  # what the method's published code trains with; None where its authors trained no such model
 
 
 SHARED_WEIGHTS = (

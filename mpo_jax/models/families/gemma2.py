@@ -50,9 +50,10 @@ FAMILY = base.Family(
     model_type="gemma2",
     read_config=read_config,
     weights=weights,
-    chat=ChatFormat(
+    authors_chat=ChatFormat(
         before="<bos><start_of_turn>user\n",
         between="<end_of_turn>\n<start_of_turn>model\n",
         end="<eos>",
+        special_tokens=("<bos>", "<start_of_turn>", "<end_of_turn>", "<eos>"),
     ),
 )

@@ -41,9 +41,10 @@ FAMILY = base.Family(
     model_type="llama",
     read_config=read_config,
     weights=weights,
-    chat=ChatFormat(
+    authors_chat=ChatFormat(
         before="<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
         between="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         end="<|eot_id|>",
+        special_tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     ),
 )

@@ -47,12 +47,13 @@ FAMILY = base.Family(
     model_type="qwen2",
     read_config=read_config,
     weights=weights,
-    chat=ChatFormat(
+    authors_chat=ChatFormat(
         before=(
             "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
             "<|im_start|>user\n"
         ),
         between="<|im_end|>\n<|im_start|>assistant\n",
         end="<|im_end|>",
+        special_tokens=("<|im_start|>", "<|im_end|>"),
     ),
 )
