@@ -147,11 +147,13 @@ class Checkpointer:
         try:
             return TrainState(**self._manager.restore(step, args=args)["state"])
         except ValueError as error:
-            if not difference:
-                raise
+            mend = (
+                "restore the settings that differ"
+                if difference
+                else "it was written by another version of mpo_jax, so continue with that one, or choose another output folder"
+            )
             raise InputError(
-                f"The state of update {step} in {self._folder} does not fit what this run trains ({_first(error)}): "
-                "restore the settings that differ."
+                f"The state of update {step} in {self._folder} does not fit what this run trains ({_first(error)}): {mend}."
             ) from error
 
     def _set_aside(self, broken: list[int]) -> None:
