@@ -1,5 +1,7 @@
 # make quickstart   train the toy model that comes with the repository, on a CPU, and see what it learned
-# make test         lint, types and all tests
+# make test         lint, types and all tests but the slow ones
+# make test-slow    the slow tests: whole runs, several processes, TPU compilations (with libtpu), thousands of random inputs
+# make test-all     both
 # make lint         lint and types only
 # make faults       kill, corrupt and fill the disk under small trainings, and see that no work is lost: 50 runs, half an hour
 # make clean        remove the environment and every output of a run
@@ -9,8 +11,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= 50
+PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
 
-.PHONY: quickstart test lint faults clean
+.PHONY: quickstart test test-slow test-all lint faults clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.runtime
@@ -18,7 +21,12 @@ quickstart: $(VENV)/.runtime
 	JAX_PLATFORMS=cpu $(BIN)/python -m mpo_jax.train --config=configs/quickstart.py
 
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.dev
+	EXAMPLES=thorough $(PYTEST) -m "slow or property"
+
+test-all: test test-slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -24,6 +24,16 @@ jax.config.update("jax_enable_compilation_cache", False)  # tests leave nothing 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What loads the TPU compiler comes last: after it JAX's profiler ends the process (libtpu 0.0.51 hands jaxlib 0.10.2 a table
+    of another size). Properties are marked, for `make test-slow` to try more examples of them."""
+    for item in items:
+        if "property" in item.path.parts:
+            item.add_marker("property")
+    items.sort(key=lambda item: item.get_closest_marker("tpu") is not None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and golden numbers that may lie beside the checkout."""
@@ -47,21 +57,21 @@ def whole(world, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """`with interrupted(n):` around a run that ends, as if it were killed, while it fetches the batch of update n + 1."""
+    """`with interrupted(n):` around a run that ends, as if it were killed, in its loop, in update n + 1."""
 
     @contextlib.contextmanager
     def after(updates):
-        from mpo_jax.data.pipeline import Pipeline  # not before the environment says which devices there are
+        from mpo_jax.training.update_log import UpdateLog  # not before the environment says which devices there are
 
-        batch_at = Pipeline.batch_at
+        begins = UpdateLog.begins
 
-        def ends(self, step):
-            if step == updates and self.seed is not None:  # those that only measure have none
+        def ends(self, update, *args):
+            if update == updates + 1:
                 raise KeyboardInterrupt
-            return batch_at(self, step)
+            return begins(self, update, *args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Pipeline, "batch_at", ends)
+            patch.setattr(UpdateLog, "begins", ends)
             with pytest.raises(KeyboardInterrupt):
                 yield patch
 

@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Frozen
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,7 +37,8 @@ from mpo_jax.scoring.objective import Task
 from mpo_jax.scoring.sequences import answer_logps, divergences, score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, init_state, loss_and_grads
-from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Batch, Frozen, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 POOLINGS = {"last_seq": "last", "last_prompt": "last_prompt", "mean_nonpad": "mean", "mean_all": "mean_padded"}
 REDUCTIONS = {"sq_norm": "sum", "mse": "mean"}

@@ -1,5 +1,6 @@
 """A small model without its weights, to lay out on slices of TPUs that are not here."""
 
+import importlib.util
 import json
 
 import pytest
@@ -37,8 +38,11 @@ def config_file(model_dir, tmp_path):
     return path
 
 
-def needs_compiler():
-    pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -r requirements-tpu-plan.txt")
+def needs_compiler(test):
+    """Marks a test that compiles for TPUs, or loads what would."""
+    absent = importlib.util.find_spec("libtpu") is None
+    reason = "the TPU compiler is not installed: pip install -r requirements-tpu-plan.txt"
+    return pytest.mark.slow(pytest.mark.tpu(pytest.mark.skipif(absent, reason=reason)(test)))
 
 
 def planned(run, topology, **options) -> slice_fit.SliceReport:

@@ -13,14 +13,13 @@ from mpo_jax.devices.sharding import MeshConfig, abstract_on_mesh, batch_to_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Dpo, Mpo, Simpo
 from mpo_jax.models.families.registry import build
-from mpo_jax.planning import programs, slice_fit, tpu_compiler
+from mpo_jax.planning import advice, programs, slice_fit, tpu_compiler
 from mpo_jax.training import config as configs
 from mpo_jax.training.optim import OptimConfig
 
 
 @pytest.fixture(scope="module")
 def cached(model_dir):
-    needs_compiler()
     return planned(config(model_dir, reference="cached", optim=OptimConfig(moments_dtype="bfloat16")), "v5e:2x2")
 
 
@@ -28,6 +27,7 @@ def parameters(model) -> int:
     return sum(x.size for x in jax.tree.leaves(model.abstract()))
 
 
+@needs_compiler
 def test_the_state_is_counted_by_the_bytes(model_dir, cached):
     """Norm scales are on every device, all else is cut into four."""
     _, model, _ = build(model_dir)
@@ -39,9 +39,10 @@ def test_the_state_is_counted_by_the_bytes(model_dir, cached):
     step = cached.programs["step"]
     assert cached.fits
     assert step.peak >= cached.masters + cached.moments + step.largest_bytes
-    assert "of 15.75 that a device has: fits" in plan.describe(cached, config(model_dir))
+    assert "of 15.75 that a device has: fits" in advice.describe(cached, config(model_dir))
 
 
+@needs_compiler
 def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
     """Forward, and forward once more and backward, of one layer in the scan."""
     step = cached.programs["step"]
@@ -49,15 +50,15 @@ def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
     assert step.largest_bytes < cached.logits / 2
 
 
+@needs_compiler
 def test_a_live_reference_is_held_in_its_dtype(model_dir, monkeypatch):
-    needs_compiler()
     monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     live = planned(config(model_dir), "v5e:2x2")
     assert live.programs["step"] == FITS and 2 * live.reference == live.masters
 
 
+@needs_compiler
 def test_the_command_prints_a_line_of_json_a_slice(model_dir, tmp_path, capsys, monkeypatch):
-    needs_compiler()
     monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     path = config_file(model_dir, tmp_path)
     plan.main([f"--config={path}", "--topologies=v5e:1x1,v5e:2x2", "--tokens=128", "--config.reference=cached", "--json"])
@@ -93,12 +94,12 @@ def test_what_does_not_fit_is_an_answer():
     late = "Ran out of memory in memory space hbm. Used 37.21G of 15.75G hbm. Exceeded hbm capacity by 21.46G. (4.65G) (6.90G)"
     assert tpu_compiler._too_big(late) == memory
     entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, False, {"step": memory})
-    said = plan.describe(entry, config("model_dir"))
+    said = advice.describe(entry, config("model_dir"))
     assert "37.21 GiB of 15.75 that a device has: does not fit: try --config.reference=cached, " in said
 
 
+@needs_compiler
 def test_a_mesh_or_a_length_that_cannot_be_is_a_sentence(model_dir):
-    needs_compiler()
     with pytest.raises(InputError, match=r"does not divide the 4 devices"):
         planned(config(model_dir, mesh=MeshConfig(fsdp=3)), "v5e:2x2")
     with pytest.raises(InputError, match=r"'kv_heads' has 2 entries"):
@@ -120,9 +121,9 @@ def saying(monkeypatch, *peaks) -> list[int]:
     return asked
 
 
+@needs_compiler
 def test_two_programs_need_what_the_hungrier_one_does(model_dir, monkeypatch):
     """Moments wait on the host: the gradient's program does not have them, and a reference stays while the update's runs."""
-    needs_compiler()
     asked = saying(monkeypatch, 5, 7, 0)
     entry = planned(config(model_dir, optim=OptimConfig(offload=True)), "v5e:2x2")
     assert len(asked) == 4 and entry.moments < 64, "two counters"
@@ -131,9 +132,9 @@ def test_two_programs_need_what_the_hungrier_one_does(model_dir, monkeypatch):
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.1])
+@needs_compiler
 def test_what_lies_beside_each_program_is_counted(model_dir, monkeypatch, held_out):
     """Where a program itself takes nothing, what is said of it is what the devices hold meanwhile."""
-    needs_compiler()
     asked, counter = saying(monkeypatch, 0), 4
     run = config(model_dir)
     run.data.eval_fraction = held_out
@@ -154,26 +155,27 @@ def test_what_lies_beside_each_program_is_counted(model_dir, monkeypatch, held_o
     }
 
 
+@needs_compiler
 def test_nothing_is_compiled_after_what_does_not_fit(model_dir, monkeypatch):
-    needs_compiler()
     asked = saying(monkeypatch, 2**32)
     assert list(planned(config(model_dir), "v5e:2x2").programs) == ["step"] and len(asked) == 1
     asked = saying(monkeypatch, 0, 2**31)
     entry = planned(config(model_dir), "v5e:2x2")
     assert list(entry.programs) == ["step", "evaluation"] and len(asked) == 2
     assert not entry.fits, "with the moments and the reference beside it"
-    assert "of 2.00 that a device has: does not fit" in plan.describe(entry, config(model_dir))
+    assert "of 2.00 that a device has: does not fit" in advice.describe(entry, config(model_dir))
 
 
+@needs_compiler
 def test_a_run_compiles_what_it_will_execute(model_dir, monkeypatch):
     """No reference to score or to hold for a method without one, and no export where there will be none."""
-    needs_compiler()
     saying(monkeypatch, 0)
     export = configs.ExportConfig(enabled=False)
     assert list(planned(config(model_dir, loss=Simpo(), export=export), "v5e:2x2").programs) == ["step", "evaluation"]
     assert "scoring" not in planned(config(model_dir, loss=Simpo(), reference="cached"), "v5e:2x2").programs
 
 
+@needs_compiler
 def test_the_other_programs_are_compiled_too(model_dir, cached):
     assert list(cached.programs) == ["step", "evaluation", "scoring", "export"]
     evaluation, scoring, export = list(cached.programs.values())[1:]
@@ -182,10 +184,11 @@ def test_the_other_programs_are_compiled_too(model_dir, cached):
     assert evaluation.peak > cached.masters + cached.moments + copy
     assert scoring.kernels >= 1 and copy < scoring.peak < evaluation.peak
     assert export.peak > cached.masters + cached.moments
-    said = plan.describe(cached, config(model_dir))
+    said = advice.describe(cached, config(model_dir))
     assert all(f"\n  {name:<10} " in said for name in cached.programs)
 
 
+@needs_compiler
 def test_microbatches_make_every_program_of_rows_smaller(model_dir, cached):
     """But for the parameters, of which the compiler lays some out anew for the loop over microbatches."""
     parts = planned(config(model_dir, reference="cached", microbatches=4), "v5e:2x2").programs
@@ -193,8 +196,8 @@ def test_microbatches_make_every_program_of_rows_smaller(model_dir, cached):
         assert parts[name].temporaries < cached.programs[name].temporaries / 2
 
 
+@needs_compiler
 def test_moments_on_the_host_are_compiled_for(model_dir, monkeypatch):
-    needs_compiler()
     monkeypatch.setattr(slice_fit, "programs", programs._step)  # the others are the same as without
     entry = planned(config(model_dir, reference="cached", optim=OptimConfig(offload=True)), "v5e:2x2")
     assert entry.fits and entry.programs["step"].peak >= 3 * entry.masters, "both moments come for the update"
@@ -202,11 +205,12 @@ def test_moments_on_the_host_are_compiled_for(model_dir, monkeypatch):
 
 def test_the_work_of_an_update_at_a_share_of_the_peak():
     entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 788e12, 788e12, True, {"step": FITS})
-    assert plan.work(entry, None) == "788 TFLOP for 65,536 tokens an update"
-    assert plan.work(entry, 0.5) == "788 TFLOP for 65,536 tokens an update; if 50% of 788 TFLOP/s: 2 s, 32,768 tokens/s"
-    assert plan.work(dataclasses.replace(entry, peak_flops=None), 0.5) == plan.work(entry, None)
+    assert advice.work(entry, None) == "788 TFLOP for 65,536 tokens an update"
+    assert advice.work(entry, 0.5) == "788 TFLOP for 65,536 tokens an update; if 50% of 788 TFLOP/s: 2 s, 32,768 tokens/s"
+    assert advice.work(dataclasses.replace(entry, peak_flops=None), 0.5) == advice.work(entry, None)
 
 
+@needs_compiler
 def test_what_needs_less_than_its_bound_has_not_been_seen(model_dir, cached):
     run = config(model_dir, reference="cached", optim=OptimConfig(moments_dtype="bfloat16"))
     whatever, least = slice_fit.least_bytes(programs.lay_out(run, "v5e:2x2"))
@@ -214,8 +218,8 @@ def test_what_needs_less_than_its_bound_has_not_been_seen(model_dir, cached):
     assert least - whatever == RAW["num_hidden_layers"] * cached.rows * cached.tokens // 4 * RAW["hidden_size"] * 2
 
 
+@needs_compiler
 def test_several_slices_lie_along_the_data_axis(model_dir, monkeypatch):
-    needs_compiler()
     monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     entry = planned(config(model_dir, reference="cached", mesh=MeshConfig(auto=True)), "v5e:2x2", slices=2)
     assert entry.mesh == {"data": 2, "fsdp": 4, "tensor": 1}

@@ -20,6 +20,7 @@ def arguments(world, folder, text: str) -> list[str]:
     return [f"--config={config_file(world, folder)}", f"--grid={text}"]
 
 
+@pytest.mark.slow
 def test_a_sweep_compiles_once_resumes_and_is_what_train_makes(world, tmp_path, monkeypatch, capsys):
     """Killed in the second of two points, after its checkpoint of update 2, and begun again."""
     traced, done_before, taken = [], [], []

@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from world import command, config_file, metrics, write_lines
 
 from mpo_jax import train
@@ -63,18 +63,21 @@ def test_transformers_loads_the_export(whole):
     assert torch.isfinite(model(ids).logits).all()
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole, tmp_path, interrupted, at):
-    """After no checkpoint, or after that of update 2."""
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole, tmp_path, interrupted, capsys, at):
+    """In the second update, before any checkpoint, or in the fourth, after that of update 2."""
     with interrupted(at):
         command(world, tmp_path)
     assert not (tmp_path / "run" / "export").exists()
+    capsys.readouterr()
     resumed = command(world, tmp_path, "--config.checkpoint.resume=auto")
+    assert ("continuing after update 2" in capsys.readouterr().out) == (at > 2)
     assert metrics(resumed) == metrics(whole)
     first, second = (load_file(run / "export" / "model.safetensors") for run in (whole, resumed))
     assert all((first[name] == second[name]).all() for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [50, 0], ids=["checkpoints", "no checkpoints"])
 def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole, tmp_path, monkeypatch, capsys, every):
     """SIGTERM while the second update is under way, where no checkpoint would be due before the end."""
@@ -105,6 +108,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole,
     assert metrics(run) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, tmp_path, interrupted, monkeypatch, capsys):
     """The scores are kept outside of the run's folder; the resumed run reads them and loads no model at all."""
     cached = ["--config.reference=cached", f"--config.reference_store={tmp_path / 'scores'}"]
@@ -115,7 +119,8 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
     assert "(10 to score)" in printed
     monkeypatch.setattr(assemble, "load_params", lambda *args: loaded.append(args))
     resumed = command(world, tmp_path, *cached, "--config.checkpoint.resume=auto")
-    assert "(0 to score)" in capsys.readouterr().out
+    assert "(0 to score)" in (printed := capsys.readouterr().out)
+    assert "continuing after update 2" in printed
     assert not loaded
     for line, like in zip(metrics(resumed), metrics(whole), strict=True):
         for name in line.keys() - {"packing_efficiency"}:  # which has no reference's positions in it
@@ -126,8 +131,15 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
     assert str(tmp_path) not in (resumed / "export" / "README.md").read_text()
     with pytest.raises(InputError, match=r"max_length was 1024 and is now 900.*reference_store"):
         command(world, tmp_path / "other", *cached, "--config.data.max_length=900")
+    monkeypatch.undo()
+    shutil.copytree(world / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: 1.01 * x for name, x in weights.items()}, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"weights was '\w+' and is now '\w+'; give another --config\.reference_store"):
+        command(world, tmp_path / "third", *cached, f"--config.model={tmp_path / 'model'}")
 
 
+@pytest.mark.slow
 def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, tmp_path, interrupted, capsys):
     """Interrupted after update 2, then continued with the moments on the host and a profiler on the third update."""
     with interrupted(2):
@@ -140,6 +152,7 @@ def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, t
         assert line.keys() == like.keys()
     assert list((resumed / "profile").rglob("*.xplane.pb"))
     printed = capsys.readouterr()
+    assert "continuing after update 2" in printed.out
     assert "first update:" in printed.err + printed.out
     assert "offload=True" in printed.out
 
@@ -265,6 +278,49 @@ def test_numbers_that_are_not_finite_stop_the_run_with_the_rows(world, tmp_path)
     assert not (tmp_path / "run" / "export").exists()
 
 
+def test_a_state_is_never_kept_before_its_loss_has_been_looked_at(world, tmp_path):
+    """A loss that is not finite between two lines of the log: no checkpoint of it takes the place of a good one."""
+    wild = ["--config.optim.peak_lr=1e30", "--config.optim.warmup=0.0", "--config.optim.clip_norm=1e30"]
+    with pytest.raises(InputError, match="update 2 is not finite"):
+        command(world, tmp_path, *wild, "--config.metrics.every=100", "--config.checkpoint.every=1")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
+
+
+@pytest.mark.parametrize("left", [None, "{"], ids=["gone", "half a file"])
+def test_a_training_that_has_ended_can_be_exported_whatever_is_left_of_the_rest(world, whole, tmp_path, monkeypatch, left):
+    """What was measured before is measured again, and a report that fails comes after the export."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    kept = tmp_path / "run" / "before.json"
+    before = kept.read_text()
+    kept.unlink() if left is None else kept.write_text(left)
+
+    def fails(*_):
+        raise RuntimeError("no fonts here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "report", fails)
+        with pytest.raises(RuntimeError, match="no fonts"):
+            command(world, tmp_path, "--config.checkpoint.resume=auto")
+    assert json.loads(kept.read_text()) == json.loads(before)
+    exported, expected = (load_file(run / "export" / "model.safetensors") for run in (tmp_path / "run", whole))
+    assert all((exported[name] == expected[name]).all() for name in expected)
+    assert "+" in (tmp_path / "run" / "export" / "README.md").read_text().partition("## Reward gaps")[2][:400]
+
+
+def test_what_is_frozen_stays_bit_for_bit_and_needs_no_moments(world, tmp_path, interrupted):
+    """Computed in bfloat16 and exported in float32, interrupted once: the frozen weights of the export are the source's."""
+    frozen = ["--config.frozen=embedding,layers.mlp", "--config.compute_dtype=bfloat16", "--config.export.dtype=float32"]
+    with interrupted(3):
+        command(world, tmp_path, *frozen)
+    run = command(world, tmp_path, *frozen, "--config.checkpoint.resume=auto")
+    before, after = load_file(world / "model" / "model.safetensors"), load_file(run / "export" / "model.safetensors")
+    same = {name for name in before if (before[name] == after[name]).all()}
+    assert same == {name for name in before if "embed_tokens" in name or ".mlp." in name}
+    kept = json.loads((run / "checkpoints" / "step_4" / "state" / "_METADATA").read_text())["tree_metadata"]
+    assert not any(("embedding" in name and "unembedding" not in name) or "mlp'" in name for name in kept)
+
+
 def test_the_command_prints_the_sentence_alone(world, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         train.main([f"--config={config_file(world, tmp_path)}", "--config.epochs=0"])
@@ -277,6 +333,7 @@ def test_divergences_need_the_reference_at_every_step(world, tmp_path):
         command(world, tmp_path, "--config.loss.retain_by=kl_of_policy", "--config.reference=cached")
 
 
+@pytest.mark.slow
 def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_path):
     """KTO's mismatched pairs and another language's gap, in microbatches, from the data to the export."""
     values = {}
@@ -294,6 +351,7 @@ def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_p
     np.testing.assert_allclose(values["cached"], values["live"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_that_is_left_open_is_chosen_by_the_rule(world, whole, tmp_path, capsys):
     """Two microbatches of 8 sequences: with fsdp=8 each shard would have one. The numbers are those of the other mesh."""
     run = command(world, tmp_path, "--config.mesh.auto=True", "--config.microbatches=2", "--config.export.enabled=False")

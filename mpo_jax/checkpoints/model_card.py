@@ -19,7 +19,8 @@ CITATION = """@inproceedings{zhao-etal-2025-mpo,
 
 # The settings that decide what was learnt. The others (where a run wrote, on which devices, how often it evaluated) stay out of
 # the card, and so does a new setting until it is added here.
-LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "compute_dtype", "reference_dtype", "reference")
+LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "frozen")
+LEARNT += ("compute_dtype", "reference_dtype", "reference")
 
 _ON_HUB = re.compile(r"\w[\w.-]*(/[\w.-]+)?(@\w[\w./-]*)?(:[\w.\[\]%:+-]+)?")
 
@@ -41,8 +42,11 @@ def _public(value: Any) -> Any:
     return public_name(value) if isinstance(value, str) else value
 
 
-def model_card(description: dict[str, Any], *, languages: list[str], rows: int, metrics: dict[str, float], gaps: str) -> str:
-    """README.md of an export. `description` is the resolved config, `metrics` those of the last update, `gaps` a table."""
+def model_card(
+    description: dict[str, Any], *, languages: list[str], rows: int, metrics: dict[str, float], gaps: str, measured_rows: str
+) -> str:
+    """README.md of an export. `description` is the resolved config, `metrics` those of the last update, `gaps` a table of
+    `measured_rows`, as in "64 of 600 training rows"."""
     shown = _public({name: description[name] for name in LEARNT})
     shown["optim"].pop("offload")
     base, data = shown["model"], shown["data"]["path"]
@@ -57,8 +61,8 @@ def model_card(description: dict[str, Any], *, languages: list[str], rows: int, 
         "Optimization): the reward gap of each target language was pulled to the gap that the base model has in the row's "
         "dominant language, while the hidden states of the dominant language were held in place. "
         f"Made with mpo_jax {__version__} on {rows} parallel preference rows of `{data}` ({', '.join(languages)}).",
-        "## Reward gaps\n\nMean length-normalised reward gap in nats per token, log p(safe) - log p(unsafe), with 95 % "
-        "bootstrap intervals.\n\n```\n" + gaps + "\n```",
+        "## Reward gaps\n\nMean length-normalised reward gap in nats per token, log p(safe) - log p(unsafe), on "
+        f"{measured_rows}, with 95 % bootstrap intervals.\n\n```\n" + gaps + "\n```",
         "## Last update\n\n```\n" + "\n".join(f"{name}: {value:.6g}" for name, value in sorted(metrics.items())) + "\n```",
         "## Limits\n\nA reward gap measures a preference between two given answers, not what the model writes. Evaluate "
         "generations in every language you serve before you rely on the model.",

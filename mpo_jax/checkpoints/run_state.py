@@ -150,11 +150,13 @@ class Checkpointer:
         try:
             return TrainState(**self._manager.restore(step, args=args)["state"])
         except ValueError as error:
-            if not difference:
-                raise
+            mend = (
+                "undo the changed settings"
+                if difference
+                else "another version of mpo_jax wrote it, so continue with that version, or choose another output folder"
+            )
             raise InputError(
-                f"The state of update {step} in {self._folder} does not fit what this run trains ({_first(error)}): "
-                "undo the changed settings."
+                f"The state of update {step} in {self._folder} does not fit what this run trains ({_first(error)}): {mend}."
             ) from error
 
     def _set_aside(self, broken: list[int]) -> None:

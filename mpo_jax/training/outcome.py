@@ -24,12 +24,17 @@ def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, 
     if is_whole(out_dir):
         processes.say(f"export: {out_dir} already exists, written by the run that this one continues")
         return
-    pipeline, dtype = run.data.train, config.export.dtype
+    data, dtype = run.data, config.export.dtype
 
     def card() -> str:
-        last = next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {})
-        languages, rows = list(pipeline.languages), len(pipeline.examples)
-        return model_card(describe(config), languages=languages, rows=rows, metrics=last, gaps=format_tables(tables))
+        return model_card(
+            describe(config),
+            languages=list(data.train.languages),
+            rows=len(data.train.examples),
+            metrics=next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {}),
+            gaps=format_tables(tables),
+            measured_rows=data.measured_rows,
+        )
 
     written = save_hf(
         run.whole(trainable),

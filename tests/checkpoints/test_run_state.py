@@ -1,5 +1,6 @@
 """A checkpoint comes back bit for bit, on any mesh, and only to the run that it belongs to."""
 
+import dataclasses
 import errno
 import shutil
 
@@ -33,6 +34,10 @@ def a_state(on, step=0):
 
 def abstract(on):
     return abstract_state(MODEL.abstract(on), OPTIMIZER, on)
+
+
+def a_wider_one():
+    return abstract_state(tiny.model(ffn=128).abstract(tiny.mesh()), OPTIMIZER, tiny.mesh())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
@@ -158,10 +163,21 @@ def test_what_changed_is_allowed_by_name_and_said(two_kept, tmp_path, capsys):
     owner = checkpointer(tmp_path, {**FACTS, "loss": "other"}, allow_changed=True)
     assert int(owner.restore_latest(abstract(tiny.mesh())).step) == 4
     assert "update 4 belongs to another run, which checkpoint.allow_changed allows: loss was 'tiny'" in capsys.readouterr().out
-    wider = tiny.model(ffn=128).abstract(tiny.mesh())
-    with pytest.raises(InputError, match=r"update 4 in .* does not fit what this run trains"):
-        owner.restore_latest(abstract_state(wider, OPTIMIZER, tiny.mesh()))
+    with pytest.raises(InputError, match=r"update 4 in .* does not fit what this run trains .*: undo the changed settings"):
+        owner.restore_latest(a_wider_one())
     owner.close()
+
+
+def test_a_state_of_another_version_is_a_sentence(two_kept, tmp_path):
+    """Nothing differs that makes a run, and its state is laid out in another way all the same."""
+    shutil.copytree(two_kept / "checkpoints", tmp_path / "checkpoints")
+    for laid_out in (dataclasses.replace(abstract(tiny.mesh()), opt_state={}), a_wider_one()):
+        owner = checkpointer(tmp_path)
+        with pytest.raises(
+            InputError, match=r"update 4 in .* does not fit what this run trains .*: it was written by another version"
+        ):
+            owner.restore_latest(laid_out)
+        owner.close()
 
 
 def test_no_room_is_a_sentence_and_earlier_ones_stay(tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ def alone(world, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "settings"),
     [(2, ()), (4, ("--config.mesh.tensor=2", "--config.reference=cached"))],
@@ -56,6 +57,7 @@ def test_several_processes_are_one_run(world, tmp_path, alone, count, settings):
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"reward_gap.png", "loss.png", "checkpoints", "config.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_run_that_is_taken_away_goes_on_with_another_number_of_processes(world, tmp_path, alone, number):
     """A signal to the second of two processes, when there is a checkpoint."""
@@ -82,6 +84,7 @@ def test_a_run_that_is_taken_away_goes_on_with_another_number_of_processes(world
     np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_stops_the_first_process_stops_all(world, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "old.txt").write_text("of another run")
@@ -108,6 +111,7 @@ with processes.joined(processes.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, index
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "first", "second", "words"),
     [
@@ -146,6 +150,7 @@ with processes.joined(processes.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, index
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named():
     port = free_port()
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}

@@ -31,6 +31,7 @@ def params():
     return jax.tree.map(lambda x: 5 * x, MODEL.init(jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_results_and_the_same_again(tmp_path, monkeypatch):
     """A method is added by one line; base models are kept; a method's numbers do not depend on what else is compared."""
     parse = transfer.parse

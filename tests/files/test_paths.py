@@ -298,6 +298,7 @@ def test_an_export_is_that_of_a_disk_and_half_of_one_is_no_export(folder, tmp_pa
 # ---- the whole command
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_interrupted_and_resumed_is_the_run_on_a_disk(folder, world, whole, tmp_path, interrupted, capsys):
     emulated.put(world, folder / "world")
     read = [f"--config.{key}={folder}/world/{name}" for key, name in READ.items()]

@@ -14,16 +14,16 @@ from mpo_jax.errors import InputError
 from mpo_jax.planning import tpu_compiler
 
 
+@needs_compiler
 def test_the_compiler_itself_refuses_what_does_not_fit():
-    needs_compiler()
     mesh = Mesh(np.asarray(tpu_compiler.devices("v5e:2x2")), ("x",), axis_types=(AxisType.Auto,))
     x = jax.ShapeDtypeStruct((4, 2**30, 8), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("x")))
     memory = tpu_compiler.compile_for(jax.jit(jnp.sin).lower(x), "TPU v5 lite")
     assert not memory.fits and memory.peak > memory.usable == round(15.75 * 2**30)
 
 
+@needs_compiler
 def test_a_program_that_cannot_be_written_down_has_its_memory():
-    needs_compiler()
     x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=SingleDeviceSharding(tpu_compiler.devices("v5e:1x1")[0]))
     lowered: Any = Unwritten(jax.jit(jnp.sin).lower(x))
     memory = tpu_compiler.compile_for(lowered, "TPU v5 lite")
@@ -57,8 +57,8 @@ def test_the_largest_array_is_not_an_argument():
 
 
 @pytest.mark.parametrize("name", ["v9:2x2", "v5e:3x3", "nothing"])
+@needs_compiler
 def test_an_unknown_topology_is_a_sentence(model_dir, name):
-    needs_compiler()
     with pytest.raises(InputError, match=rf"^The topology '{name}' is not known .*: write a slice such as v5e:2x4.*\.$"):
         planned(config(model_dir), name)
 

@@ -32,7 +32,7 @@ def pipeline(*firsts):
 
 def of(config=None, rows=(1, 2, 3), held_out=(4,), files=FILES):
     train, held = pipeline(*rows), pipeline(*held_out)
-    return identity(a_config() if config is None else config, Data(train, held, held, [], None, {}), files)
+    return identity(a_config() if config is None else config, Data(train, held, held, [], "no rows", None, []), files)
 
 
 def kept(facts):
