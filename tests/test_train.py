@@ -213,7 +213,7 @@ def test_bad_settings_end_in_a_sentence_and_leave_nothing(world, tmp_path, overr
 def test_an_output_folder_of_another_run_is_not_touched(world, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="already holds files"):
+    with pytest.raises(InputError, match="is not empty"):
         command(world, tmp_path)
     assert os.listdir(tmp_path / "run") == ["mine.txt"]
 

@@ -1,4 +1,4 @@
-"""Where do a checkpoint's tensors lie, and how is a part of one read? In safetensors files, which name types and places."""
+"""Where are a checkpoint's tensors, and how is part of one read? In safetensors files, whose headers give types and offsets."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies, and what its file's header says of it."""
+    """Where a tensor is stored, and what its file's header says about it."""
 
     path: Path
     name: str
@@ -37,12 +37,13 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class StoredInBucket(Stored):
-    """Also at which byte of the file the tensor begins: an object is not mapped, but any range of it can be asked for."""
+    """Knows also at which byte of the file the tensor begins: an object cannot be mapped, but any range of it can be read."""
 
     begin: int
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        # Whole rows are one range; columns would be as many as there are rows, so devices that differ in columns share them.
+        # Full rows are one range, whereas columns would be one range a row: so devices that need other columns share the rows
+        # read.
         rows, kept = index[0].indices(self.shape[0])[:2], _kept(self)
         if rows not in kept:
             size = np.dtype(FLOATS[self.dtype]).itemsize * math.prod(self.shape[1:])
@@ -53,7 +54,7 @@ class StoredInBucket(Stored):
 
 @functools.lru_cache(maxsize=1)
 def _kept(stored: StoredInBucket) -> dict[tuple[int, int], np.ndarray]:
-    """The rows that were read of the tensor that is under way."""
+    """The rows read so far of the tensor that is being loaded."""
     return {}
 
 
@@ -65,8 +66,8 @@ def catalogue(folder: Path) -> dict[str, Stored]:
     stored = {}
     for name, is_there in there.items():
         if not is_there:
-            where = f"{INDEX} names" if indexed else "it must hold, for want of an index,"
-            raise InputError(f"{folder}: {where} the file {name}, which is not there: download the folder again.")
+            why = f"{INDEX} lists it" if indexed else f"there is no {INDEX} either"
+            raise InputError(f"{folder} has no {name} ({why}): download the folder again.")
         path = folder / name
         stored |= _tensors_in_bucket(path) if in_bucket(path) else _tensors(path)
     return stored
@@ -88,7 +89,7 @@ def _tensors(path: Path) -> dict[str, Stored]:
 
 
 def _tensors_in_bucket(path: Path) -> dict[str, Stored]:
-    """The format, which safetensors itself only reads from local files: 8 bytes that count those of a JSON header, the header,
+    """Reads the format itself, since safetensors only reads local files: 8 bytes with the length of a JSON header, the header,
     the data of one tensor after the other."""
     size = paths.size(path)
     begin = 8 + int.from_bytes(read_range(path, 0, min(8, size)), "little")
@@ -109,7 +110,7 @@ def _tensors_in_bucket(path: Path) -> dict[str, Stored]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _incomplete(path, error) from None
     if end != size:
-        raise _incomplete(path, f"{size} bytes, of which its header makes {end}")
+        raise _incomplete(path, f"{size} bytes, but its header implies {end}")
     return found
 
 

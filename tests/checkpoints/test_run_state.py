@@ -129,7 +129,7 @@ def test_the_newest_whole_one_is_restored_and_a_sentence_says_what_is_skipped(tw
     owner = checkpointer(tmp_path)
     state = owner.restore_latest(abstract(tiny.mesh()))
     assert int(state.step) == 2
-    assert "update 4 is not whole" in capsys.readouterr().out
+    assert "update 4 is damaged" in capsys.readouterr().out
     assert (tmp_path / "broken_checkpoints" / "step_4").is_dir(), "nothing is deleted"
     owner.save(4, a_state(tiny.mesh(), 4))  # when the run comes by again
     owner.close()
@@ -141,7 +141,7 @@ def test_only_broken_ones_are_no_reason_to_start_anew(two_kept, tmp_path):
     for step in (2, 4):
         DAMAGE["truncated"](largest(tmp_path / "checkpoints" / f"step_{step}"))
     owner = checkpointer(tmp_path)
-    with pytest.raises(InputError, match=r"No checkpoint in .* is whole \(update 4: .* not what was written; update 2: "):
+    with pytest.raises(InputError, match=r"Every checkpoint in .* is damaged \(update 4: .* changed since.*; update 2: "):
         owner.restore_latest(abstract(tiny.mesh()))
     owner.close()
     assert (tmp_path / "checkpoints" / "step_4").is_dir()
@@ -162,10 +162,8 @@ def test_what_changed_is_allowed_by_name_and_said(two_kept, tmp_path, capsys):
     shutil.copytree(two_kept / "checkpoints", tmp_path / "checkpoints")
     owner = checkpointer(tmp_path, {**FACTS, "loss": "other"}, allow_changed=True)
     assert int(owner.restore_latest(abstract(tiny.mesh())).step) == 4
-    assert "update 4 is allowed to belong to another run: loss was 'tiny' and is now 'other'" in capsys.readouterr().out
-    with pytest.raises(
-        InputError, match=r"update 4 in .* does not fit what this run trains .*: restore the settings that differ"
-    ):
+    assert "update 4 belongs to another run, which checkpoint.allow_changed allows: loss was 'tiny'" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"update 4 in .* does not fit what this run trains .*: undo the changed settings"):
         owner.restore_latest(a_wider_one())
     owner.close()
 

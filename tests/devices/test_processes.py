@@ -90,7 +90,7 @@ def test_what_stops_the_first_process_stops_all(world, tmp_path):
     (tmp_path / "run" / "old.txt").write_text("of another run")
     ends = finish(training(world, tmp_path, 2))
     assert [code for code, _, _ in ends] == [2, 2]
-    assert all("already holds files" in err for _, _, err in ends)
+    assert all("is not empty" in err for _, _, err in ends)
 
 
 SCRIPT = """

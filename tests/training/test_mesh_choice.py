@@ -68,7 +68,7 @@ def test_only_meshes_that_divide_the_model():
     model = Model(dataclasses.replace(tiny.CONFIG, kv_heads=2))
     assert [sizes(mesh) for mesh in meshes(config, model, jax.devices())] == [(1, 4, 2), (1, 8, 1)]
     with pytest.raises(
-        InputError, match=r"^No mesh of 7 devices a slice divides the model's width of 32 and its 2 key/value heads"
+        InputError, match=r"^No mesh of 7 devices per slice divides the model's width of 32 and its 2 key/value heads"
     ):
         meshes(config, model, jax.devices()[:7])
 
