@@ -3,8 +3,8 @@
     python -m mpo_jax.plan --config=configs/llama31.py --topology=v5e:2x4 [--config.field=value ...]
     python -m mpo_jax.plan --config=configs/llama31.py --search [--topologies=v5e:2x4,v5e:4x4]
 
-Only the model's config.json is read: no weights, no data. Every sequence is taken to be as long as `data.max_length` allows,
-or `--tokens` long. `--topologies a,b,c` compares slices; `--search` looks for the smallest one that fits, and for its mesh.
+Only the model's config.json is read, no weights and no data. Every sequence is assumed to have `data.max_length` tokens, or as
+many as `--tokens` says. `--topologies=a,b,c` compares slices; `--search` finds the smallest slice that fits, and a mesh for it.
 """
 
 import argparse
@@ -25,11 +25,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.plan", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--topology", "--topologies", help="a slice, such as v5e:2x4, or several: v5e:2x4,v5e:4x4")
-    parser.add_argument("--search", action="store_true", help="find the smallest of them that fits, or of all that there are")
-    parser.add_argument("--slices", type=int, default=1, help="this many such slices, joined along the mesh's data axis")
-    parser.add_argument("--tokens", type=int, help="tokens of each sequence (default: data.max_length)")
-    parser.add_argument("--mfu", type=float, help="say how long an update takes at this share of the peak FLOP/s, such as 0.4")
-    parser.add_argument("--json", action="store_true", help="a line of JSON a slice, or a generation that was searched")
+    parser.add_argument("--search", action="store_true", help="find the smallest of these slices that fits (default: of all)")
+    parser.add_argument("--slices", type=int, default=1, help="join this many slices along the mesh's data axis (default: 1)")
+    parser.add_argument("--tokens", type=int, help="tokens in each sequence (default: data.max_length)")
+    parser.add_argument(
+        "--mfu", type=float, help="also print the time of an update at this share of the peak FLOP/s, such as 0.4"
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per slice (with --search, per generation)")
     given, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     with one_sentence():
         config = parse(rest)
@@ -48,11 +50,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def _check(given: argparse.Namespace, names: list[str]) -> None:
     if not names and not given.search:
-        raise InputError(f"Neither a slice nor --search was given: write --topology= with one such as {EXAMPLES}, or --search.")
+        raise InputError(f"No slice was given: write --topology=SLICE with a slice such as {EXAMPLES}, or --search.")
     if given.slices < 1:
-        raise InputError(f"--slices={given.slices} is no number of slices: write 1 or more.")
+        raise InputError(f"--slices={given.slices} must be at least 1.")
     if given.mfu is not None and not 0 < given.mfu <= 1:
-        raise InputError(f"--mfu={given.mfu} is no share of the peak: write a number above 0 and up to 1, such as 0.4.")
+        raise InputError(f"--mfu={given.mfu} must be above 0 and at most 1, such as 0.4.")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole,
     printed = capsys.readouterr().out
     if not every:
         assert end.value.code == 43
-        assert "interrupted after update 2; nothing is kept" in printed
+        assert "interrupted after update 2; nothing was saved" in printed
         return
     assert end.value.code == 42
     assert "interrupted after update 2; saved; continue with --config.checkpoint.resume=auto" in printed

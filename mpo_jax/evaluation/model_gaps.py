@@ -1,4 +1,4 @@
-"""What are the reward gaps of a model folder, and which files hold them?"""
+"""What are the reward gaps of a model, and which files are they written to?"""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def gaps_of(
     max_length: int,
     dtype: str,
 ) -> list[RowGap]:
-    """The gaps of every row under one model, with that model's own tokenizer. `dtype` is the computation's."""
+    """The gaps of every row under one model, with that model's own tokenizer. `dtype`: that of the computation."""
     model_dir = hub.resolve(name)
     family, model, _ = build(model_dir)
     tokens = Tokens.of(model_dir, family.authors_chat, template, max_length)
@@ -45,7 +45,8 @@ def gaps_of(
 
 
 def write_gaps(folder: Path, measured: dict[str, list[RowGap]], what: str) -> dict[str, GapTable]:
-    """`measured`: label -> the gaps of one model, for example {'before': ..., 'after': ...}; `what` they are, with the unit."""
+    """Writes rows.jsonl, reward_gap.json and reward_gap.png. `measured`: label -> the gaps of one model, for example
+    {'before': ..., 'after': ...}. `what`: the quantity and its unit."""
     tables = {label: gap_table(gaps) for label, gaps in measured.items()}
     folder.mkdir(parents=True, exist_ok=True)
     lines = []

@@ -1,4 +1,4 @@
-"""What does a person read of a plan? Its figures in a table, and what would need less memory."""
+"""How is a plan shown? Its figures in a table, and settings that would need less memory."""
 
 import dataclasses
 import math
@@ -10,10 +10,10 @@ from mpo_jax.training.config import TrainConfig
 
 
 def recommend(found: SearchResult, config: TrainConfig, mfu: float | None) -> str:
-    """What to write for the smallest slice that fits."""
+    """The smallest slice that fits, and the settings to write for it."""
     if found.plan is None or found.settings is None:
         reference = "cached" if config.loss.reference_reads.storable else config.reference
-        least = dataclasses.replace(config, reference=reference, remat="full")  # has been tried
+        least = dataclasses.replace(config, reference=reference, remat="full")  # the search has tried these
         return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(least)}"
     lines = [f"{found.generation}: the smallest slice that fits is {found.plan.topology}, with", f"  {flags(found.settings)}"]
     return "\n".join([*lines, describe(found.plan, config, mfu)])
@@ -35,24 +35,24 @@ def describe(entry: SliceReport, config: TrainConfig, mfu: float | None = None) 
         lines.append(f"  largest    {gib(step.largest_bytes)}  {step.largest}; logits would be {gib(entry.logits).strip()}")
     lines += [f"  {name:<10} {gib(memory.peak)}" for name, memory in entry.programs.items()]
     most = max(entry.programs.values(), key=lambda memory: memory.peak)
-    of = "" if most.usable is None else f" of {most.usable / GIB:.2f} that a device has"
+    of = "" if most.usable is None else f" of {most.usable / GIB:.2f} GiB usable"
     verdict = "fits" if entry.fits else f"does not fit: {advice(config)}"
     lines += [f"  peak       {gib(most.peak)}{of}: {verdict}", f"  work       {work(entry, mfu)}"]
     return "\n".join(lines)
 
 
 def work(entry: SliceReport, mfu: float | None) -> str:
-    """Of one update, and the time that it takes at a share of the peak, which nothing here has measured."""
-    said = f"{entry.update_flops / 1e12:,.0f} TFLOP for {entry.update_tokens:,} tokens an update"
+    """The work of one update, and the time that it would take at a given share of the peak (nothing is measured here)."""
+    said = f"{entry.update_flops / 1e12:,.0f} TFLOP for {entry.update_tokens:,} tokens per update"
     if mfu is None or entry.peak_flops is None:
         return said
     seconds = entry.update_flops / (entry.peak_flops * mfu)
     speed = f"{seconds:.3g} s, {entry.update_tokens / seconds:,.0f} tokens/s"
-    return f"{said}; if {mfu:.0%} of {entry.peak_flops / 1e12:,.0f} TFLOP/s: {speed}"
+    return f"{said}; at {mfu:.0%} of {entry.peak_flops / 1e12:,.0f} TFLOP/s: {speed}"
 
 
 def advice(config: TrainConfig) -> str:
-    """What would need less, the cheapest first."""
+    """Settings that would need less memory, the cheapest first."""
     ways = []
     if config.reference == "live" and config.loss.reference_reads.storable:
         ways.append("--config.reference=cached")

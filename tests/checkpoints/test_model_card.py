@@ -96,7 +96,7 @@ def test_the_card_names_the_revision():
     for part in (
         "base_model: google/gemma-2-9b-it\n",
         "# google/gemma-2-9b-it, aligned",
-        "Starting from `google/gemma-2-9b-it@v1.0`",
+        "`google/gemma-2-9b-it@v1.0`, trained with",
     ):
         assert part in text
     assert "rows of `user/rows@v2:train`" in text

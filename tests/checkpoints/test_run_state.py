@@ -174,7 +174,7 @@ def test_a_state_of_another_version_is_a_sentence(two_kept, tmp_path):
     for laid_out in (dataclasses.replace(abstract(tiny.mesh()), opt_state={}), a_wider_one()):
         owner = checkpointer(tmp_path)
         with pytest.raises(
-            InputError, match=r"update 4 in .* does not fit what this run trains .*: it was written by another version"
+            InputError, match=r"update 4 in .* does not fit what this run trains .*: another version of mpo_jax wrote it"
         ):
             owner.restore_latest(laid_out)
         owner.close()
@@ -192,7 +192,9 @@ def test_no_room_is_a_sentence_and_earlier_ones_stay(tmp_path, monkeypatch):
     owner._manager.wait_until_finished()
     monkeypatch.setattr("mpo_jax.checkpoints.run_state.write_json", full)
     owner.save(6, a_state(tiny.mesh(), 6))
-    with pytest.raises(InputError, match=r"update 6 could not be written to .* \(No space left on device\); earlier ones"):
+    with pytest.raises(
+        InputError, match=r"update 6 could not be written to .* \(No space left on device\)\. Earlier checkpoints"
+    ):
         owner.close()
     monkeypatch.undo()
     again = checkpointer(tmp_path)

@@ -90,7 +90,7 @@ def test_the_search_command_prints_its_answer(model_dir, tmp_path, capsys, monke
     (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (answer["generation"], answer["plan"]["topology"], answer["settings"]["reference"]) == ("v5e", "v5e:1x1", "live")
     for wrong, words in (
-        ([], "Neither a slice"),
+        ([], "No slice was given"),
         (["--search", "--mfu=40"], "--mfu=40.0"),
         (["--search", "--slices=0"], "--slices=0"),
     ):

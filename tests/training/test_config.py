@@ -71,7 +71,7 @@ WRONG = {
     "a field that is nearly one": (["optim.peek_lr=1e-6"], "'peek_lr' is not known; did you mean 'peak_lr'?"),
     "a part that is nearly one": (["optin.peak_lr=1e-6"], "'optin' is not known; did you mean 'optim'?"),
     "a field of something that has none": (["epochs.x=1"], "--config.epochs.x is not a setting"),
-    "a field unlike any": (["qqq=1"], "known there: model, data, output"),
+    "a field unlike any": (["qqq=1"], "the settings there are model, data, output"),
     "a word for a number": (["epochs=many"], "The command line cannot be read ("),
     "a number out of range": (["epochs=0"], "epochs=0"),
     "a choice that is none": (["loss.retain_pooling=first"], "loss.retain_pooling='first' is not known: write one of 'mean'"),

@@ -83,10 +83,13 @@ def test_slices_lie_along_data():
     assert [{chip.slice_index for chip in block.flat} for block in array] == [{0}, {1}]
     four = make_mesh(MeshConfig(4, 2, 2), devices).devices
     assert [{chip.slice_index for chip in block.flat} for block in four] == [{0}, {0}, {1}, {1}]
-    with pytest.raises(InputError, match=r"data=1 fsdp=16 tensor=1 would share out .* 2 slices .* give data=2"):
+    with pytest.raises(InputError, match=r"data=1 fsdp=16 tensor=1 would shard .* 2 TPU slices .* write data=2"):
         make_mesh(MeshConfig(fsdp=16), devices)
 
 
 def test_auto_and_axes_exclude_each_other():
-    with pytest.raises(InputError, match=r"mesh.auto=True chooses what data=1 fsdp=4 tensor=1 give: leave out one or the other"):
+    with pytest.raises(
+        InputError,
+        match=r"mesh.auto=True chooses the whole mesh, but data=1 fsdp=4 tensor=1 was given too: leave one or the other out",
+    ):
         MeshConfig(fsdp=4, auto=True)
