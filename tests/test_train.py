@@ -282,7 +282,7 @@ def test_a_state_is_never_kept_before_its_loss_has_been_looked_at(world, tmp_pat
     """A loss that is not finite between two lines of the log: no checkpoint of it takes the place of a good one."""
     wild = ["--config.optim.peak_lr=1e30", "--config.optim.warmup=0.0", "--config.optim.clip_norm=1e30"]
     with pytest.raises(InputError, match="update 2 is not finite"):
-        command(world, tmp_path, *wild, "--config.metrics.every=100", "--config.checkpoint.every=1")
+        command(world, tmp_path, *wild, "--config.metrics.every=100", "--config.checkpoint.every=1", "--config.eval_every=0")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
 
 

@@ -82,13 +82,11 @@ def _adds(tokenizer: "PreTrainedTokenizerFast", lead: str, opening: str, respons
 
 def _render(tokenizer: "PreTrainedTokenizerFast", question: str, answer: str) -> tuple[str, str]:
     """The text up to where the model's answer begins, and the whole exchange."""
-    from jinja2 import TemplateError
-
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     try:
         opening = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
         return cast(str, opening), cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
-    except TemplateError as error:
+    except Exception as error:  # a template is a program, which can fail in any way
         raise InputError(
             f"The chat template of the tokenizer in {tokenizer.name_or_path} fails on a plain question and answer ({error}): "
             "choose the template 'authors', or give the tokenizer a simpler one."

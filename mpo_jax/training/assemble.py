@@ -22,15 +22,16 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
 from mpo_jax.scoring.reference import cached_reference
-from mpo_jax.training.config import TrainConfig
+from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.mesh_choice import chosen
-from mpo_jax.training.run_identity import identity
+from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
 from mpo_jax.training.trainable import names, split
 from mpo_jax.types import Frozen, Numbers, Params, joined
 
-Load = Callable[..., Params]  # (dtype, names of parameters) -> those parameters, sharded
+OWN = ("hosts", "model", "output", "reference_store", "compilation_cache")  # settings in which processes may differ
+Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, sharded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +105,13 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
 
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
-    """Errors: processes that were given different settings, rows or models; they would hang, or train on a mixture."""
+    """Errors: processes that were given different settings, rows or models, which would wait for each other or worse. Where these
+    lie may differ."""
+    settings = {name: value for name, value in describe(config).items() if name not in OWN}
+    settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_WITHIN["data"]}
     files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES))
-    mine = dict(identity(config, data, files).facts)
-    processes.agree({"rows": mine.pop("contents"), "model files": mine.pop("model files"), "settings": mine})
+    facts = identity(config, data, files).facts
+    processes.agree({"rows": facts["contents"], "model files": facts["model files"], "settings": settings})
 
 
 def _kept(load: Callable[[], Params]) -> Callable[[], Params]:

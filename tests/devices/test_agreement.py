@@ -1,5 +1,6 @@
 """Processes that were given different things hear of it before they wait for each other."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 from processes import ROOT, finish, free_port
+from world import config_file
 
 from mpo_jax.devices import processes
 from mpo_jax.errors import InputError
+from mpo_jax.training.assemble import assemble
+from mpo_jax.training.config import parse
 
 
 def told(monkeypatch, *others):
@@ -56,3 +60,25 @@ def test_two_processes_hear_the_same_sentence():
     ends = finish([subprocess.Popen(command, env=env, **pipes) for command in commands])
     assert [code for code, _, _ in ends] == [2, 2], ends
     assert all("process 1 has other model files than process 0" in err for _, _, err in ends)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("loss.beta=2.0", "settings"),
+        ("microbatches=2", "settings"),
+        ("data.max_length=900", "settings"),
+        ("output=/elsewhere", None),
+        ("hosts.patience=99", None),
+    ],
+)
+def test_settings_that_make_another_computation_must_agree(world, tmp_path, monkeypatch, override, said):
+    """What each process tells of itself, without several of them."""
+    told, path = [], config_file(world, tmp_path)
+    monkeypatch.setattr(processes, "agree", told.append)
+    for overrides in ([], [f"--config.{override}"]):
+        with contextlib.suppress(InputError):
+            assemble(parse([f"--config={path}", *overrides]))
+    ours, theirs = told
+    assert [name for name in ours if ours[name] != theirs[name]] == ([] if said is None else [said])
+    assert set(ours) == {"rows", "model files", "settings"}

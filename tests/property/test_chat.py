@@ -1,13 +1,16 @@
 """Under any chat format, tokens are those of the literal text, cut as the rule says, or there is a sentence."""
 
+import copy
 from pathlib import Path
 
+import pytest
 import toy_chat
 from hypothesis import example, given
 from hypothesis import strategies as st
 from outcome import outcome
 
 from mpo_jax.data.chat import TRUNCATIONS, TokenPair, load_tokenizer, tokenize
+from mpo_jax.data.chat_format import hf_format
 from mpo_jax.data.rows import PairText, Row
 from mpo_jax.errors import InputError
 from mpo_jax.types import ChatFormat
@@ -66,3 +69,48 @@ def test_any_format_ends_in_tokens_or_in_a_sentence(name, form, pair, limit, tru
             assert len(cut.prompt) + longest == limit, "as little as needed"
     if truncation == "error" or len(whole.prompt) + max(len(whole.chosen), len(whole.rejected)) <= limit:
         assert not (cut.truncated_prompt or cut.truncated_chosen or cut.truncated_rejected)
+
+
+literal = st.lists(st.sampled_from(["<user>", "<model>", "<end>", "user", " ", "\n", "{{ bos_token }}"]), max_size=3).map("".join)
+CHANGED = ["{{ m.content | upper }}", "{{ m.content[1:] }}", "{{ m.content | trim }}{{ m.content }}", ""]
+said = st.sampled_from(["{{ m.content }}", "{{ m.content | trim }}"] * 3 + CHANGED)
+ANYTHING = [
+    "{{ 1 / 0 }}",
+    "{{ m.x.y }}",
+    "{{ messages[7].content }}",
+    "{{ raise_exception('no') }}",
+    "{{",
+    "{% for %}",
+    "{{ 'a' + 1 }}",
+]
+
+
+@st.composite
+def templates(draw) -> str:
+    """Mostly fixed text around two messages."""
+    user, model = draw(literal) + draw(said) + draw(literal), draw(literal)
+    turns = f"{{% if m.role == 'user' %}}{user}{{% else %}}{model}{draw(said)}<end>{draw(literal)}{{% endif %}}"
+    opening = draw(st.sampled_from([model, model, model, "<model>"]))
+    template = (
+        f"{draw(literal)}{{% for m in messages %}}{turns}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
+    )
+    cut = draw(st.integers(0, 4 * len(template)))  # mostly none
+    return template[:cut] + (draw(st.sampled_from(ANYTHING)) if cut < len(template) else "") + template[cut:]
+
+
+@pytest.fixture(scope="module")
+def templated():
+    return copy.deepcopy(toy_chat.tokenizer())
+
+
+@given(template=templates(), question=st.sampled_from(["why?", " a\n"]), answer=st.sampled_from(["because", "\nno "]))
+@example(toy_chat.TEMPLATE, "why?", "because")
+@example(toy_chat.TEMPLATE + "{{ 1 / 0 }}", "why?", "because")
+def test_any_template_is_a_format_of_its_text_or_ends_in_a_sentence(templated, template, question, answer):
+    templated.chat_template = template
+    form = outcome(lambda: hf_format(templated))
+    if not isinstance(form, InputError):
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        whole = templated.apply_chat_template(turns, tokenize=False)
+        assert whole.startswith(form.prompt(question))
+        assert whole.removeprefix(form.prompt(question)).lstrip().startswith(form.response(answer).lstrip())

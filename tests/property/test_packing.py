@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import pack
-from mpo_jax.types import ANSWERS, KL, POOLINGS, SIDES, Packed, Reads, Want
+from mpo_jax.types import ANSWERS, KL, PAIR_KINDS, POOLINGS, Packed, Reads, Want
 
 PAD = 0
 EMPTY = {"tokens_ST": PAD, "segment_ST": 0, "kv_segment_ST": 0, "position_ST": 0, "pool_slot_ST": -1, "pool_weight_ST": 0}
@@ -26,7 +26,7 @@ def examples(draw) -> list[Example]:
     count = itertools.count(PAD + 1)
     some = lambda: np.fromiter(itertools.islice(count, draw(length)), np.int32)  # noqa: E731
     made = range(draw(st.integers(1, 5)))
-    return [Example(f"r{i}", "sw", *(TokenPair(some(), some(), some()) for _ in SIDES)) for i in made]
+    return [Example(f"r{i}", "sw", *(TokenPair(some(), some(), some()) for _ in PAIR_KINDS)) for i in made]
 
 
 @st.composite
@@ -47,11 +47,11 @@ def places(reads: Reads, pair: TokenPair, prompt: int, end: int) -> range:
 def assert_packed(packed: Packed, rows: list[Example | None], reads: Reads, m: int) -> None:
     """The sequences of one microbatch, found by their tokens, are those that are read, and nothing else is there."""
     of = {field.name: getattr(packed, field.name)[m].copy() for field in dataclasses.fields(packed)}
-    for side, answer, (i, row) in itertools.product(SIDES, ANSWERS, enumerate(rows)):
-        want = reads.want(side)
+    for kind, answer, (i, row) in itertools.product(PAIR_KINDS, ANSWERS, enumerate(rows)):
+        want = reads.want(kind)
         if row is None or not want:
             continue
-        slot, pair = (2 * SIDES.index(side) + ANSWERS.index(answer)) * len(rows) + i, getattr(row, side)
+        slot, pair = (2 * PAIR_KINDS.index(kind) + ANSWERS.index(answer)) * len(rows) + i, getattr(row, kind)
         prompt, said = pair.prompt.tolist(), getattr(pair, answer).tolist()
         end = len(prompt) + len(said)
         scored = len(said) if want & (Want.LOGP | KL) else 0
