@@ -1,4 +1,4 @@
-"""What is a method? The contract of all of them, and what methods on the pairs of one side have in common."""
+"""What is a method? The contract of all methods, and what those on one side's pairs have in common."""
 
 import dataclasses
 import inspect

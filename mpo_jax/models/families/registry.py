@@ -1,4 +1,4 @@
-"""Which family does a checkpoint belong to? The only place where a string decides anything."""
+"""Which family does a checkpoint belong to? Its `model_type` decides."""
 
 import json
 from pathlib import Path
