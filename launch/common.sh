@@ -119,7 +119,7 @@ output_on_worker() { case $OUTPUT in /* | gs://*) echo "$OUTPUT" ;; *) echo "sto
 # A sentence for what Google's own message, in a file, leaves open.
 explain() {
   if grep -qiE 'quota' "$1"; then
-    say "error: project $PROJECT may not have these TPU chips (tier $TIER) in $ZONE: ask for quota of the Cloud TPU API in the console under IAM & Admin > Quotas, delete old requests, which count even when suspended or failed (gcloud compute tpus queued-resources list), or choose another ZONE or TIER."
+    say "error: project $PROJECT has no quota for these TPU chips (tier $TIER) in $ZONE: request quota for the Cloud TPU API in the console under IAM & Admin > Quotas, delete old requests, which count even if they are suspended or failed (gcloud compute tpus queued-resources list), or choose another ZONE or TIER."
   elif grep -qiE 'capacity|stockout|exhausted' "$1"; then
     say "error: no such slice is free in $ZONE: wait, or choose another ZONE, TOPOLOGY or TIER."
   fi

@@ -20,7 +20,7 @@ if [ -z "$ACCELERATOR_TYPE" ]; then
   case ${TOPOLOGY%%:*} in
     v5e) ACCELERATOR_TYPE=v5litepod-$chips ;;
     v6e) ACCELERATOR_TYPE=v6e-$chips ;;
-    *) ACCELERATOR_TYPE=${TOPOLOGY%%:*}-$((2 * chips)) ;;  # there Google counts cores, of which a chip has two
+    *) ACCELERATOR_TYPE=${TOPOLOGY%%:*}-$((2 * chips)) ;;  # for these Google counts cores, two per chip
   esac
 fi
 kind=${ACCELERATOR_TYPE%%-*}
@@ -61,12 +61,12 @@ while :; do
   last=$now
   case $now in
     ACTIVE) exit 0 ;;
-    UNKNOWN) unknown=$((unknown + 1)); [ $unknown -lt 10 ] || fail "gcloud has failed ten times, see above: the request may still be there." ;;
+    UNKNOWN) unknown=$((unknown + 1)); [ $unknown -lt 10 ] || fail "gcloud has failed ten times, see above: the request may still exist." ;;
     FAILED | SUSPENDING | SUSPENDED | NONE)
       tpus queued-resources describe "$NAME" --format='value(state.failedData.error.message)' > "$messages" 2>&1 || true
       cat "$messages" >&2
       explain "$messages"
-      say "error: the request for $NAME ended as $now: launch/delete.sh removes it, then ask again."
+      say "error: the request for $NAME ended as $now: remove it with launch/delete.sh, then try again."
       exit 1 ;;
     *) unknown=0 ;;
   esac
