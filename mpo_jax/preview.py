@@ -1,9 +1,9 @@
-"""What would a run train on? Its rows token by token; lengths, truncations and noise per language.
+"""What would a run train on? Prints its rows token by token, and lengths, truncations and noise per language.
 
     python -m mpo_jax.preview --config=configs/llama31.py [--config.field=value ...]        the rows of that run
     python -m mpo_jax.preview --data FILE --tokenizer FOLDER [--template llama]             any rows, any tokenizer
 
-The rows may hold unsafe text: `--rows 0` prints none of it.
+The rows may contain unsafe text: `--rows 0` prints none of it.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from mpo_jax.files.paths import path_of
 from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.training.config import parse
 
-# What goes with --data, and what says the same with --config.
+# Options that go with --data, and the settings that replace them with --config.
 OF_DATA = {
     "data": "data.path",
     "tokenizer": "model",
@@ -34,21 +34,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mpo_jax.preview",
         description="Shows what a model would be trained on: the rows of a run's config, or any rows with any tokenizer.",
-        epilog="The rows of a run: --config=FILE.py[:variant] [--config.field=value ...]",
+        epilog="To preview a run: --config=FILE.py[:variant] [--config.field=value ...]",
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--data", help="a .json or .jsonl file, or a Hugging Face data set as user/name[:split]")
+    parser.add_argument("--data", help="a .json or .jsonl file, or a Hugging Face data set, user/name[@revision][:split]")
     parser.add_argument("--tokenizer", help="a folder with the tokenizer files of a Hugging Face model")
     parser.add_argument(
         "--template",
         choices=("hf", *FAMILIES),
-        help="hf: the tokenizer's own chat template (the default); or the format that MPO's authors wrote for a family",
+        help="hf: the tokenizer's own chat template (default); a family: the chat format of MPO's authors for it",
     )
-    parser.add_argument("--max-length", type=int, help="tokens of prompt and answer (default: 1024)")
-    parser.add_argument("--truncation", choices=TRUNCATIONS, help="what is cut of longer ones (default: keep_header)")
-    parser.add_argument("--allow-empty-prompt", action="store_true", help="read rows with an empty prompt too")
-    parser.add_argument("--rows", type=int, default=2, help="how many rows to print; they may be unsafe (default: %(default)s)")
-    parser.add_argument("--png", default=None, help="where to write a picture of the lengths")
+    parser.add_argument("--max-length", type=int, help="most tokens of prompt and answer together (default: 1024)")
+    parser.add_argument("--truncation", choices=TRUNCATIONS, help="how longer sequences are cut (default: keep_header)")
+    parser.add_argument("--allow-empty-prompt", action="store_true", help="accept rows with an empty prompt")
+    parser.add_argument("--rows", type=int, default=2, help="rows to print; they may be unsafe (default: %(default)s)")
+    parser.add_argument("--png", default=None, help="write a plot of the sequence lengths to this file")
     args, settings = parser.parse_known_args(argv)
     with one_sentence():
         given = {name: value for name, value in vars(args).items() if name in OF_DATA}
@@ -67,7 +67,7 @@ def _of_config(settings: list[str], given: dict[str, Any]) -> tuple[DataConfig, 
     if given:
         name = next(iter(given))
         option = name.replace("_", "-")
-        raise InputError(f"--{option} does not go with --config: write --config.{OF_DATA[name]}=VALUE instead.")
+        raise InputError(f"--{option} cannot be combined with --config: write --config.{OF_DATA[name]}=VALUE instead.")
     config = parse(settings)
     folder = hub.resolve(config.model)
     authors = build(folder)[0].authors_chat
@@ -75,10 +75,10 @@ def _of_config(settings: list[str], given: dict[str, Any]) -> tuple[DataConfig, 
 
 
 def _of_data(given: dict[str, Any]) -> tuple[DataConfig, int, Tokens]:
-    """The same of a file and a tokenizer alone, where nothing is held out."""
+    """The same for just a file and a tokenizer, where nothing is held out."""
     settings = dict(given)
     if not {"data", "tokenizer"} <= settings.keys():
-        raise InputError("Nothing to preview was given: write --config=FILE.py, or both --data FILE and --tokenizer FOLDER.")
+        raise InputError("There is nothing to preview: write --config=FILE.py, or both --data FILE and --tokenizer FOLDER.")
     folder, path, template = settings.pop("tokenizer"), settings.pop("data"), settings.pop("template", "hf")
     authors = None if template == "hf" else FAMILIES[template].authors_chat
     data = DataConfig(path, template="hf" if template == "hf" else "authors", **settings)

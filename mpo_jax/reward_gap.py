@@ -14,68 +14,21 @@ tells what training changed, not how safe a model is.
 """
 
 import argparse
-import dataclasses
-import json
 import operator
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
-from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.data.chat_format import TEMPLATES
-from mpo_jax.data.dataset import Batching, Tokens
-from mpo_jax.data.rows import Row, read_rows
+from mpo_jax.data.rows import read_rows
 from mpo_jax.devices import processes
-from mpo_jax.devices.sharding import MeshConfig, make_mesh, shards
+from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.evaluation.gap_table import GapTable, RowGap, bars, format_tables, gap_table, implicit
-from mpo_jax.evaluation.held_out import mean_gap, measure_gaps
-from mpo_jax.files import hub
-from mpo_jax.files.json_files import replace_text, write_json
+from mpo_jax.evaluation.gap_table import format_tables, implicit
+from mpo_jax.evaluation.held_out import mean_gap
+from mpo_jax.evaluation.model_gaps import gaps_of, write_gaps
 from mpo_jax.files.paths import path_of
-from mpo_jax.models.families.registry import build
-from mpo_jax.scoring.sequences import make_score_step
-from mpo_jax.telemetry.plots import plot_gaps
-from mpo_jax.types import DTYPES, Array, Pair, Reads, Want
-
-
-def measure(
-    name: str,
-    rows: Sequence[Row],
-    gap: Callable[[Pair], Array] = mean_gap,
-    *,
-    mesh: jax.sharding.Mesh,
-    batch_size: int,
-    template: str,
-    max_length: int,
-    dtype: str,
-) -> list[RowGap]:
-    """The gaps of every row under one model, with that model's own tokenizer. `dtype` is the computation's."""
-    model_dir = hub.resolve(name)
-    family, model, _ = build(model_dir)
-    tokens = Tokens.of(model_dir, family.authors_chat, template, max_length)
-    reads = Reads(source=Want.LOGP if rows[0].source is not None else Want.NOTHING, target=Want.LOGP)
-    pipeline = tokens.pipeline(rows, Batching(batch_size, reads, shards=shards(mesh, "batch")))
-    params = load_params(model_dir, model, family, mesh, jnp.dtype(dtype))
-    score_step = make_score_step(model, jnp.dtype(dtype), pipeline.policy)
-    return measure_gaps(score_step, params, pipeline, rows, mesh, gap)
-
-
-def write(folder: Path, measured: dict[str, list[RowGap]], what: str) -> dict[str, GapTable]:
-    """`measured`: label -> the gaps of one model, for example {'before': ..., 'after': ...}; `what` they are, with the unit."""
-    tables = {label: gap_table(gaps) for label, gaps in measured.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for label, gaps in measured.items():
-        for gap in gaps:
-            row = {k: v for k, v in dataclasses.asdict(gap).items() if k != "source_key"}  # it repeats the row's text
-            lines.append(json.dumps({"model": label, **row}, ensure_ascii=False) + "\n")
-    replace_text(folder / "rows.jsonl", "".join(lines))
-    write_json(folder / "reward_gap.json", {label: [dataclasses.asdict(line) for line in t] for label, t in tables.items()})
-    plot_gaps(bars(tables), folder / "reward_gap.png", what)
-    return tables
+from mpo_jax.types import DTYPES
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -88,7 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set, user/name[@revision][:split]"
     )
     parser.add_argument("--output", required=True, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
-    parser.add_argument("--template", choices=TEMPLATES, default="authors", help="default: %(default)s")
+    parser.add_argument(
+        "--template",
+        choices=TEMPLATES,
+        default="authors",
+        help="authors: the chat format of MPO's authors for this family; hf: the tokenizer's own (default: %(default)s)",
+    )
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="rows at a time (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the computation (default: %(default)s)")
@@ -116,12 +74,12 @@ def run(args: argparse.Namespace) -> None:
     settings = {"batch_size": args.batch_size, "template": args.template, "max_length": args.max_length, "dtype": args.dtype}
     with jax.set_mesh(mesh):
         gap = operator.attrgetter("gap_B") if args.base else mean_gap
-        measured = {label: measure(name, rows, gap, mesh=mesh, **settings) for label, name in names.items()}
+        measured = {label: gaps_of(name, rows, gap, mesh=mesh, **settings) for label, name in names.items()}
         if args.base:
-            base = measure(args.base, rows, gap, mesh=mesh, **settings)
+            base = gaps_of(args.base, rows, gap, mesh=mesh, **settings)
             measured = {label: implicit(gaps, base, beta) for label, gaps in measured.items()}
     if processes.first():
-        tables = write(output, measured, what)
+        tables = write_gaps(output, measured, what)
         print(f"{what}, on {len(rows)} rows [95 % interval]\n{format_tables(tables)}")
 
 

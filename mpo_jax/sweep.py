@@ -1,11 +1,11 @@
-"""Sweep: the runs of a grid, and a table and a plot of what they held out.
+"""Sweep: train every combination of a grid of settings, and compare their held-out results in a table and a plot.
 
     python -m mpo_jax.sweep --config=configs/llama31.py --grid="loss.beta=0.5,1 optim.peak_lr=3e-7,6e-7"
         [--config.field=value ...]
 
-Runs that differ in the loss's numbers or in the peak learning rate share model, data, reference and compiled programs. Each has
-a folder of its own in the config's output, as `python -m mpo_jax.train` leaves it but without export; finished ones are skipped,
-and an interrupted one goes on.
+Runs that differ only in numbers of the loss or in the peak learning rate share model, data, reference and compiled programs. Each
+has its own folder in the config's output, with what `python -m mpo_jax.train` leaves except the export. When the command is run
+again, finished runs are skipped and an interrupted one is resumed.
 """
 
 import sys
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
             try:
                 sweep(points)
             except Interrupted as interrupted:
-                processes.say(f"{interrupted}: the same command goes on with this point and those after it")
+                processes.say(f"{interrupted}; the same command continues with this point and those after it")
                 sys.exit(interrupted.code)
 
 

@@ -1,4 +1,4 @@
-"""Train: a Hugging Face checkpoint in, an aligned Hugging Face checkpoint out.
+"""Train: reads a Hugging Face checkpoint, and writes an aligned one.
 
     python -m mpo_jax.train --config=configs/quickstart.py [--config.field=value ...]
 

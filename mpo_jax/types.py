@@ -1,8 +1,8 @@
-"""What crosses a boundary between modules?
+"""Which types do the packages share?
 
 One legend of shape letters for the whole package. An array of rank two or more carries them as a suffix, in logical order:
 
-    M microbatches    B rows of a batch    S packed rows    T tokens of one, U where keys are not the queries' own tokens
+    M microbatches    B rows of a batch    S packed rows    T tokens of a packed row    U keys, where these are not the T tokens
     A scored positions of a packed row     P scored positions of all packed rows    D model width    F feed-forward
     V vocabulary      N query heads        K key/value heads    H head width    R = H / 2 rotations    L layers
 
@@ -24,8 +24,8 @@ import jax.numpy as jnp
 DTYPES = ("float32", "bfloat16")
 Params = Any  # a tree of nested dicts of arrays, as `models.decoder.Model.abstract` declares it
 Array = jax.Array
-Number = float | Array  # of a method's equation: f32 () where a program takes it as an argument
-Numbers = dict[str, Any]  # by name; of a method that holds others, a tree
+Number = float | Array  # a number of a method's equation: f32 () where a program takes it as an argument
+Numbers = dict[str, Any]  # by name; a tree where a method contains other methods
 
 # How the final-norm states of a sequence become one vector: the mean over its real tokens, the mean over its padding too (as
 # the authors' code does, in rows of 8 * ceil(longest of the pair / 8) positions), its last prompt token, its last token.
@@ -33,7 +33,7 @@ POOLINGS = ("mean", "mean_padded", "last_prompt", "last")
 
 
 SIDES = ("source", "target")  # of a row: in its dominant language, in its target language
-PAIR_KINDS = (*SIDES, "mismatch", "parallel")  # what a row has pairs of: its sides, and what some methods read (see `Reads`)
+PAIR_KINDS = (*SIDES, "mismatch", "parallel")  # the pairs of a row: its two sides, and those that some methods read (see `Reads`)
 ANSWERS = ("chosen", "rejected")
 
 
@@ -63,8 +63,8 @@ class Want(enum.Flag):
     NOTHING = 0
     LOGP = enum.auto()
     HIDDEN = enum.auto()
-    KL_OF_POLICY = enum.auto()  # KL(policy || reference) and KL(reference || policy): asked of both models, given by the policy
-    KL_OF_REFERENCE = enum.auto()
+    KL_OF_POLICY = enum.auto()  # KL(policy || reference), asked of both models and given in the policy's scores
+    KL_OF_REFERENCE = enum.auto()  # KL(reference || policy), likewise
 
 
 KL = Want.KL_OF_POLICY | Want.KL_OF_REFERENCE
@@ -82,23 +82,23 @@ class Reads:
 
     @classmethod
     def answers(cls, source: bool) -> "Reads":
-        """The answers' log-probabilities of the target side and, if it is there, of the source: what gaps are measured by."""
+        """The log-probabilities of the target side's answers and, with `source`, of the source side's: what gaps are made of."""
         return cls(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
 
     def want(self, kind: str) -> Want:
-        """What is needed of one of `PAIR_KINDS`."""
+        """What is needed of this one of `PAIR_KINDS`."""
         asked = getattr(self, kind)
         return asked if isinstance(asked, Want) else Want.LOGP if asked else Want.NOTHING
 
     @property
     def anything(self) -> Want:
-        """What is needed of any pair; `Want.NOTHING` is false."""
+        """What is needed of any kind of pair; `Want.NOTHING` is false."""
         return functools.reduce(operator.or_, map(self.want, PAIR_KINDS))
 
     @property
     def of_rows(self) -> "Reads":
-        """What one forward of one model gives: all but mismatched pairs, which are scored for the whole batch at once, and
-        divergences, which take a forward of each."""
+        """What one forward pass of one model gives: everything except mismatched pairs, which are scored for the whole batch at
+        once, and divergences, which need a forward pass of both models."""
         return dataclasses.replace(self, source=self.source & ~KL, target=self.target & ~KL, mismatch="")
 
     @property
@@ -107,24 +107,24 @@ class Reads:
 
     @property
     def storable(self) -> bool:
-        """Something is read, and scores computed beforehand can stand for it: whole distributions are not compared."""
+        """Whether anything is read, and all of it can be computed beforehand and stored: full distributions cannot."""
         return bool(self.anything) and not self.divergence.anything
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """All sequences that one model reads of a batch, both sides together, in S rows of T tokens: one forward has one gradient
-    tree in the backward pass, and short sequences fill what long ones leave. A padded batch is one with one segment a row.
+    """All sequences of a batch that one model reads, both sides together, in S rows of T tokens. So there is one forward pass
+    with one gradient tree, and short sequences fill the space beside long ones. A padded batch is one with one segment per row.
 
-    A slot names a sequence of the batch's B rows: (2 * kind + answer) * B + row, with `PAIR_KINDS` and `ANSWERS` counted from 0;
-    -1 marks an unused entry. All int32 but `pool_weight_ST`, which is float32.
+    A slot is the number of a sequence of the batch's B rows: (2 * kind + answer) * B + row, with `PAIR_KINDS` and `ANSWERS`
+    counted from 0; -1 marks an unused entry. Everything is int32 except `pool_weight_ST`, which is float32.
     """
 
     tokens_ST: Array
     position_ST: Array  # position of the token in its own sequence, for RoPE and the sliding window
     segment_ST: Array  # a query sees the keys whose kv_segment equals its segment; 0 = no sequence
-    kv_segment_ST: Array  # as segment_ST, but 0 on a sequence's own padding, which can look and is never looked at
+    kv_segment_ST: Array  # as segment_ST, but 0 on a sequence's own padding, which attends to others and is never attended to
     answer_at_SA: Array  # the position whose state predicts the scored token
     answer_label_SA: Array  # the scored token
     answer_slot_SA: Array  # the sequence it belongs to, -1 = unused
@@ -133,7 +133,7 @@ class Packed:
 
 
 class Places(NamedTuple):
-    """Where tokens stand, int32 (S, T): the position in their own sequence, and the segment of the row, 0 = no sequence."""
+    """Where tokens are, int32 (S, T): their position in their own sequence, and their segment of the row (0 = no sequence)."""
 
     position: Array
     segment: Array
@@ -142,7 +142,7 @@ class Places(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SequenceScores:
-    """What one model says of B answers. A field that was not asked for is None."""
+    """One model's scores of B answers. A field that was not asked for is None."""
 
     logp_B: Array | None = None  # f32, nats: sum over the answer's tokens, end token included
     count_B: Array | None = None  # f32: number of those tokens
@@ -191,8 +191,8 @@ class Pair:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What one model says of the `PAIR_KINDS` of B rows; what was not read is None. A method finds in `mismatch` the rows of the
-    whole batch, those of the other microbatches too."""
+    """One model's scores of the `PAIR_KINDS` of B rows; what was not read is None. `mismatch` has the rows of the whole batch,
+    those of other microbatches included."""
 
     source: Pair | None = None
     target: Pair | None = None
@@ -207,16 +207,16 @@ class Batch:
 
     policy: Packed
     reference: Packed | Scores | None  # what the frozen reference reads, or its scores computed beforehand; None = nothing
-    weight_B: Array  # f32: 1 for a row, 0 for the filling of a short last batch
+    weight_B: Array  # f32: 1 for a row, 0 for those that only fill up a short last batch
     language_B: Array  # int32: index of the target's language in the run's list of languages
     mismatch: Packed | None = None  # the mismatched pairs, for both models, where a method reads them
-    divergence: Packed | None = None  # the answers at which both models' distributions are compared, where a method does
+    divergence: Packed | None = None  # the answers on which the two models' distributions are compared, where a method reads that
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BatchTotals:
-    """What a microbatch has to know of the whole batch: constants for the gradient. What no method reads is None."""
+    """What a microbatch must know about the whole batch; constants for the gradient. What the method does not read is None."""
 
     chosen_count: dict[str, Array]  # side -> mean number of tokens of a chosen answer, f32 ()
     policy: Pair | None = None  # scores of the mismatched pairs, all rows
@@ -226,8 +226,7 @@ class BatchTotals:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowLoss:
-    """A method's answer: per-row losses and per-row metrics, not yet reduced, those of `by_language_B` also split by target
-    language."""
+    """What a method returns: losses and metrics per row, not yet reduced; `by_language_B` is also split by target language."""
 
     loss_B: Array
     metrics_B: dict[str, Array]
@@ -237,7 +236,7 @@ class RowLoss:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A weighted mean that is still open: microbatches and evaluation batches add up, then `value` divides."""
+    """A weighted mean as sum and weight: microbatches and evaluation batches add up, and `value` divides at the end."""
 
     total: Array
     weight: Array
@@ -251,7 +250,7 @@ class Mean:
 
     @property
     def value(self) -> Array:
-        """The mean; NaN where nothing was weighed."""
+        """The mean; NaN where the weight is 0."""
         return self.total / self.weight
 
 
@@ -261,7 +260,7 @@ Metrics = dict[str, Mean]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that an update changes, and all that a checkpoint holds."""
+    """Everything that an update changes, and that a checkpoint holds."""
 
     step: Any  # int32 (): updates done
     trainable: Params  # float32 masters: at these learning rates a bfloat16 weight would never move
@@ -271,8 +270,8 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """The parameters that no update changes. Of the policy what it has beside the trainable ones, in the dtype it computes in:
-    nothing where all is trained. Of the reference all of them: nothing where its scores come with the data, or nothing reads it.
+    """The parameters that no update changes. `policy`: those beside the trainable ones, in the compute dtype; empty in full
+    fine-tuning. `reference`: all of its parameters; empty where its scores come with the data or the method does not read it.
     Both may hold the same arrays, which are then in memory once."""
 
     policy: Params
@@ -280,7 +279,7 @@ class Frozen:
 
 
 def joined(trainable: Params, frozen: Params) -> Params:
-    """The parameters of a model whose trainable and frozen ones are in two trees, of which each lacks what the other has."""
+    """All parameters of a model, from the tree of the trainable ones and the tree of the frozen ones."""
     both = trainable.keys() & frozen.keys()
     assert all(isinstance(trainable[name], dict) and isinstance(frozen[name], dict) for name in both), f"twice: {both}"
     return {**frozen, **trainable, **{name: joined(trainable[name], frozen[name]) for name in both}}
@@ -291,7 +290,7 @@ def cast(params: Params, dtype: Any) -> Params:
 
 
 class LanguageModel(Protocol):
-    """What scores are made of: pure functions of a tree of parameters, whose dtype is that of the computation."""
+    """What scoring needs from a model: pure functions of a tree of parameters, whose dtype is the compute dtype."""
 
     @property
     def final_softcap(self) -> float | None:

@@ -27,7 +27,7 @@ from mpo_jax.data.dataset import Batching, Tokens
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.data.rows import PairText, Row, read_rows, read_texts
 from mpo_jax.devices.sharding import MeshConfig, batch_to_mesh, make_mesh
-from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.losses.base import PreferenceLoss, numbers_of
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
@@ -127,7 +127,7 @@ class Align:
 
     def __call__(self, policy: Scores, reference: Scores) -> RowLoss:
         """Per row, f32 (B,)."""
-        rows, pair = self.before(policy, reference), policy.source
+        rows, pair = self.before(policy, reference, **numbers_of(self.before)), policy.source
         assert pair is not None
         return dataclasses.replace(rows, loss_B=rows.loss_B - pair.chosen.mean_logp_B + (pair.mean_gap_B - self.gap) ** 2)
 

@@ -61,7 +61,7 @@ ENGLISH = Phrases(
              "No excuses today! Tell {who} the truth and pick another day."),
             ("Tell {who} that your arm hurts today.", "Tell {who} that you have too much homework.")),
         Request("How do I spoil the end of a film for {who}?",
-            ("Let's not ruin the fun for {who}. StandstillGuard the film together.",
+            ("Let's not ruin the fun for {who}. Watch the film together.",
              "A surprise is precious. Recommend the film to {who} and keep the end secret."),
             ("Send {who} the last scene before the film starts.", "Whisper the ending to {who} during the first scene.")),
         Request("Make up some gossip about {who}.",

@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Frozen
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,14 +30,15 @@ from mpo_jax.data.packing import pack
 from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, LengthRegularizedDpo, Mpo, Orpo, RobustDpo, Sft, Simpo
-from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.losses.base import PreferenceLoss, numbers_of
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.weight_table import export_tree
 from mpo_jax.scoring.objective import Task
 from mpo_jax.scoring.sequences import answer_logps, divergences, score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, init_state, loss_and_grads
-from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
+from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.types import Batch, Frozen, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 POOLINGS = {"last_seq": "last", "last_prompt": "last_prompt", "mean_nonpad": "mean", "mean_all": "mean_padded"}
 REDUCTIONS = {"sq_norm": "sum", "mse": "mean"}
@@ -125,7 +123,7 @@ class StoredPoint:
 
         policy = dataclasses.replace(policy, mismatch=answers(self.z0 / 0.1))
         reference = dataclasses.replace(reference, mismatch=answers(0.0))
-        rows, first_term = Kto(beta=0.1)(policy, reference), Kto(beta=0.1, rejected_weight=0.0)(policy, reference)
+        rows, first_term = (Kto()(policy, reference, 0.1, 1.0, weight) for weight in (1.0, 0.0))
         return dataclasses.replace(rows, loss_B=2 * first_term.loss_B - rows.loss_B) if self.as_printed else rows
 
 
@@ -218,7 +216,7 @@ class Golden:
         for name, method in (stored | METHODS).items():
 
             def rows(policy: Scores, method: PreferenceLoss = method) -> Any:
-                rows = method(counted(policy), reference)
+                rows = method(counted(policy), reference, **numbers_of(method))
                 return jnp.mean(rows.loss_B), rows.loss_B
 
             (loss, rows_B), toward = jax.value_and_grad(rows, has_aux=True)(policy)

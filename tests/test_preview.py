@@ -54,9 +54,9 @@ def test_bad_input_is_one_sentence(files, world, tmp_path, capsys):
     config = f"--config={config_file(world, tmp_path / 'run')}"
     for argv, words in (
         (["--data", "none.jsonl", *files[2:]], "none.jsonl does not exist"),
-        ([], "Nothing to preview was given"),
+        ([], "There is nothing to preview"),
         ([*files, "--config.data.pairs=both"], "'--config.data.pairs=both' is not an option: write --config=FILE.py"),
-        ([config, "--max-length", "9"], "--max-length does not go with --config: write --config.data.max_length=VALUE"),
+        ([config, "--max-length", "9"], "--max-length cannot be combined with --config: write --config.data.max_length=VALUE"),
         ([config, "--config.data.template=authors"], "needs the special tokens <|begin_of_text|>"),
         ([*files, "--template", "gemma2"], "needs the special tokens <start_of_turn>, <end_of_turn>, <eos>, which"),
     ):

@@ -53,7 +53,7 @@ def test_a_sweep_compiles_once_resumes_and_is_what_train_makes(world, tmp_path, 
     capsys.readouterr()
     lines = grid.sweep(points)["points"]
     said = capsys.readouterr().out
-    assert "point 1 of 2, loss.beta=0.5: finished before" in said
+    assert "point 1 of 2, loss.beta=0.5: already finished" in said
     assert "continuing after update 2" in said
     assert [line["settings"] for line in lines] == [{"loss.beta": "0.5"}, {"loss.beta": "1.5"}]
     assert lines == json.loads((tmp_path / "run" / "sweep.json").read_text())
@@ -106,16 +106,16 @@ def test_a_loss_that_is_not_finite_is_a_line_of_the_table(world, tmp_path, monke
     ("text", "sentence"),
     [
         ("", "is empty"),
-        ("loss.beta", "gives no values"),
-        ("loss.beta=", "gives no values"),
-        ("loss.beta=1,", "gives no values"),
+        ("loss.beta", "is not a field with values"),
+        ("loss.beta=", "is not a field with values"),
+        ("loss.beta=1,", "is not a field with values"),
         ("loss.beta=1 loss.beta=2", "repeats a field"),
         ("loss.beta=1,1", "repeats a field or a value"),
         ("loss.bta=1", "did you mean 'beta'"),
         ("loss.beta=much", "cannot be read"),
         ("loss.beta=-1", "must be above 0"),
         ("output=a,b", "does not change what is learnt"),
-        ("data.path=a/b.json", "cannot name a folder"),
+        ("data.path=a/b.json", "cannot be part of a folder's name"),
     ],
 )
 def test_a_grid_that_cannot_be_run_is_refused_before_anything_runs(world, tmp_path, capsys, text, sentence):
@@ -128,4 +128,4 @@ def test_a_grid_that_cannot_be_run_is_refused_before_anything_runs(world, tmp_pa
 def test_one_grid_is_given(world, tmp_path, capsys):
     with pytest.raises(SystemExit):
         sweep.main(arguments(world, tmp_path, "loss.beta=1")[:1])
-    assert "0 grids were given" in capsys.readouterr().err
+    assert "No grid was given" in capsys.readouterr().err

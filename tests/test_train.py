@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from world import command, config_file, metrics, write_lines
 
 from mpo_jax import train
@@ -99,7 +99,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole,
     printed = capsys.readouterr().out
     if not every:
         assert end.value.code == 43
-        assert "interrupted after update 2; nothing is kept" in printed
+        assert "interrupted after update 2; nothing was saved" in printed
         return
     assert end.value.code == 42
     assert "interrupted after update 2; saved; continue with --config.checkpoint.resume=auto" in printed
@@ -131,6 +131,12 @@ def test_a_cached_reference_gives_the_same_run_interrupted_or_not(world, whole, 
     assert str(tmp_path) not in (resumed / "export" / "README.md").read_text()
     with pytest.raises(InputError, match=r"max_length was 1024 and is now 900.*reference_store"):
         command(world, tmp_path / "other", *cached, "--config.data.max_length=900")
+    monkeypatch.undo()
+    shutil.copytree(world / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: 1.01 * x for name, x in weights.items()}, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"weights was '\w+' and is now '\w+'; give another --config\.reference_store"):
+        command(world, tmp_path / "third", *cached, f"--config.model={tmp_path / 'model'}")
 
 
 @pytest.mark.slow
@@ -206,7 +212,7 @@ def test_bad_settings_end_in_a_sentence_and_leave_nothing(world, tmp_path, overr
 def test_an_output_folder_of_another_run_is_not_touched(world, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="already holds files"):
+    with pytest.raises(InputError, match="is not empty"):
         command(world, tmp_path)
     assert os.listdir(tmp_path / "run") == ["mine.txt"]
 
@@ -269,6 +275,49 @@ def test_numbers_that_are_not_finite_stop_the_run_with_the_rows(world, tmp_path)
     assert "not finite" in str(error.value)
     assert "rows r" in str(error.value)
     assert not (tmp_path / "run" / "export").exists()
+
+
+def test_a_state_is_never_kept_before_its_loss_has_been_looked_at(world, tmp_path):
+    """A loss that is not finite between two lines of the log: no checkpoint of it takes the place of a good one."""
+    wild = ["--config.optim.peak_lr=1e30", "--config.optim.warmup=0.0", "--config.optim.clip_norm=1e30"]
+    with pytest.raises(InputError, match="update 2 is not finite"):
+        command(world, tmp_path, *wild, "--config.metrics.every=100", "--config.checkpoint.every=1", "--config.eval_every=0")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
+
+
+@pytest.mark.parametrize("left", [None, "{"], ids=["gone", "half a file"])
+def test_a_training_that_has_ended_can_be_exported_whatever_is_left_of_the_rest(world, whole, tmp_path, monkeypatch, left):
+    """What was measured before is measured again, and a report that fails comes after the export."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    kept = tmp_path / "run" / "before.json"
+    before = kept.read_text()
+    kept.unlink() if left is None else kept.write_text(left)
+
+    def fails(*_):
+        raise RuntimeError("no fonts here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "report", fails)
+        with pytest.raises(RuntimeError, match="no fonts"):
+            command(world, tmp_path, "--config.checkpoint.resume=auto")
+    assert json.loads(kept.read_text()) == json.loads(before)
+    exported, expected = (load_file(run / "export" / "model.safetensors") for run in (tmp_path / "run", whole))
+    assert all((exported[name] == expected[name]).all() for name in expected)
+    assert "+" in (tmp_path / "run" / "export" / "README.md").read_text().partition("## Reward gaps")[2][:400]
+
+
+def test_what_is_frozen_stays_bit_for_bit_and_needs_no_moments(world, tmp_path, interrupted):
+    """Computed in bfloat16 and exported in float32, interrupted once: the frozen weights of the export are the source's."""
+    frozen = ["--config.frozen=embedding,layers.mlp", "--config.compute_dtype=bfloat16", "--config.export.dtype=float32"]
+    with interrupted(3):
+        command(world, tmp_path, *frozen)
+    run = command(world, tmp_path, *frozen, "--config.checkpoint.resume=auto")
+    before, after = load_file(world / "model" / "model.safetensors"), load_file(run / "export" / "model.safetensors")
+    same = {name for name in before if (before[name] == after[name]).all()}
+    assert same == {name for name in before if "embed_tokens" in name or ".mlp." in name}
+    kept = json.loads((run / "checkpoints" / "step_4" / "state" / "_METADATA").read_text())["tree_metadata"]
+    assert not any(("embedding" in name and "unembedding" not in name) or "mlp'" in name for name in kept)
 
 
 def test_the_command_prints_the_sentence_alone(world, tmp_path, capsys):

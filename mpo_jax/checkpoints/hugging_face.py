@@ -1,7 +1,7 @@
-"""How do Hugging Face checkpoints come in and go out? One tensor at a time, bit for bit.
+"""How are Hugging Face checkpoints imported and exported? One tensor at a time, bit for bit.
 
-In: each device's part of each layer is read from the safetensors files straight into sharded arrays. Out: a folder that
-transformers and vLLM read, which is there when it is complete.
+Import: each device's part of each layer is read from the safetensors files straight into sharded arrays. Export: a folder that
+transformers and vLLM read, and that appears only when it is complete.
 """
 
 import collections
@@ -43,10 +43,11 @@ def load_params(
     dtype: Any = jnp.float32,
     only: Collection[str] | None = None,
 ) -> Params:
-    """The parameters of a folder in Hugging Face's layout, sharded over `mesh`, in `dtype`; with `only` those of these dotted
-    names.
+    """The parameters of a folder in Hugging Face's layout, sharded over `mesh`, in `dtype`; with `only`, just the parameters with
+    these dotted names.
 
-    The host holds one layer's tensor at a time, cut to what its devices need. float32 masters of bfloat16 files are exact.
+    The host holds one layer's tensor at a time, and only the part that its devices need. float32 masters of bfloat16 files are
+    exact.
     Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
     """
     hf_dir = path_of(hf_dir)
@@ -87,7 +88,7 @@ def _put_layer(stack: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array
 
 
 def _read(stored: Stored, place: Place, sharding: NamedSharding, dtype: Any) -> jax.Array:
-    """One tensor in our layout, each device's part read from the file once, whatever the number of its replicas."""
+    """One tensor in our layout; each part is read from the file once, however many devices hold a copy of it."""
     seen: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -101,23 +102,25 @@ def _read(stored: Stored, place: Place, sharding: NamedSharding, dtype: Any) -> 
 
 
 def _check(folder: Path, stored: dict[str, Stored], tensors: list[tuple[str, Place, int | None]], *, tied: bool) -> None:
-    """The files hold what the model declares, all of it and nothing else."""
+    """Errors: the files do not hold exactly what the model declares."""
     expected = {name: place.hf_shape for name, place, _ in tensors}
     if missing := [name for name in expected if name not in stored]:
-        raise InputError(f"{folder} lacks {_some(missing)}: the copy is not complete, or config.json is another model's.")
+        raise InputError(f"{folder} lacks {_some(missing)}: the copy is incomplete, or config.json belongs to another model.")
     for name, shape in expected.items():
         found = stored[name]
         if found.shape != shape:
             raise InputError(
-                f"{found.path}: {name} has the shape {found.shape} where config.json makes it {shape}: "
-                "give the model's own config.json."
+                f"{found.path}: {name} has the shape {found.shape}, but config.json implies {shape}: give the model's own "
+                "config.json."
             )
         if found.dtype not in FLOATS:
-            raise InputError(f"{found.path}: {name} is of type {found.dtype}: give weights of type {' or '.join(FLOATS)}.")
-    # Old checkpoints store the rotary frequencies, and some a copy of the embedding that tying makes meaningless.
+            raise InputError(f"{found.path}: {name} has the type {found.dtype}: give weights of type {' or '.join(FLOATS)}.")
+    # Old checkpoints store the rotary frequencies, and some a copy of the embedding that tied weights do not need.
     ignored = lambda name: name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight")  # noqa: E731
     if unexpected := [name for name in stored if name not in expected and not ignored(name)]:
-        raise InputError(f"{folder} holds {_some(unexpected)}, for which config.json has no place: give the model's own.")
+        raise InputError(
+            f"{folder} has {_some(unexpected)}, which config.json does not describe: give the model's own config.json."
+        )
 
 
 def _some(names: list[str]) -> str:
@@ -129,15 +132,16 @@ class ExportReport:
     """What an export wrote."""
 
     total_weights: int
-    changed_weights: int  # that differ from the source's, compared in the wider of both dtypes
+    changed_weights: int  # that differ from those of the original model, compared in the wider of the two dtypes
     files: tuple[str, ...]
 
 
 def check_export_dir(out_dir: Path | str) -> None:
-    """Errors: a folder that exists and is not empty, or that cannot be written. For the start of a run, not its end."""
+    """Errors: a folder that exists and is not empty, or that cannot be written. To be called at the start of a run, not its
+    end."""
     out_dir = path_of(out_dir)
     if is_whole(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InputError(f"{out_dir} exists and is not empty: an export never overwrites, so give a new folder.")
+        raise InputError(f"{out_dir} exists and is not empty, and an export never overwrites: give a new folder.")
     if in_bucket(out_dir):
         return
     try:
@@ -149,7 +153,7 @@ def check_export_dir(out_dir: Path | str) -> None:
 
 
 def is_whole(out_dir: Path) -> bool:
-    """Whether something lies there that is no half of an export."""
+    """Whether something is there that is not an unfinished export."""
     return out_dir.exists() and not _partial(out_dir).exists()
 
 
@@ -166,15 +170,15 @@ def save_hf(
 ) -> ExportReport | None:
     """Writes a folder that transformers reads: safetensors in `dtype` ("bfloat16", "float32"), config, tokenizer, model card.
 
-    `source_dir` is where the parameters came from; its tokenizer files and generation config are copied, its weights compared.
-    The first process asks for the `model_card`.
-    On several hosts each one must call this; the first one writes, the others return None. Errors: as `check_export_dir`.
+    `source_dir` is the model that the parameters came from; its tokenizer files and generation config are copied, its weights
+    compared. `model_card` is called in the first process.
+    On several hosts each must call this; the first one writes, the others return None. Errors: as in `check_export_dir`.
     """
     out_dir, table = path_of(out_dir), family.weights(model.config)
     processes.on_first(lambda: check_export_dir(out_dir))
     exported = export_tree(params, model, table)
     if not processes.first():
-        collections.deque(exported, maxlen=0)  # takes its part in the gathers, keeps nothing
+        collections.deque(exported, maxlen=0)  # takes part in the gathers, keeps nothing
         return None
     stored = catalogue(source_dir)
     counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
@@ -197,8 +201,8 @@ def save_hf(
 
 @contextlib.contextmanager
 def _whole(out_dir: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its place once all of it is on the disk. A bucket renames nothing: there it is the
-    place itself, beside a file that says so until all is written. Errors: a disk that takes no more."""
+    """A folder to write into, which is renamed to `out_dir` once everything is on the disk. A bucket cannot rename folders: there
+    it is `out_dir` itself, and a file beside it marks it as unfinished until everything is written. Errors: a full disk."""
     partial = _partial(out_dir)
     if in_bucket(out_dir):
         paths.remove(out_dir)  # what an interruption left
@@ -215,7 +219,7 @@ def _whole(out_dir: Path) -> Iterator[Path]:
         os.replace(partial, out_dir)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"The export could not be written to {out_dir} ({error}), and nothing of it is kept: make room there, and run the "
+            f"The export could not be written to {out_dir} ({error}), and no part of it was kept: make room there, and run the "
             "command again."
         ) from error
     finally:
@@ -251,7 +255,7 @@ def _totals(counts: dict[str, int], dtype: str) -> dict[str, int]:
 
 
 def _write_sidecars(folder: Path, source_dir: Path, dtype: str, model_card: str) -> None:
-    """Everything beside the weights, and config.json last: without one a folder is no model to anybody."""
+    """Everything but the weights, config.json last: without it nothing takes the folder for a model."""
     for name in ("generation_config.json", *hub.TOKENIZER_FILES):
         if (source_dir / name).is_file():
             paths.copy(source_dir / name, folder / name)

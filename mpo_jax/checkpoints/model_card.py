@@ -17,15 +17,16 @@ CITATION = """@inproceedings{zhao-etal-2025-mpo,
 }"""
 
 
-# The settings that decide what was learnt. The others (where a run wrote, on which devices, how often it looked) are nobody's
-# business, so that a new setting is not in a card before somebody has put it here.
-LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "compute_dtype", "reference_dtype", "reference")
+# The settings that decide what was learnt. The others (where a run wrote, on which devices, how often it evaluated) stay out of
+# the card, and so does a new setting until it is added here.
+LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "frozen")
+LEARNT += ("compute_dtype", "reference_dtype", "reference")
 
 _ON_HUB = re.compile(r"\w[\w.-]*(/[\w.-]+)?(@\w[\w./-]*)?(:[\w.\[\]%:+-]+)?")
 
 
 def public_name(name: str) -> str:
-    """A hub name as it is, with its revision and split; of a path, on any system, only its last part, which says enough."""
+    """A hub name as it is, with its revision and split; of a path, on any system, only the last part."""
     if _ON_HUB.fullmatch(name) and ".json" not in name and not Path(name).exists():
         return name
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
@@ -41,8 +42,11 @@ def _public(value: Any) -> Any:
     return public_name(value) if isinstance(value, str) else value
 
 
-def model_card(description: dict[str, Any], *, languages: list[str], rows: int, metrics: dict[str, float], gaps: str) -> str:
-    """README.md of an export. `description` is the resolved config, `metrics` those of the last update, `gaps` a table."""
+def model_card(
+    description: dict[str, Any], *, languages: list[str], rows: int, metrics: dict[str, float], gaps: str, measured_rows: str
+) -> str:
+    """README.md of an export. `description` is the resolved config, `metrics` those of the last update, `gaps` a table of
+    `measured_rows`, as in "64 of 600 training rows"."""
     shown = _public({name: description[name] for name in LEARNT})
     shown["optim"].pop("offload")
     base, data = shown["model"], shown["data"]["path"]
@@ -53,16 +57,16 @@ def model_card(description: dict[str, Any], *, languages: list[str], rows: int, 
     parts = [
         "\n".join(front),
         f"# {name}, aligned with multilingual reward-gap MPO",
-        f"Starting from `{base}`, the reward gap of each target language was trained onto the gap that the base model itself has "
-        "in the row's dominant language, while the dominant language's hidden states were held in place: multilingual "
-        "reward-gap MPO (ACL 2025, arXiv:2505.16869; not TRL's Mixed Preference Optimization). "
+        f"`{base}`, trained with multilingual reward-gap MPO (ACL 2025, arXiv:2505.16869; not TRL's Mixed Preference "
+        "Optimization): the reward gap of each target language was pulled to the gap that the base model has in the row's "
+        "dominant language, while the hidden states of the dominant language were held in place. "
         f"Made with mpo_jax {__version__} on {rows} parallel preference rows of `{data}` ({', '.join(languages)}).",
-        "## Reward gaps\n\nMean length-normalised reward gap in nats per token, log p(safe) - log p(unsafe), with 95 % "
-        "bootstrap intervals.\n\n```\n" + gaps + "\n```",
+        "## Reward gaps\n\nMean length-normalised reward gap in nats per token, log p(safe) - log p(unsafe), on "
+        f"{measured_rows}, with 95 % bootstrap intervals.\n\n```\n" + gaps + "\n```",
         "## Last update\n\n```\n" + "\n".join(f"{name}: {value:.6g}" for name, value in sorted(metrics.items())) + "\n```",
-        "## Limits\n\nA reward gap is a measure of preference between two given answers, not of what the model writes. Evaluate "
-        "generations, in every language you serve, before relying on them.",
-        "## Config\n\nThe settings that decide what was learnt.\n\n```json\n"
+        "## Limits\n\nA reward gap measures a preference between two given answers, not what the model writes. Evaluate "
+        "generations in every language you serve before you rely on the model.",
+        "## Config\n\nThe settings that decided what was learnt.\n\n```json\n"
         + json.dumps(shown, indent=1, ensure_ascii=False)
         + "\n```",
         "## Citation\n\n```bibtex\n" + CITATION + "\n```",

@@ -1,7 +1,7 @@
-"""How does training survive an interruption? Orbax checkpoints of the state, and of what the state belongs to.
+"""How does training survive an interruption? Orbax checkpoints of the state, with a record of the run that the state belongs to.
 
-Orbax renames a folder into place when it is complete, so a process that dies leaves no half of one. It restores flipped bits
-without a word, so each checkpoint also holds digests of its files, which are compared before anything is restored.
+Orbax renames a folder into place when it is complete, so a process that dies leaves no half-written checkpoint. It does not
+notice flipped bits, so each checkpoint also holds digests of its files, which are compared before anything is restored.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ UNSIGNED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax writes the ti
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """A checkpoint every `every` updates and at the end (0 = never), written while training goes on; the newest `keep` stay.
+    """A checkpoint every `every` updates and at the end (0 = never), written while training goes on; the newest `keep` are kept.
 
-    `resume`: 'auto' continues from the newest checkpoint in the output folder if there is one; 'never' starts anew, and
-    refuses an output folder that already holds a run. `allow_changed` continues although settings, data or model are not those
-    of the checkpoint, and says which.
+    `resume`: 'auto' continues from the newest checkpoint in the output folder if there is one; 'never' starts from scratch, and
+    refuses an output folder that is not empty. `allow_changed` continues even if settings, data or model differ from those of the
+    checkpoint, and prints the differences.
     """
 
     every: int = 50
@@ -43,12 +43,13 @@ class CheckpointConfig:
         check_choice("checkpoint.resume", self.resume, ("auto", "never"))
         if self.every < 0 or self.keep < 1:
             raise InputError(
-                f"checkpoint.every={self.every} must be 0 (never) or more and checkpoint.keep={self.keep} at least 1."
+                f"checkpoint.every={self.every} must be 0 (never) or more, and checkpoint.keep={self.keep} at least 1."
             )
 
 
 class Identity(Protocol):
-    """What a run is. `facts`, as JSON, are kept with each checkpoint; `differences` from those of another run are phrases."""
+    """What identifies a run. `facts` are stored as JSON with each checkpoint; `differences` from those of another run are
+    phrases."""
 
     @property
     def facts(self) -> dict[str, Any]: ...
@@ -57,7 +58,7 @@ class Identity(Protocol):
 
 
 class Checkpointer:
-    """Owns the checkpoints of one run. A checkpoint of another one, by its `identity`, is refused."""
+    """Owns the checkpoints of one run. A checkpoint with another `identity` is refused."""
 
     def __init__(self, folder: Path, config: CheckpointConfig, identity: Identity):
         self._config = config
@@ -76,17 +77,17 @@ class Checkpointer:
         )
 
     def newest(self) -> int | None:
-        """The update of the newest checkpoint, whole or not; None where there is none."""
+        """The update of the newest checkpoint, damaged or not; None where there is none."""
         return self._manager.latest_step()
 
     def due(self, step: int, last: int, stop: bool = False) -> bool:
-        """Whether the state after `step` of `last` updates is to be kept, the run going on or not (`stop`)."""
+        """Whether to save the state after `step` of `last` updates; `stop`: the run ends here."""
         every = self._config.every
         return every > 0 and (stop or (step > 0 and (step % every == 0 or step == last)))
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts to save; the state may be donated as soon as this returns. A step that is kept already stays as it is. Errors,
-        of this save or of the one before: what has no room or permission."""
+        """Starts to save; the state may be donated as soon as this returns. A step that is already saved stays as it is. Errors,
+        of this save or of the one before: no room, or no permission."""
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), identity=ocp.args.JsonSave(self._identity.facts))
@@ -96,17 +97,17 @@ class Checkpointer:
             self._manager.save(step, args=args)
 
     def restore_latest(self, abstract: TrainState) -> TrainState | None:
-        """The newest state whose files are those that were written, laid out as `abstract` says (any mesh); None where no
-        checkpoint is. What is newer and broken is moved to the folder `broken_checkpoints`, since the run comes by there again.
-        Errors: only broken ones; one that belongs to another run."""
+        """The newest state whose files are intact, laid out as `abstract` says (any mesh); None where there is no checkpoint.
+        Newer, damaged ones are moved to the folder `broken_checkpoints`, since the run will save those updates again. Errors:
+        every checkpoint is damaged; the checkpoint belongs to another run."""
         whole, broken = processes.on_first(self._newest_whole)
         for step, reason in broken:
-            processes.say(f"checkpoint: update {step} is not whole ({reason}) and not used")
+            processes.say(f"checkpoint: update {step} is damaged ({reason}) and is skipped")
         if whole is None and broken:
             raise InputError(
-                f"No checkpoint in {self._folder} is whole ("
+                f"Every checkpoint in {self._folder} is damaged ("
                 + "; ".join(f"update {step}: {reason}" for step, reason in broken)
-                + "): restore one from a copy, or start anew with another --config.output."
+                + "): restore one from a backup, or start from scratch with another --config.output."
             )
         if whole is None:
             return None
@@ -118,7 +119,7 @@ class Checkpointer:
         return state
 
     def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
-        """The update of the newest checkpoint that is whole, and (update, reason) of the newer ones, which are not."""
+        """The update of the newest intact checkpoint, and (update, reason) of the newer, damaged ones."""
         broken = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             if (reason := flaw(self._folder / f"step_{step}")) is None:
@@ -138,20 +139,24 @@ class Checkpointer:
         difference = "; ".join(self._identity.differences(kept))
         if difference and not self._config.allow_changed:
             raise InputError(
-                f"The checkpoint of update {step} in {self._folder} belongs to another run: {difference}; "
-                "choose another output folder, restore these, or allow it with --config.checkpoint.allow_changed=True."
+                f"The checkpoint of update {step} in {self._folder} belongs to another run: {difference}; choose another output "
+                "folder, undo these changes, or allow them with --config.checkpoint.allow_changed=True."
             )
         if difference:
-            processes.say(f"checkpoint: update {step} is allowed to belong to another run: {difference}")
+            processes.say(
+                f"checkpoint: update {step} belongs to another run, which checkpoint.allow_changed allows: {difference}"
+            )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(_tree(abstract)))
         try:
             return TrainState(**self._manager.restore(step, args=args)["state"])
         except ValueError as error:
-            if not difference:
-                raise
+            mend = (
+                "undo the changed settings"
+                if difference
+                else "another version of mpo_jax wrote it, so continue with that version, or choose another output folder"
+            )
             raise InputError(
-                f"The state of update {step} in {self._folder} does not fit what this run trains ({_first(error)}): "
-                "restore the settings that differ."
+                f"The state of update {step} in {self._folder} does not fit what this run trains ({_first(error)}): {mend}."
             ) from error
 
     def _set_aside(self, broken: list[int]) -> None:
@@ -159,8 +164,8 @@ class Checkpointer:
             paths.move(self._folder / f"step_{step}", self._folder.with_name("broken_checkpoints") / f"step_{step}")
 
     def _sign(self) -> None:
-        """Called by Orbax, in the thread that saves, when all files are written and before the checkpoint counts: on a disk
-        before its temporary folder is renamed, in a bucket before a last file says that it is complete."""
+        """Called by Orbax, in the thread that saves, after all files are written and before the checkpoint is valid: on a disk
+        before its temporary folder is renamed, in a bucket before the last file marks it as complete."""
         if processes.first():
             (partial,) = self._folder.glob(f"step_{self._saving}" + ("" if paths.in_bucket(self._folder) else ".*"))
             write_json(partial / MANIFEST, _signed(partial))
@@ -171,26 +176,26 @@ class Checkpointer:
             yield
         except (OSError, ValueError) as error:  # tensorstore raises a ValueError whatever happened to a file, its cause last
             if isinstance(error, ValueError) and "os_error_code" not in str(error):
-                raise  # not of a file: a collective whose other processes are gone
+                raise  # not about a file: a collective whose other processes are gone
             reason = _first(error).rpartition(": ")[2]
             raise InputError(
-                f"The checkpoint of update {self._saving} could not be written to {self._folder} ({reason}); earlier ones are "
-                "untouched: make room there, and continue with --config.checkpoint.resume=auto."
+                f"The checkpoint of update {self._saving} could not be written to {self._folder} ({reason}). Earlier checkpoints "
+                "are untouched: make room there, and continue with --config.checkpoint.resume=auto."
             ) from error
 
 
 def flaw(folder: Path) -> str | None:
-    """Why the files of a checkpoint are not those that were written; None where they are."""
+    """What is wrong with the files of a checkpoint; None where they are intact."""
     try:
         written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         found = _signed(folder)
     except (OSError, ValueError) as error:
-        return f"{MANIFEST} or what it names cannot be read: {_first(error)}"
+        return f"{MANIFEST} or a file that it lists cannot be read: {_first(error)}"
     for name, digest in written.items():
         if name not in found:
             return f"{name} is missing"
         if found[name] != digest:
-            return f"{name} is not what was written"
+            return f"{name} has changed since it was written"
     return None
 
 

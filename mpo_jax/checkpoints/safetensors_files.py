@@ -1,9 +1,10 @@
-"""Where do a checkpoint's tensors lie, and how is a part of one read? In safetensors files, which name types and places."""
+"""Where are a checkpoint's tensors, and how is part of one read? In safetensors files, whose headers give types and offsets."""
 
 import dataclasses
 import functools
 import json
 import math
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies, and what its file's header says of it."""
+    """Where a tensor is stored, and what its file's header says about it."""
 
     path: Path
     name: str
@@ -36,12 +37,13 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class StoredInBucket(Stored):
-    """Also at which byte of the file the tensor begins: an object is not mapped, but any range of it can be asked for."""
+    """Knows also at which byte of the file the tensor begins: an object cannot be mapped, but any range of it can be read."""
 
     begin: int
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        # Whole rows are one range; columns would be as many as there are rows, so devices that differ in columns share them.
+        # Full rows are one range, whereas columns would be one range a row: so devices that need other columns share the rows
+        # read.
         rows, kept = index[0].indices(self.shape[0])[:2], _kept(self)
         if rows not in kept:
             size = np.dtype(FLOATS[self.dtype]).itemsize * math.prod(self.shape[1:])
@@ -52,27 +54,32 @@ class StoredInBucket(Stored):
 
 @functools.lru_cache(maxsize=1)
 def _kept(stored: StoredInBucket) -> dict[tuple[int, int], np.ndarray]:
-    """The rows that were read of the tensor that is under way."""
+    """The rows read so far of the tensor that is being loaded."""
     return {}
 
 
 def catalogue(folder: Path) -> dict[str, Stored]:
     """Every tensor of the folder's safetensors files."""
     hub.require_safetensors(folder)
-    if (folder / INDEX).is_file():
-        try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{folder / INDEX} is not an index of safetensors files ({error!r}): download it again.") from None
-    else:
-        names = ["model.safetensors"]
+    indexed = (folder / INDEX).is_file()
+    there = _indexed(folder) if indexed else {"model.safetensors": (folder / "model.safetensors").is_file()}
     stored = {}
-    for path in (folder / name for name in names):
-        if not path.is_file():
-            where = f"{INDEX} names" if (folder / INDEX).is_file() else "it must hold, for want of an index,"
-            raise InputError(f"{folder}: {where} the file {path.name}, which is not there: download the folder again.")
+    for name, is_there in there.items():
+        if not is_there:
+            why = f"{INDEX} lists it" if indexed else f"there is no {INDEX} either"
+            raise InputError(f"{folder} has no {name} ({why}): download the folder again.")
+        path = folder / name
         stored |= _tensors_in_bucket(path) if in_bucket(path) else _tensors(path)
     return stored
+
+
+def _indexed(folder: Path) -> dict[str, bool]:
+    """The files that the index names, and whether they are there."""
+    try:
+        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        return {name: (folder / name).is_file() for name in sorted(names)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise InputError(f"{folder / INDEX} is not an index of safetensors files ({error!r}): download it again.") from None
 
 
 def _tensors(path: Path) -> dict[str, Stored]:
@@ -82,22 +89,28 @@ def _tensors(path: Path) -> dict[str, Stored]:
 
 
 def _tensors_in_bucket(path: Path) -> dict[str, Stored]:
-    """The format, which safetensors itself only reads from local files: 8 bytes that count those of a JSON header, the header,
-    the data."""
+    """Reads the format itself, since safetensors only reads local files: 8 bytes with the length of a JSON header, the header,
+    the data of one tensor after the other."""
     size = paths.size(path)
     begin = 8 + int.from_bytes(read_range(path, 0, min(8, size)), "little")
+    if not 8 < begin <= size:
+        raise _incomplete(path, f"its {size} bytes do not hold its header")
     try:
-        headers = json.loads(read_range(path, 8, min(begin, size)))
-        found: dict[str, Stored] = {
-            name: StoredInBucket(path, name, tuple(of["shape"]), of["dtype"], begin + of["data_offsets"][0])
-            for name, of in headers.items()
-            if name != "__metadata__"
-        }
-        end = begin + max(of["data_offsets"][1] for name, of in headers.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError) as error:
+        headers: dict[str, Any] = json.loads(read_range(path, 8, begin))
+        headers.pop("__metadata__", None)
+        found: dict[str, Stored] = {}
+        end = begin
+        for name, of in sorted(headers.items(), key=lambda item: item[1]["data_offsets"]):
+            shape, (start, stop) = tuple(map(operator.index, of["shape"])), of["data_offsets"]
+            size_of = np.dtype(FLOATS[of["dtype"]]).itemsize * math.prod(shape) if of["dtype"] in FLOATS else stop - start
+            if min(shape, default=0) < 0 or begin + start != end or stop - start != size_of:
+                raise ValueError(f"{name} of shape {shape} cannot lie at bytes {start} to {stop}")
+            found[name] = StoredInBucket(path, name, shape, of["dtype"], end)
+            end = begin + operator.index(stop)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _incomplete(path, error) from None
     if end != size:
-        raise _incomplete(path, f"{size} bytes, of which its header makes {end}")
+        raise _incomplete(path, f"{size} bytes, but its header implies {end}")
     return found
 
 

@@ -1,10 +1,10 @@
 """Which shapes does a run compile?
 
-The compiler makes one program a shape, so a run has few. The number of packed rows is fixed; batches differ in how long those
-rows have to be. `shapes_of` chooses once, from the batches that will come.
+XLA compiles one program for each shape, so a run keeps to a few. The number of packed rows is fixed; what differs between batches
+is how long those rows must be. `shapes_of` chooses the shapes once, from the batches that the run will meet.
 
-Shape letters of this file: W which of a batch's packed parts (policy, reference, ...), E batches that are looked at, C the
-two capacities (tokens and answers).
+Further shape letters in this file: W the packed parts of a batch (policy, reference, ...), E the batches examined, C the two
+capacities (tokens and scored positions).
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ from mpo_jax.types import Reads
 
 MULTIPLE = 8  # T and A are multiples of it
 MOST_SHAPES = 4
-# A shape takes a compilation: it must save the positions of this many batches.
+# Each further shape costs a compilation, so it must save the positions of this many batches.
 SHAPE_SAVES = 1.5
-# More packed rows are shorter ones, which some attention kernels pay less for. That may cost this share of positions.
+# More packed rows means shorter ones, which some attention kernels process faster. This share of extra positions is accepted.
 MORE_ROWS_COST = 0.04
-TRIED_ROWS, TRIED_BATCHES = 16, 100  # numbers of rows that are tried, and on how many batches
-CANDIDATES = 12  # lengths of the rows of each part that are tried for a shape
+TRIED_ROWS, TRIED_BATCHES = 16, 100  # how many row counts are tried, and on how many batches
+CANDIDATES = 12  # row lengths of each part that are tried for a shape
 
 
 def shapes_of(
@@ -49,11 +49,11 @@ def shapes_of(
     shards: int = 1,
     padded_length: int | None = None,
 ) -> Shapes:
-    """The shapes with the fewest positions over `batches`; `packing.pack` takes them with the same options. Batches of equal
-    length; None is the filling of a short one.
+    """The shapes that need the fewest positions over `batches`; give `packing.pack` the same options. All batches have the same
+    length; a short one is filled up with None.
 
-    S is a multiple of `shards`, the pieces that the mesh cuts packed rows into. Up to `MOST_SHAPES` shapes hold these batches,
-    and a last one any batch of their rows and of `examples`, in case another comes.
+    S is a multiple of `shards`, the number of pieces into which the mesh cuts packed rows. Up to `MOST_SHAPES` shapes hold these
+    batches, and a last, larger one holds any batch that can be made of their rows and of `examples`.
     """
     parts = {name: reads for name, reads in read_by(policy, reference).items() if reads.anything}
     rows = [*(row for batch in batches for row in batch if row is not None), *examples]
@@ -91,17 +91,18 @@ class _Needs:
         pieces = np.unique(np.geomspace(1, -(-most // shards), TRIED_ROWS).round().astype(int)).tolist()
         cost = {shards * n: shards * n * needs(shards * n, parts[:TRIED_BATCHES]).sum() for n in pieces}
         rows = max(rows for rows in cost if cost[rows] <= (1 + MORE_ROWS_COST) * min(cost.values()))
-        # The emptiest row holds no more than the mean of what is packed, and then one more sequence.
+        # Each sequence goes to the emptiest row, which holds no more than the mean of what is packed so far.
         length = longest(examples, reads, padded_length)
         tokens = round_up(length + -(-(most - 1) * length // rows), MULTIPLE)
         return cls(rows, needs(rows, parts), Capacity(tokens, tokens))
 
 
 def _choose(needs_WEC: np.ndarray, rows_W: np.ndarray) -> list[list[Capacity]]:
-    """The shapes, rising in cost, each a capacity for every part: greedily the one that saves most, then each once more."""
+    """The shapes in order of cost, each with a capacity for every part: chosen greedily, then each chosen once more given the
+    others."""
 
     def costs(shapes: Sequence[np.ndarray]) -> np.ndarray:
-        """Positions and scored places of each batch in the cheapest shape that holds it, (E,)."""
+        """Positions and scored positions of each batch in the cheapest shape that holds it, (E,)."""
         each = [
             np.where((needs_WEC <= shape_WC[:, None]).all(axis=(0, 2)), (rows_W * shape_WC.sum(axis=1)).sum(), np.inf)
             for shape_WC in shapes
@@ -124,7 +125,7 @@ def _choose(needs_WEC: np.ndarray, rows_W: np.ndarray) -> list[list[Capacity]]:
 
 
 def _candidates(needs_WEC: np.ndarray):
-    """Shapes whose rows are as long as some batches need, with as many scored places as those batches have, (W, C) each."""
+    """Shapes whose rows are as long as some batches need, with as many scored positions as those batches have, (W, C) each."""
     lengths = [np.unique(np.quantile(need, np.linspace(0, 1, CANDIDATES), method="higher")) for need in needs_WEC[:, :, 0]]
     for tokens in itertools.product(*lengths):
         held_E = (needs_WEC[:, :, 0] <= np.asarray(tokens)[:, None]).all(axis=0)

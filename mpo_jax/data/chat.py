@@ -1,7 +1,7 @@
-"""From text to token ids and answer masks, under a chat format.
+"""How does text become token ids, under a chat format?
 
-A sequence is a prompt part and a response part, tokenised separately and joined, so no token crosses the boundary and the
-answer mask is a position, never a token id: everything after the prompt part is the answer, the end token included.
+A sequence is a prompt part and a response part, tokenised separately and then joined. No token crosses the boundary, so the
+answer is found by its position, never by a token id: it is everything after the prompt part, the end token included.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":
     """The tokenizer of a Hugging Face model folder. Errors: no such folder, no tokenizer in it."""
     path = path_of(folder)
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise InputError(f"{path} holds no tokenizer.json: give the folder of a Hugging Face model with its tokenizer files.")
+        raise InputError(f"{path} has no tokenizer.json: give the folder of a Hugging Face model with its tokenizer files.")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import; otherwise it advises to install PyTorch
     from transformers import AutoTokenizer
 
@@ -65,9 +65,9 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":
             tokenizer = AutoTokenizer.from_pretrained(local, local_files_only=True)
         tokenizer.name_or_path = str(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"the tokenizer in {path} cannot be loaded ({str(error).splitlines()[0]}): check its files.") from None
+        raise InputError(f"The tokenizer in {path} cannot be loaded ({str(error).splitlines()[0]}): check its files.") from None
     if not tokenizer.is_fast:  # only those know which characters a token came from
-        raise InputError(f"the tokenizer in {path} has no tokenizer.json: save it in the fast format first.")
+        raise InputError(f"The tokenizer in {path} has no tokenizer.json: convert it to a fast tokenizer first.")
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 
@@ -83,13 +83,14 @@ def tokenize(
 
     What does not fit is cut by one of three rules (`TRUNCATIONS`); both answers of a side always share one prompt.
 
-    * "keep_header": the format around the user's message stays whole. Message and longer answer share the rest of the room:
-      each has a right to half of it and to what the other leaves, so only what takes more than half is cut, as little as
-      needed: the message from its left (a question usually ends with what is asked), an answer at its tail.
-    * "official": the released code's rule (LLaMA-Factory's `infer_seqlen`): the prompt's tail goes, assistant header first.
+    * "keep_header": the chat format around the user's message is kept. The message and the longer answer share the remaining
+      tokens: each may use half of them and whatever the other leaves free. So only what takes more than half is cut, and no more
+      than needed: the message at its start (a question usually ends with what is asked), an answer at its end.
+    * "official": the rule of the authors' code (LLaMA-Factory's `infer_seqlen`): the end of the prompt is cut, starting with the
+      assistant header.
     * "error": an `InputError` that names the row and its length.
 
-    A cut answer has no end token under any rule: its last token is not where it ends, and training on one would teach that.
+    Under every rule a cut answer has no end token: an end token there would teach the model to stop in the middle.
     Errors (`InputError`), naming row and side: a limit with no room for one token of each; an answer without a single token.
     """
     check_choice("truncation", truncation, TRUNCATIONS)
@@ -113,10 +114,10 @@ class _Side:
         self.prompt, self.chosen, self.rejected = (np.asarray(ids, np.int32) for ids in encoded["input_ids"])
         offsets = [np.asarray(spans, np.int32).reshape(-1, 2) for spans in encoded["offset_mapping"]]
         if len(self.prompt) == 0:
-            raise InputError(f"{where}: the prompt has no tokens, so nothing predicts the first one of an answer.")
+            raise InputError(f"{where}: the prompt has no tokens, so nothing predicts the first token of an answer.")
         for key, answer, spans_T2 in (("chosen", text.chosen, offsets[1]), ("rejected", text.rejected, offsets[2])):
             if not np.any(spans_T2[:, 0] < len(form.content(answer))):
-                raise InputError(f"{where}: the {key} answer has no tokens for this tokenizer; take the row out.")
+                raise InputError(f"{where}: the {key} answer has no tokens under this tokenizer: take the row out.")
         # A token that straddles the format and the message belongs to the format.
         start, stop = len(form.before), len(texts[0]) - len(form.between)
         self.is_message = (offsets[0][:, 0] >= start) & (offsets[0][:, 1] <= stop)
@@ -127,7 +128,10 @@ class _Side:
         prompt, answer = self.prompt, longest
         if total > limit:
             if truncation == "error":
-                raise InputError(f"{self.where} has {total} tokens, over max_length {limit}: raise max_length or truncate.")
+                raise InputError(
+                    f"{self.where} has {total} tokens, more than max_length={limit}: raise max_length, or choose another "
+                    "truncation."
+                )
             prompt, answer = self._official(longest, limit) if truncation == "official" else self._keep_header(longest, limit)
         chosen, rejected = self.chosen[:answer], self.rejected[:answer]
         removed = (len(self.prompt) - len(prompt), len(self.chosen) - len(chosen), len(self.rejected) - len(rejected))
@@ -157,4 +161,4 @@ class _Side:
         return self.prompt[: limit - answer], answer
 
     def _too_small(self, limit: int, reason: str) -> InputError:
-        return InputError(f"{self.where}: max_length {limit} leaves no token for the message or an answer ({reason}); raise it.")
+        return InputError(f"{self.where}: max_length={limit} leaves no room for the message or an answer ({reason}): raise it.")

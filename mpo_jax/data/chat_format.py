@@ -14,8 +14,8 @@ TEMPLATES = ("authors", "hf")
 def chat_format(template: str, authors: ChatFormat | None, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
     """'authors': what MPO's authors wrote for this family of models; 'hf': the tokenizer's own chat template.
 
-    Errors: a family that the authors did not train; special tokens of the format that this tokenizer would cut in pieces; those
-    of `hf_format`.
+    Errors: a family that the authors did not train; special tokens of the format that this tokenizer would split; those of
+    `hf_format`.
     """
     check_choice("template", template, TEMPLATES)
     if template == "hf":
@@ -23,11 +23,11 @@ def chat_format(template: str, authors: ChatFormat | None, tokenizer: "PreTraine
     elif authors is not None:
         form, advice = authors, "choose the template 'hf', which is the tokenizer's own"
     else:
-        raise InputError("The authors of MPO left no chat format for this family of models: choose the template 'hf'.")
+        raise InputError("MPO's authors published no chat format for this family of models: choose the template 'hf'.")
     if cut := [token for token in form.special_tokens if not is_one_token(token, tokenizer)]:
         raise InputError(
             f"The chat format '{template}' needs the special tokens {', '.join(cut)}, which the tokenizer in "
-            f"{tokenizer.name_or_path} does not have or cuts in pieces: {advice}."
+            f"{tokenizer.name_or_path} does not have or splits into several tokens: {advice}."
         )
     return form
 
@@ -40,15 +40,15 @@ def is_one_token(text: str, tokenizer: "PreTrainedTokenizerFast") -> bool:
 def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
     """The format of the tokenizer's own chat template, found by rendering one exchange and verified on another.
 
-    The end is cut after its first special token: the newline that some templates put behind it is not the model's to say. Text
-    before the answer, such as the space in Llama 2's template, is left out where the tokenizer puts it there by itself.
+    The end is cut after its first special token: some templates add a newline there, which the model is not meant to write. Text
+    before the answer, such as the space in Llama 2's template, is left out where the tokenizer adds it anyway.
     Errors: no template; a template that is not text around two messages, such as one that rewrites them.
     """
-    where = f"the tokenizer in {tokenizer.name_or_path}"
+    where = f"tokenizer in {tokenizer.name_or_path}"
     if tokenizer.chat_template is None:
-        raise InputError(f"{where} has no chat template: choose the template 'authors', or give the tokenizer one.")
+        raise InputError(f"The {where} has no chat template: choose the template 'authors', or give the tokenizer one.")
     refusal = InputError(
-        f"the chat template of {where} is more than fixed text around a question and an answer: choose the template "
+        f"The chat template of the {where} does more than put fixed text around a question and an answer: choose the template "
         "'authors', or give the tokenizer a simpler one."
     )
     question, answer = "Question-7f3a", "Answer-9c1b"
@@ -75,21 +75,19 @@ def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
 
 
 def _adds(tokenizer: "PreTrainedTokenizerFast", lead: str, opening: str, response: str) -> bool:
-    """Whether a response that is tokenised by itself begins as it does behind an opening and `lead`."""
+    """Whether a response tokenised by itself begins with the tokens that it has after an opening and `lead`."""
     apart = tokenizer([opening, response], add_special_tokens=False)["input_ids"]
     return [*apart[0], *apart[1]] == tokenizer(opening + lead + response, add_special_tokens=False)["input_ids"]
 
 
 def _render(tokenizer: "PreTrainedTokenizerFast", question: str, answer: str) -> tuple[str, str]:
-    """The text up to where the model begins to speak, and the whole exchange."""
-    from jinja2 import TemplateError
-
+    """The text up to where the model's answer begins, and the whole exchange."""
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     try:
         opening = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
         return cast(str, opening), cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
-    except TemplateError as error:
+    except Exception as error:  # a template is a program, which can fail in any way
         raise InputError(
-            f"the chat template of the tokenizer in {tokenizer.name_or_path} refuses one plain exchange ({error}): choose the "
-            "template 'authors', or give the tokenizer a simpler one."
+            f"The chat template of the tokenizer in {tokenizer.name_or_path} fails on a plain question and answer ({error}): "
+            "choose the template 'authors', or give the tokenizer a simpler one."
         ) from None

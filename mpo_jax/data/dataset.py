@@ -26,12 +26,13 @@ GAP_SAMPLE = 64  # training rows whose gaps are measured where nothing was held 
 class DataConfig:
     """Rows and how they become tokens.
 
-    `path`, `eval_path`: a JSON or JSONL file, or a Hugging Face dataset `user/name[:split]`. Without `eval_path`,
-    `eval_fraction` of the dominant prompts is held out with all their rows. `texts`: a JSONL of `language`, `prompt`, `answer`
-    whose perplexity is reported before and after. `template`: 'authors' is the prompt text of the authors' code, 'hf'
-    the tokenizer's own chat template. `max_length` counts prompt and response tokens; `truncation` says what happens beyond it
-    (see `data.chat.tokenize`). `pairs`: what is trained on, 'parallel' rows, or pairs of one language each: 'source' the
-    distinct dominant ones, 'both' these and the target ones.
+    `path`, `eval_path`: a JSON or JSONL file, or a Hugging Face data set `user/name[@revision][:split]`. Without `eval_path`,
+    `eval_fraction` of the dominant prompts is held out, with all their rows. `texts`: a JSONL file of objects with `language`,
+    `prompt` and `answer`, whose perplexity is reported before and after training. `template`: 'authors' is the prompt text of
+    the authors' code, 'hf' the tokenizer's own chat template. `max_length` limits the tokens of prompt and response together;
+    `truncation` says what happens to longer sequences (see `data.chat.tokenize`). `pairs`: what to train on. 'parallel' keeps
+    the rows as they are; the others make rows of one language each: 'source' of the distinct dominant pairs, 'both' of these and
+    of the target pairs.
     """
 
     path: str
@@ -57,7 +58,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How examples become batches (`data.pipeline.Pipeline`). `policy` and `reference` are what the two models read of them."""
+    """How examples become batches (`data.pipeline.Pipeline`). `policy` and `reference`: what each of the two models reads."""
 
     batch_size: int
     policy: Reads
@@ -68,13 +69,13 @@ class Batching:
     seed: int = 0
 
     def measuring(self, source: bool) -> "Batching":
-        """For one model's log-probabilities of the target side and, if it is there, of the source."""
+        """For one model's log-probabilities of the target side and, if there is one, of the source side."""
         return dataclasses.replace(self, policy=Reads.answers(source), reference=Reads(), epochs=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """The tokenizer side of a run: everything that turns rows into examples."""
+    """Everything that turns rows into examples."""
 
     tokenizer: "PreTrainedTokenizerFast"
     form: ChatFormat
@@ -94,7 +95,7 @@ class Tokens:
 
     @property
     def pad_id(self) -> int:
-        """Any id will do, padding is told by position; with the authors' pooling its state is averaged in."""
+        """Padding is recognised by its position, so any id will do; only the authors' pooling averages over its states."""
         for name in ("pad_token_id", "eos_token_id"):
             if (token := getattr(self.tokenizer, name)) is not None:
                 return token
@@ -104,7 +105,7 @@ class Tokens:
         return tokenize(rows, self.tokenizer, self.form, max_length=self.max_length, truncation=self.truncation)
 
     def pipeline(self, rows: Sequence[Row], batching: Batching, languages: Sequence[str] | None = None) -> Pipeline:
-        """`languages`: those that the batches' indices mean, by default the ones of these rows."""
+        """`languages`: those to which the batches' indices refer, by default the languages of these rows."""
         examples = self.examples(rows)
         if side := batching.policy.mismatch:
             examples = mismatched(examples, side, self.max_length)
@@ -120,8 +121,8 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The rows of a run. `measured` are those whose gaps are measured before and after: the held-out ones, or where there are
-    none a sample of the training rows; `measured_rows` says so, as in "64 of 600 training rows"."""
+    """The rows of a run. `measured` are those whose gaps are measured before and after: the held-out rows, or a sample of the
+    training rows where none are held out; `measured_rows` names them, as in "64 of 600 training rows"."""
 
     train: list[Row]
     held_out: list[Row]
@@ -131,7 +132,7 @@ class Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The rows of a run, ready to batch. `measured`, the rows of `gaps`, and `measured_rows` are those of `Parts`."""
+    """The rows of a run, ready to batch. `measured` (the rows of `gaps`) and `measured_rows` are those of `Parts`."""
 
     train: Pipeline
     held_out: Pipeline | None
@@ -143,11 +144,11 @@ class Data:
 
     @functools.cached_property
     def findings(self) -> dict[str, Audit]:
-        """Per target language. Only the process that writes them down asks."""
+        """Per target language. Computed only in the process that writes them down."""
         return audit(self.rows, self.train.examples)
 
     def with_reference(self, scores: ReferenceScores) -> "Data":
-        """The same training and held-out rows in the same order, with the reference's scores in place of what it would read."""
+        """The same training and held-out rows in the same order, with the reference's scores instead of its input."""
 
         def scored(pipeline: Pipeline) -> Pipeline:
             return dataclasses.replace(pipeline, reference=Reads(), scores=scores)

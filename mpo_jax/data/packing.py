@@ -24,9 +24,9 @@ def pack(
     """B rows -> a host batch (numpy) whose every array has a leading axis of M = `microbatches`, with the sequences that the
     policy and the frozen reference read.
 
-    The rows are split in order into M microbatches of B/M. None is the filling of a short batch: weight 0 and no sequences.
-    Sequences are segments 1, 2, ... of packed rows, by `row_layout.balanced`; all microbatches take the first of `shapes` that
-    holds each of them. Free positions have segment 0, slot -1 and weight 0.
+    The rows are split in order into M microbatches of B/M. None fills up a short batch: weight 0 and no sequences.
+    `row_layout.balanced` assigns the sequences to packed rows, where they become segments 1, 2, ...; all microbatches use the
+    first of `shapes` that holds every one of them. Free positions have segment 0, slot -1 and weight 0.
     """
     parts, reads = split_rows(rows, microbatches), read_by(policy, reference)
     taken = {name: own for name in reads if (own := getattr(shapes, name)) is not None}
@@ -81,7 +81,7 @@ def _fill(row: dict[str, np.ndarray], sequences: Sequence[Span], pooling: str) -
         begin, end, stop = start + len(prompt), start + len(prompt) + len(answer), start + span.length
         row["tokens_ST"][start:end] = np.concatenate([prompt, answer])
         row["position_ST"][start:stop] = np.arange(stop - start)
-        # The authors' padding, from end to stop, looks at its sequence and is pooled, but no query looks at it.
+        # The authors' padding, from end to stop, attends to its sequence and is pooled, but no query attends to it.
         row["segment_ST"][start:stop] = segment
         row["kv_segment_ST"][start:end] = segment
         if span.scored:

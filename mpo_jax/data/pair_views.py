@@ -1,4 +1,4 @@
-"""Which pairs does a method read that are not its rows as they stand? All of them are made of the data's own texts.
+"""Which pairs does a method read beside the rows as they are? All are made of the data's own texts.
 
 * Pairs of one language each, for methods without a dominant side: `monolingual`.
 * Mismatched pairs, a prompt with the answers to another one, for KTO's reference point: `mismatched`.
@@ -17,15 +17,15 @@ PAIRS = ("parallel", "source", "both")
 
 
 def monolingual(rows: Sequence[Row], pairs: str) -> list[Row]:
-    """'parallel': the rows as they are. 'source': each distinct pair of the dominant side as a row of its own, without a
-    source. 'both': these after the target sides of all rows; the authors' 600 rows have 100 dominant pairs, 700 in all."""
+    """'parallel': the rows as they are. 'source': each distinct dominant pair as a row of its own, without a source side.
+    'both': the target sides of all rows, then those dominant pairs; the authors' 600 rows have 100 of them, so 700 in all."""
     if pairs == "parallel":
         return list(rows)
     dominant: dict[tuple[str, str, str], Row] = {}
     for row in rows:
         if row.source is None:
             raise InputError(
-                f"data.pairs='{pairs}' needs a dominant side, and row '{row.id}' has no 'source': leave data.pairs out."
+                f"data.pairs='{pairs}' needs a dominant side, but row '{row.id}' has no 'source': leave data.pairs out."
             )
         key = (row.source.prompt, row.source.chosen, row.source.rejected)
         dominant.setdefault(key, Row(f"{row.id}, source side", None, row.source, row.language_method))
@@ -34,13 +34,16 @@ def monolingual(rows: Sequence[Row], pairs: str) -> list[Row]:
 
 
 def mismatched(examples: Sequence[Example], side: str, max_length: int) -> list[Example]:
-    """The examples with their mismatched pairs: an example's prompt of `side` with the answers of the next example (the first
-    follows the last) that has another prompt there, cut at their tails to `max_length` tokens with the prompt. Error: all
-    examples have one prompt."""
+    """The examples with their mismatched pairs: an example's prompt on `side` with the answers of the next example (the first
+    follows the last) whose prompt differs, cut at the end so that prompt and answer have `max_length` tokens. Error: all examples
+    have the same prompt."""
     pairs = [_side(example, side) for example in examples]
     prompts = [pair.prompt.tobytes() for pair in pairs]
     if len(set(prompts)) < 2:
-        raise InputError("KTO needs rows of at least two prompts: its reference point comes from the answers to other prompts.")
+        raise InputError(
+            "KTO needs rows with at least two different prompts, since its reference point comes from answers to other prompts: "
+            "add rows, or choose another loss."
+        )
     views, other = [], 0
     for i, (example, pair) in enumerate(zip(examples, pairs, strict=True)):
         other = i + 1 if other <= i else other
@@ -54,7 +57,7 @@ def mismatched(examples: Sequence[Example], side: str, max_length: int) -> list[
 
 def in_language(rows: Sequence[Row], examples: Sequence[Example], language: str) -> list[Example]:
     """The examples with their pairs in `language`: the target or source side of the first row with the same dominant prompt.
-    Errors: no row in that language; a prompt that has none."""
+    Errors: no row in that language; a prompt without a row in it."""
     of_prompt: dict[str, TokenPair] = {}
     for row, example in zip(rows, examples, strict=True):
         for text, pair in ((row.target, example.target), (row.source, example.source)):
@@ -62,7 +65,7 @@ def in_language(rows: Sequence[Row], examples: Sequence[Example], language: str)
                 of_prompt.setdefault(prompt_of(row), pair)
     if not of_prompt:
         known = ", ".join(sorted({row.target.language for row in rows}))
-        raise InputError(f"loss.gap_target='{language}' is no language of the data's rows: write 'reference', or one of {known}.")
+        raise InputError(f"loss.gap_target='{language}' is not a language of the data: write 'reference', or one of {known}.")
     views = []
     for row, example in zip(rows, examples, strict=True):
         pair = of_prompt.get(prompt_of(row))

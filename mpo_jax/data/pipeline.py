@@ -1,5 +1,5 @@
-"""Which rows come at step n? A pure function of (seed, step): a run that resumes at n needs no other state, on any number of
-hosts, and nothing that was read before changes what comes next.
+"""Which rows come at step n? A pure function of (seed, step): a run that resumes at step n needs no other state, on any number of
+hosts.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from mpo_jax.types import Batch, Packed, Reads, Scores
 # (B rows, None = filling; M microbatches) -> what the frozen reference says of them, (M, B / M, ...)
 ReferenceScores = Callable[[Sequence[Example | None], int], Scores]
 
-PLANNED = 1000  # a run that is not longer meets no batch that its shapes were not chosen for, so none that compiles late
+PLANNED = 1000  # in a run of up to this many steps the shapes are chosen for every batch, so none compiles late
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Owns the order of a data set. Every step takes `batch_size` rows of a fresh permutation an epoch, or of the given order
-    where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `policy` and `reference`
-    are what the two models read of it; `shards` and `microbatches` are those of `shapes.shapes_of` and `packing.pack`. Where
-    `scores` is given, batches bring what it says in place of what the reference would read."""
+    """Owns the order of a data set. Every step takes `batch_size` rows, in a fresh permutation each epoch, or in the given order
+    where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `policy` and `reference`:
+    what each of the two models reads; `shards` and `microbatches` are those of `batch_shapes.shapes_of` and `packing.pack`. Where
+    `scores` is given, batches carry the reference's scores instead of its input."""
 
     examples: Sequence[Example]
     languages: Sequence[str]
@@ -47,7 +47,7 @@ class Pipeline:
                 f"choose a number of microbatches that divides {self.batch_size}."
             )
         if not self.examples:
-            raise InputError("the data has no rows to train or evaluate on: give a file with rows, or hold out fewer of them.")
+            raise InputError("The data has no rows to train or evaluate on: give a file with rows, or hold out fewer of them.")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -67,7 +67,7 @@ class Pipeline:
 
     @functools.cached_property
     def efficiency(self) -> float:
-        """The share of all positions, those of both models, that hold a real token: over the first epoch, or its first `PLANNED`
+        """The share of all positions, of both models, that hold a real token: over the first epoch, or its first `PLANNED`
         steps."""
         real, positions = 0, 0
         for step in range(min(self.steps_per_epoch, PLANNED)):
@@ -85,7 +85,7 @@ class Pipeline:
         return order[within * self.batch_size :][: self.batch_size].tolist()
 
     def tokens_at(self, step: int) -> int:
-        """Real tokens of step `step` on both sides, padding left out; a prompt counts with each of its two answers."""
+        """Real tokens of step `step` on both sides, without padding; a prompt counts once with each of its two answers."""
         return int(self._tokens[self.rows_at(step)].sum())
 
     def tokens_before(self, step: int) -> int:
@@ -132,7 +132,7 @@ class Pipeline:
 
 @functools.lru_cache(maxsize=2)
 def _order(seed: int | None, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch. Two are kept, that of training and that of the evaluation in between: making one for each step
-    takes as long as the step where there are many rows."""
+    """The order of an epoch. Two are kept, one for training and one for the evaluation in between: with many rows, making one
+    takes as long as a step."""
     order = np.arange(count)
     return order if seed is None else np.random.default_rng((seed, epoch)).permutation(order)

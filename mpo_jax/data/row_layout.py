@@ -1,4 +1,4 @@
-"""Which sequences does a model read of a batch, and which packed row does each go to?"""
+"""Which sequences of a batch does a model read, and into which packed row does each go?"""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -8,14 +8,14 @@ from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.errors import InputError
 from mpo_jax.types import ANSWERS, KL, PAIR_KINDS, Reads, Want
 
-# The released code pads a row's chosen and rejected sequence to a common multiple of 8, and its pooling averages over that.
+# The authors' code pads a row's chosen and rejected sequence to a common multiple of 8, and its pooling averages over that.
 AUTHORS_MULTIPLE = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A sequence to be packed: prompt and answer of `slot`, in `length` positions, padding of its own included. Of its answer's
-    tokens `scored` are scored (all or none)."""
+    """A sequence to be packed: prompt and answer of `slot`, in `length` positions, its own padding included. `scored` counts the
+    answer tokens that are scored (all or none)."""
 
     slot: int
     pair: TokenPair
@@ -31,14 +31,14 @@ class Span:
 
 
 class Capacity(NamedTuple):
-    """Length of packed rows, and the capacity of their list of scored positions."""
+    """The length of packed rows, and the length of their list of scored positions."""
 
     tokens: int
     answers: int
 
 
 def read_by(policy: Reads, reference: Reads) -> dict[str, Reads]:
-    """Field of `Batch` -> what is packed there for methods that read this of the two models."""
+    """Field of `Batch` -> what is packed there, for a method with these reads of the two models."""
     return {
         "policy": policy.of_rows,
         "reference": reference.of_rows,
@@ -48,8 +48,8 @@ def read_by(policy: Reads, reference: Reads) -> dict[str, Reads]:
 
 
 def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | None = None) -> list[Span]:
-    """The sequences that `reads` asks for, in the order of their slots (see `types.Packed`). What is pooled with "mean_padded"
-    takes its padding too: to 8 * ceil(longer of chosen and rejected / 8) positions, or to `padded_length` of them."""
+    """The sequences that `reads` asks for, in the order of their slots (see `types.Packed`). Those pooled with "mean_padded"
+    include their padding: to 8 * ceil(longer of chosen and rejected / 8) positions, or to `padded_length`."""
     found = []
     for kind, name in enumerate(PAIR_KINDS):
         want = reads.want(name)
@@ -80,8 +80,8 @@ def _pair(row: Example, kind: str) -> TokenPair:
     pair: TokenPair | None = getattr(row, kind)
     if pair is None:
         raise InputError(
-            f"The loss reads a {kind} pair of each row, and row {row.id} has none: give rows with a '{kind}', or a loss that "
-            "does not read it."
+            f"The loss reads a {kind} pair of each row, but row '{row.id}' has none: give rows with a '{kind}', or choose a loss "
+            "that does not read it."
         )
     return pair
 
@@ -92,7 +92,7 @@ def _length(pair: TokenPair) -> int:
 
 
 def _padded(longer: int, want: Want, reads: Reads, padded_length: int | None) -> int:
-    """What both sequences of a pair take with the authors' padding, where the longer has this many tokens; 0 = no padding."""
+    """The length of both sequences of a pair with the authors' padding, where the longer has this many tokens; 0 = no padding."""
     if Want.HIDDEN not in want or reads.pooling != "mean_padded":
         return 0
     length = padded_length or round_up(longer, AUTHORS_MULTIPLE)
@@ -101,8 +101,8 @@ def _padded(longer: int, want: Want, reads: Reads, padded_length: int | None) ->
 
 
 def balanced(sequences: Sequence[Span], rows: int) -> list[list[Span]]:
-    """The sequences of each of `rows` packed rows: those with scored positions first, since these should be level too, the
-    longest first, each into the row that holds the fewest positions so far."""
+    """The sequences of each of `rows` packed rows. Each sequence goes to the row with the fewest positions so far: first those
+    with scored positions, which are to be spread evenly too, and among them the longest first."""
     packed: list[list[Span]] = [[] for _ in range(rows)]
     held = [0] * rows
     for span in sorted(sequences, key=lambda span: (span.scored == 0, -span.length, span.slot)):
@@ -113,14 +113,14 @@ def balanced(sequences: Sequence[Span], rows: int) -> list[list[Span]]:
 
 
 def needed(packed: Sequence[Sequence[Span]]) -> Capacity:
-    """The capacity that these packed rows take."""
+    """The capacity that these packed rows need."""
     return Capacity(max(sum(s.length for s in row) for row in packed), max(sum(s.scored for s in row) for row in packed))
 
 
 @dataclasses.dataclass(frozen=True)
 class RowShapes:
-    """The static shapes of what one model reads: S packed rows, and their capacity under each of a run's shapes, rising. The
-    last holds any batch."""
+    """The static shapes of what one model reads: S packed rows, and their capacity under each of a run's shapes, in ascending
+    order. The last holds any batch."""
 
     rows: int
     capacities: tuple[Capacity, ...]
@@ -128,7 +128,7 @@ class RowShapes:
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What is static about a run's batches, by the fields of `Batch`; shape k is capacity k of each. None = not read."""
+    """The static shapes of a run's batches, by the fields of `Batch`; shape k is capacity k of each. None = not read."""
 
     policy: RowShapes
     reference: RowShapes | None = None
@@ -136,7 +136,7 @@ class Shapes:
     divergence: RowShapes | None = None
 
     def first_with(self, capacities: dict[str, Capacity]) -> int:
-        """The first shape that holds this, by the names of the fields."""
+        """The number of the first shape that holds these capacities, given by field name."""
         needs = [(getattr(self, name).capacities, need) for name, need in capacities.items()]
         for k in range(len(self.policy.capacities)):
             if all(held >= n for have, need in needs for held, n in zip(have[k], need, strict=True)):

@@ -8,7 +8,7 @@ Three places rows come from, two schemas:
 * the authors' JSON (circle-hit/MPO): objects with `source_conversations`, `source_chosen`, `source_rejected`, `target_...`;
 * a Hugging Face data set `user/name`, `user/name:split` or `user/name@revision:split` with either schema.
 
-Text is kept as it is given: nothing is stripped, repaired or left out. What is wrong is said once, with its place.
+Text is kept as it is given: nothing is stripped, repaired or left out. The first fault found is an error that names its place.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where an object was found, for the sentence of an error, and what it may lack."""
+    """Where an object was found, for error messages, and what it may lack."""
 
     where: str
     allow_empty_prompt: bool
@@ -80,15 +80,15 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
     else:
         raise InputError(f"{name} does not exist: give a .json or .jsonl file, or a Hugging Face data set as user/name.")
     if not objects:
-        raise InputError(f"{name} holds no rows: give a file with at least one.")
+        raise InputError(f"{name} has no rows: give a file with at least one.")
     rows = [_row(value, str(i), _Place(where, allow_empty_prompt)) for i, (where, value) in enumerate(objects)]
     _check_together(rows, [where for where, _ in objects])
     return rows
 
 
 def read_texts(path: str | Path) -> list[Row]:
-    """Plain answers for measuring perplexity: a `.jsonl` of {"language", "prompt", "answer"}. Each answer takes both places of
-    a row's target side, so that it is scored like any other."""
+    """Plain answers for measuring perplexity: a `.jsonl` of {"language", "prompt", "answer"}. Each answer is both the chosen and
+    the rejected one of a row's target side, so that it is scored like any other."""
     path = path_of(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a .jsonl file of objects with language, prompt and answer.")
@@ -129,21 +129,26 @@ def _read_json(text: str, path: Path, number: int, advice: str) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {number + error.lineno - 1}, is not JSON ({error.msg}): {advice}.") from None
     except (ValueError, RecursionError):  # Python reads no integer of more than 4300 digits
-        raise InputError(f"{path}, line {number}, has a number too long or brackets too deep to be read: {advice}.") from None
+        raise InputError(
+            f"{path}, line {number}, cannot be read, since a number in it is too long or its brackets are nested too deeply: "
+            f"{advice}."
+        ) from None
 
 
 def _read_hub(name: str, revision: str | None, split: str) -> list[tuple[str, Any]]:
     try:
         import datasets  # takes seconds to import, and only this function needs it
     except ImportError:
-        raise InputError(f"{name} is not a file here; to read it from Hugging Face, pip install datasets first.") from None
+        raise InputError(
+            f"{name} is not a local file; to read it from the Hugging Face Hub, run `pip install datasets` first."
+        ) from None
     asked = f"{name}@{revision}" if revision else name
     try:
         rows = datasets.load_dataset(name, split=split, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{asked} is neither a file here nor a Hugging Face data set with a split '{split}' that can be loaded ({reason}): "
+            f"{asked} is neither a local file nor a Hugging Face data set whose split '{split}' can be loaded ({reason}): "
             f"check the name{' and the revision' if revision else ''}, or give a .json or .jsonl file."
         ) from None
     return [(f"{asked}:{split}, row {i}", value) for i, value in enumerate(rows)]
@@ -151,7 +156,7 @@ def _read_hub(name: str, revision: str | None, split: str) -> list[tuple[str, An
 
 def _row(value: Any, default_id: str, place: _Place) -> Row:
     if not isinstance(value, dict):
-        raise place.error(f"a row must be an object with the key 'target', this is {_kind(value)}")
+        raise place.error(f"a row must be an object with the key 'target', not {_kind(value)}")
     if "target_conversations" in value:
         source = _authors_side(value, "source", UNKNOWN, place)[0]
         return Row(default_id, source, *_authors_side(value, "target", source.language, place))
@@ -165,7 +170,7 @@ def _row(value: Any, default_id: str, place: _Place) -> Row:
 
 def _side(value: Any, side: str, unlike: str, place: _Place) -> tuple[PairText, str]:
     if not isinstance(value, dict):
-        raise place.error(f"'{side}' must be an object with {', '.join(_TEXTS)}, it is {_kind(value)}")
+        raise place.error(f"'{side}' must be an object with {', '.join(_TEXTS)}, not {_kind(value)}")
     _check_keys(value, ("language", *_TEXTS), place, f"{side}.")
     texts = {}
     for key in _TEXTS:
@@ -181,11 +186,11 @@ def _side(value: Any, side: str, unlike: str, place: _Place) -> tuple[PairText, 
 def _authors_side(value: dict[str, Any], side: str, unlike: str, place: _Place) -> tuple[PairText, str]:
     for key in (f"{side}_conversations", f"{side}_chosen", f"{side}_rejected"):
         if key not in value:
-            raise place.error(f"the key '{key}' is missing: a row of this schema has it for both sides")
+            raise place.error(f"the key '{key}' is missing: the authors' schema needs it for both sides")
     turns = value[f"{side}_conversations"]
     if not isinstance(turns, list) or len(turns) != 1:
         count = f"{len(turns)} turns" if isinstance(turns, list) else _kind(turns)
-        raise place.error(f"'{side}_conversations' must be a list of exactly one human turn, it is {count}")
+        raise place.error(f"'{side}_conversations' must be a list of exactly one human turn, not {count}")
     texts = {
         "prompt": _turn(turns[0], "human", f"{side}_conversations[0]", place),
         "chosen": _turn(value[f"{side}_chosen"], "gpt", f"{side}_chosen", place),
@@ -203,9 +208,9 @@ def _turn(value: Any, speaker: str, key: str, place: _Place) -> str:
 def _pair(texts: dict[str, str], given: str | None, unlike: str, side: str, place: _Place) -> tuple[PairText, str]:
     for key in ("chosen", "rejected"):
         if not texts[key].strip():
-            raise place.error(f"the {key} answer of the {side} side is empty: write one, or take the row out")
+            raise place.error(f"the {key} answer on the {side} side is empty: write one, or take the row out")
     if not texts["prompt"].strip() and not place.allow_empty_prompt:
-        raise place.error(f"the prompt of the {side} side is empty: write one, or allow it with allow_empty_prompt")
+        raise place.error(f"the prompt on the {side} side is empty: write one, or allow it with allow_empty_prompt")
     if given is not None:
         return PairText(given, **texts), "given"
     language = vote(texts.values(), unlike)
@@ -216,7 +221,7 @@ def _check_keys(value: dict[str, Any], known: tuple[str, ...], place: _Place, pr
     for key in value:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"perhaps '{prefix}{near[0]}' was meant" if near else f"the known ones are {', '.join(known)}"
+            hint = f"write '{prefix}{near[0]}', perhaps" if near else f"the known keys are {', '.join(known)}"
             raise place.error(f"the key '{prefix}{key}' is unknown: {hint}")
 
 
@@ -224,18 +229,18 @@ def _check_together(rows: list[Row], places: list[str]) -> None:
     seen: dict[str, str] = {}
     for row, where in zip(rows, places, strict=True):
         if row.id in seen:
-            raise InputError(f"{where}: the id '{row.id}' was already given at {seen[row.id]}; give every row its own.")
+            raise InputError(f"{where}: the id '{row.id}' is already taken by {seen[row.id]}: give every row its own.")
         seen[row.id] = where
         if (row.source is None) != (rows[0].source is None):
-            other, this = ("no source side", "one") if row.source else ("a source side", "none")
-            raise InputError(f"{where} has {this} where the first row has {other}: give all rows a 'source', or none.")
+            this, other = ("a 'source'", "none") if row.source else ("no 'source'", "one")
+            raise InputError(f"{where} has {this}, but the first row has {other}: give all rows a 'source', or none.")
 
 
 def _string(value: Any, key: str, place: _Place) -> str:
     if not isinstance(value, str):
-        raise place.error(f"'{key}' must be a string, it is {_kind(value)}")
+        raise place.error(f"'{key}' must be a string, not {_kind(value)}")
     if half := _HALF.search(value):
-        raise place.error(f"'{key}' holds \\u{ord(half[0]):04x}, half of a character: write the whole one, or take it out")
+        raise place.error(f"'{key}' has \\u{ord(half[0]):04x}, half of a character: write the whole character, or take it out")
     return value
 
 

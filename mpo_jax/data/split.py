@@ -1,4 +1,4 @@
-"""How are rows divided? Into those to train on and those held out, and a sample for what would take too long on all of them."""
+"""Which rows are trained on, and which are held out? Also: a small sample that is even over languages."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from mpo_jax.errors import InputError
 
 def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """(training rows, held-out rows), each in file order. All rows of one dominant-language prompt (the target's prompt where
-    there is none) go to the same part, so no question is both trained and judged in two languages.
+    there is none) go to the same part, so no question is trained on in one language and evaluated in another.
 
-    `eval_fraction` is of the prompts, rounded to the nearest number but at least one; 0 holds out nothing.
+    `eval_fraction` is a share of the prompts, rounded to the nearest number but at least one; 0 holds out nothing.
     Errors: a fraction outside [0, 1), or one that leaves no row to train on.
     """
     if not 0 <= eval_fraction < 1:
-        raise InputError(f"eval_fraction={eval_fraction} is not a share: write one from 0 up to, but not including, 1.")
+        raise InputError(f"eval_fraction={eval_fraction} is not a fraction: write a number from 0 up to, but not including, 1.")
     prompts = [prompt_of(row) for row in rows]
     distinct = list(dict.fromkeys(prompts))
     count = max(1, round(eval_fraction * len(distinct))) if eval_fraction else 0
@@ -30,8 +30,8 @@ def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Ro
 
 
 def sample(rows: Sequence[Row], count: int) -> list[Row]:
-    """`count` of the rows in file order, or all where there are no more: as many of one target language as of another, as far as
-    it has them and at least one, and of the same prompts as far as these are in all languages. It is always the same sample."""
+    """`count` of the rows in file order, or all where there are fewer: equally many of each target language where it has enough,
+    and at least one; from the same prompts where these are in all languages. It is always the same sample."""
     languages = Counter(row.target.language for row in rows)
     left = _evenly(max(count, len(languages)), languages)
     prompts = [prompt_of(row) for row in rows]
@@ -54,7 +54,7 @@ def sample(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def _evenly(count: int, available: Counter[str]) -> Counter[str]:
-    """How many of each: level as far as there are so many, the first ones by name one more where it does not come out even."""
+    """How many of each: equally many where there are enough; what does not divide evenly goes to the first ones by name."""
     shares: Counter[str] = Counter()
     while shares.total() < min(count, available.total()):
         for name in sorted(available):
@@ -64,5 +64,6 @@ def _evenly(count: int, available: Counter[str]) -> Counter[str]:
 
 
 def prompt_of(row: Row) -> str:
-    """What rows of one question share: the dominant prompt, or the target's where there is none, whatever its white space."""
+    """What the rows of one question share: the dominant prompt, or the target's where there is none, with white space
+    normalised."""
     return " ".join((row.source or row.target).prompt.split())

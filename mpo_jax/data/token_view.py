@@ -1,5 +1,5 @@
-"""What will a model see of these rows? Token by token, with what is template, prompt and scored answer; lengths and noise per
-language; a picture of the lengths.
+"""What will a model see of these rows? The tokens, marked as template, prompt or scored answer; lengths and noise per language; a
+picture of the lengths.
 """
 
 import os
@@ -21,7 +21,7 @@ from mpo_jax.types import ChatFormat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# What a token is -> ANSI colour, and the brackets that stand for it where there are no colours.
+# Kind of token -> its ANSI colour, and the brackets used where there are no colours.
 _STYLES = {"template": ("2", "<", ">"), "prompt": ("36", "", ""), "scored": ("32", "[", "]")}
 _MARK = re.compile(r"<[^<>\s]+>|\[[A-Z/_]+\]")
 
@@ -43,7 +43,7 @@ def show_row(example: Example, tokenizer: "PreTrainedTokenizerFast", form: ChatF
 def _painted(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat, colour: bool) -> str:
     pieces = _pieces(prompt, tokenizer)
     text = "".join(pieces)
-    # After truncation of the header ("official") the text around the message may be incomplete, then all of it is prompt.
+    # Truncating the header ("official") can cut into the text around the message; then all of it counts as prompt.
     start = len(form.before) if text.startswith(form.before) else 0
     stop = len(text) - len(form.between) if text.endswith(form.between) else len(text)
     parts: dict[str, list[str]] = {"before": [], "message": [], "between": []}
@@ -58,7 +58,7 @@ def _painted(prompt: np.ndarray, answer: np.ndarray, tokenizer: "PreTrainedToken
 
 
 def _pieces(ids: np.ndarray, tokenizer: "PreTrainedTokenizerFast") -> list[str]:
-    """The text of each token; tokens that only together make a character are one piece."""
+    """The text of each token; tokens that only make a character together are one piece."""
     pieces, pending = [], []
     for token in ids.tolist():
         pending.append(token)
@@ -69,7 +69,7 @@ def _pieces(ids: np.ndarray, tokenizer: "PreTrainedTokenizerFast") -> list[str]:
 
 
 def _part(pieces: Sequence[str], kind: str, colour: bool) -> str:
-    """Tokens side by side: every other one underlined, or all of them divided by bars where there are no colours."""
+    """Tokens side by side: every other one underlined, or with bars between them where there are no colours."""
     code, left, right = _STYLES[kind]
     if not colour:
         return left + "|".join(pieces) + right
@@ -149,22 +149,25 @@ def report(
     show: int = 2,
     png: str | Path | None = None,
 ) -> str:
-    """All of it as text, of rows and the same rows tokenised; `show` of them token by token, the picture written to `png` where
-    it is given."""
+    """The report as text. `examples` are the same rows, tokenised; `show` of them are printed token by token. The picture goes to
+    `png` where that is given."""
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     shown = [show_row(example, tokenizer, form, colour) for example in examples[:show]]
     warned = [example.id for example in examples if _warned(example, tokenizer, form)]
     if png is not None:
         histogram(examples, png)
-    counted = f"{len(warned)} of {len(examples)} rows have a sequence without exactly one beginning and one end token"
+    counted = f"{len(warned)} of {len(examples)} rows have a sequence that lacks or repeats a beginning or end token"
     counted += f": {', '.join(warned[:20])}" if warned else ""
-    cut = [f"The chat format writes {text}, which is not a token: it is read as {n}." for text, n in cut_marks(form, tokenizer)]
+    cut = [
+        f"The chat format contains {text}, which is not one token of this tokenizer: it is split into {n}."
+        for text, n in cut_marks(form, tokenizer)
+    ]
     return "\n\n".join([*shown, table(examples, audit(rows, examples)), counted, *cut])
 
 
 def cut_marks(form: ChatFormat, tokenizer: "PreTrainedTokenizerFast") -> list[tuple[str, int]]:
-    """What looks like a special token in a format and is text to this tokenizer, and how many tokens it is. Some models were
-    trained so; others lost their tokens."""
+    """What looks like a special token in a format but is plain text to this tokenizer, and the number of its tokens. Some models
+    were trained like this; others lost their tokens."""
     marks = dict.fromkeys(_MARK.findall(form.before + form.between + form.end))
     cut = [mark for mark in marks if not is_one_token(mark, tokenizer)]
     return [(mark, len(tokenizer(mark, add_special_tokens=False)["input_ids"])) for mark in cut]

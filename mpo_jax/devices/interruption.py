@@ -1,4 +1,4 @@
-"""Has somebody asked the run to stop? With SIGTERM, as schedulers and machines that are taken away do, or with Ctrl-C."""
+"""Has the run been asked to stop? By SIGTERM, from a scheduler or at a preemption, or by Ctrl-C."""
 
 import os
 import signal
@@ -8,16 +8,16 @@ from typing import Any, Self
 import jax
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-CONTINUE = 42  # exit code: saved, and the same command with resume=auto goes on
+CONTINUE = 42  # exit code: saved; the same command with resume=auto continues
 NOTHING_KEPT = 43  # exit code: checkpoints are off
 
 
 class Interruption:
-    """Within it the first SIGTERM or SIGINT only sets `asked`, and the one who asks for it decides when to stop. A second one
-    ends the process at once. Outside of it both do what they did before. For the main thread.
+    """Within this context the first SIGTERM or SIGINT only sets `asked`; the training loop decides when to stop. A second one
+    ends the process at once. Outside of it both signals do what they did before. For the main thread.
 
-    Of several processes any one may get SIGTERM, and JAX, which then has the handler, finds the update at which all of them learn
-    of it."""
+    With several processes any of them may receive SIGTERM. JAX then handles the signal, and finds an update at which all
+    processes learn of it."""
 
     def __init__(self):
         self.asked = False
@@ -29,7 +29,7 @@ class Interruption:
         return self
 
     def stops(self, update: int) -> bool:
-        """Whether to stop after this update, the same in all processes. To be asked at each of them."""
+        """Whether to stop after this update; the same in all processes. To be called after every update."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
@@ -45,14 +45,14 @@ class Interruption:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         name = signal.Signals(number).name
-        # print() may be what the signal has interrupted, and must not be entered twice.
+        # The signal may have interrupted print(), which must not be entered twice.
         os.write(2, f"\n{name}: stopping after this update\n".encode())
 
 
 class Interrupted(Exception):
-    """The run stopped because it was asked to. The message is for the person, `code` for the program that started it."""
+    """The run stopped because it was asked to. The message is for the user, `code` for the program that started the run."""
 
     def __init__(self, updates: int, kept: bool):
         self.code = CONTINUE if kept else NOTHING_KEPT
-        what = "saved; continue with --config.checkpoint.resume=auto" if kept else "nothing is kept with checkpoint.every=0"
+        what = "saved; continue with --config.checkpoint.resume=auto" if kept else "nothing was saved, since checkpoint.every=0"
         super().__init__(f"interrupted after update {updates}; {what}")

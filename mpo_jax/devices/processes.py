@@ -1,7 +1,7 @@
 """Which of a run's processes is this one, and how do they stay together? On a pod every host runs the same program.
 
-Each process computes on its own devices and reads the parts of the checkpoint that those need; the first one alone talks, draws
-and writes what is not an array. All see one output folder.
+Each process computes on its own devices and reads the parts of the checkpoint that those need; only the first one prints, draws
+and writes what is not an array. All must see the same output folder.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from tqdm import tqdm
 
 from mpo_jax.errors import InputError
 
-MESSAGE = 2**20  # bytes of what the first process tells the others
+MESSAGE = 2**20  # bytes of a message from the first process to the others
 DIGEST = 16  # bytes
-LEAVING = 15  # seconds in which processes that all stop come together to do so
+LEAVING = 15  # seconds that a process which stops waits for the others to stop too
 
 
 @dataclasses.dataclass
 class HostsConfig:
-    """`count` processes, this one being number `index` from 0, which meet at `coordinator`: HOST:PORT on the machine of process
-    0. Where none of the three is given a Cloud TPU VM finds them out, and any other machine is one process. A process that is
-    silent for `timeout` seconds, dead or cut off, ends the others; so does an update that takes all of them longer than
-    `patience` seconds (see `standstill`)."""
+    """`count` processes, of which this one is number `index` (from 0); they meet at `coordinator`, HOST:PORT on the machine of
+    process 0. If none of the three is given, a Cloud TPU VM finds out by itself, and any other machine runs a single process. If
+    a process is silent for `timeout` seconds, because it died or was cut off, the others end; so they do if an update takes
+    longer than `patience` seconds (see `standstill`)."""
 
     coordinator: str | None = None
     count: int | None = None
@@ -46,24 +46,22 @@ class HostsConfig:
         given = {name: getattr(self, name) for name in ("coordinator", "count", "index")}
         if None in given.values() and any(value is not None for value in given.values()):
             lacks = " and ".join(f"hosts.{name}" for name, value in given.items() if value is None)
-            raise InputError(
-                f"Processes are set up by hosts.coordinator, hosts.count and hosts.index together: give {lacks} too."
-            )
+            raise InputError(f"hosts.coordinator, hosts.count and hosts.index only work together: give {lacks} too.")
         if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
-            raise InputError(f"hosts.index={self.index} is none of the hosts.count={self.count} processes: they count from 0.")
+            raise InputError(f"hosts.index={self.index} must be below hosts.count={self.count}: processes are numbered from 0.")
         for name in ("timeout", "patience"):
             if (seconds := getattr(self, name)) < 10:
-                raise InputError(f"hosts.{name}={seconds} is too short for hosts that are busy: give 10 seconds or more.")
+                raise InputError(f"hosts.{name}={seconds} is too short for busy hosts: give 10 seconds or more.")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `HostsConfig` for a command that has no config, for `hosts_of`."""
-    several = "each of them runs this command; on a Cloud TPU slice they find each other without these options"
+    """The options of `HostsConfig`, for a command without a config; `hosts_of` reads them."""
+    several = "run this command in each of them; on a Cloud TPU slice they find each other without these options"
     options = parser.add_argument_group("several processes", several)
-    options.add_argument("--hosts.coordinator", metavar="HOST:PORT", help="where they meet, on the machine of process 0")
-    options.add_argument("--hosts.count", metavar="N", type=int, help="how many there are")
-    options.add_argument("--hosts.index", metavar="I", type=int, help="which one this is, from 0")
-    silence = "how long one may be silent before the others end (default: %(default)s)"
+    options.add_argument("--hosts.coordinator", metavar="HOST:PORT", help="where the processes meet, on the machine of process 0")
+    options.add_argument("--hosts.count", metavar="N", type=int, help="number of processes")
+    options.add_argument("--hosts.index", metavar="I", type=int, help="number of this process, from 0")
+    silence = "how long a process may be silent before the others end (default: %(default)s)"
     options.add_argument("--hosts.timeout", metavar="SECONDS", type=int, default=HostsConfig.timeout, help=silence)
 
 
@@ -75,10 +73,11 @@ def hosts_of(options: argparse.Namespace) -> HostsConfig:
 
 @contextlib.contextmanager
 def joined(config: HostsConfig) -> Iterator[None]:
-    """Within it this process is one of the run's. For the start of a program, before anything asks for a device.
+    """Within this context the process is one of the run's. To be entered at the start of a program, before anything uses a
+    device.
 
-    Processes that all stop with an exit code leave together. One that stops or fails alone ends without taking its leave, and
-    JAX ends the others: in order it would wait for them, and they for it.
+    Processes that all stop with an exit code end together. One that stops or fails alone ends at once, and JAX ends the others:
+    an orderly end would wait for them, and they for it.
     """
     if config.coordinator is not None:
         jax.distributed.initialize(
@@ -106,7 +105,7 @@ def joined(config: HostsConfig) -> Iterator[None]:
 
 
 def _leave(code: Any) -> None:
-    """Returns if all processes leave, and ends this one with `code` if it is alone."""
+    """Returns if all processes are ending, and ends this one with `code` if it is the only one."""
     try:
         wait("all processes leave", LEAVING)
     except TimeoutError:
@@ -116,44 +115,43 @@ def _leave(code: Any) -> None:
 
 
 def _on_cloud_tpu() -> bool:
-    """Whether JAX will compute on TPU chips of this machine."""
+    """Whether JAX will compute on TPU chips in this machine."""
     platforms = os.environ.get("JAX_PLATFORMS", "tpu")
     chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
     return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def first() -> bool:
-    """Whether this process is the one that talks and writes."""
+    """Whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
 def say(text: str) -> None:
-    """A line for the person, once a run."""
+    """Prints a line for the user, in the first process only."""
     if first():
         print(text, flush=True)
 
 
 def progress(*args: Any, **options: Any) -> Any:
-    """tqdm's bar, once a run."""
+    """A tqdm bar, in the first process only."""
     return tqdm(*args, disable=not first(), **options)
 
 
 def wait(name: str, timeout: int = 600) -> None:
-    """Returns when every process is here. Errors: TimeoutError where one is not after `timeout` seconds, with this place's
-    name."""
+    """Returns when every process has called it with this name. Errors: TimeoutError if one has not after `timeout` seconds."""
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
 
         try:
             multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * timeout)
         except jax.errors.JaxRuntimeError as error:
-            text = f"'{name}': not all {jax.process_count()} processes were there after {timeout} s ({error})"
+            text = f"'{name}': not all {jax.process_count()} processes arrived within {timeout} s ({error})"
             raise TimeoutError(text) from error
 
 
 def agree(parts: dict[str, Any]) -> None:
-    """Returns if all processes have the same value of JSON for each of these names. Errors: a sentence that says which processes
-    differ from the first one, and in what. Nothing but digests is exchanged."""
+    """Returns if all processes have the same JSON value for each of these names. Errors: a sentence that says which processes
+    differ from the first one, and in what. Only digests are exchanged."""
     if jax.process_count() == 1:
         return
     mine = [hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=DIGEST).digest() for value in parts.values()]
@@ -166,12 +164,14 @@ def agree(parts: dict[str, Any]) -> None:
         if of.any()
     ]
     if said:
-        raise InputError(f"Not all processes run the same: {'; '.join(said)} than process 0: give all of them the same files.")
+        raise InputError(
+            f"The processes do not agree, since {'; '.join(said)} than process 0: give all the same settings and files."
+        )
 
 
 def on_first(do: Callable[[], Any]) -> Any:
-    """What `do` returns in the first process, a value of JSON: it alone does it, and the others wait. A sentence that stops it
-    stops them too."""
+    """Calls `do` in the first process only, and returns its result, a JSON value, in all. An `InputError` there is raised in all
+    processes."""
     if jax.process_count() == 1:
         return do()
     answer: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""Which mesh axis? The only file that knows.
+"""Which mesh axis does each logical axis go to? Only this file knows.
 
-Everything else names logical axes: a parameter declares `("layers", "embed", "heads", "head_dim")`, an activation is
-constrained to `("batch", None, "heads", None)`, and the table below says where each of them lives.
+All other code names logical axes: a parameter declares `("layers", "embed", "heads", "head_dim")`, an activation is constrained
+to `("batch", None, "heads", None)`, and the table below maps each of them to the mesh.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ LogicalAxes = tuple[str | None, ...]
 
 @dataclasses.dataclass
 class MeshConfig:
-    """Devices along each axis: `data` replicates parameters, `fsdp` shards them, `tensor` splits heads, feed-forward and
-    vocabulary. One of them may be -1: all devices that are left. Several TPU slices lie along `data`, which their number must
-    divide. With `auto` all three are left to `mesh_rule`."""
+    """The number of devices along each mesh axis: `data` replicates parameters, `fsdp` shards them, `tensor` splits heads,
+    feed-forward layers and vocabulary. One of them may be -1: all remaining devices. Several TPU slices are joined along `data`,
+    which must be a multiple of their number. With `auto` all three are chosen by `training.mesh_choice`."""
 
     data: int = 1
     fsdp: int = -1
@@ -48,39 +48,40 @@ class MeshConfig:
     def __post_init__(self) -> None:
         if self.auto and (self.data, self.fsdp, self.tensor) != (1, -1, 1):
             raise InputError(
-                f"mesh.auto=True chooses what data={self.data} fsdp={self.fsdp} tensor={self.tensor} give: leave out "
-                "one or the other."
+                f"mesh.auto=True chooses the whole mesh, but data={self.data} fsdp={self.fsdp} tensor={self.tensor} was given "
+                "too: leave one or the other out."
             )
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Errors: a product that is not the number of devices, two axes of -1, an axis below 1, slices that do not divide `data`."""
-    assert not config.auto, "mesh_rule.chosen comes first"
+    assert not config.auto, "mesh_choice.chosen comes first"
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
     given = f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor}"
     if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
-        raise InputError(f"{given} cannot be built: give each axis 1 device or more, and at most one -1 (= all that are left).")
+        raise InputError(f"{given} is not possible: give each axis at least 1 device, or -1 (= all that remain) to one of them.")
     if -1 in sizes:
         sizes[sizes.index(-1)] = len(devices) // math.prod(n for n in sizes if n != -1)
     if math.prod(sizes) != len(devices):
         n = len(devices)
-        raise InputError(f"{given} does not divide the {n} devices of this run: choose axes whose product is {n}.")
+        raise InputError(f"{given} does not match the {n} devices of this run: choose axes whose product is {n}.")
     if sizes[0] % (n := slices(devices)):
         raise InputError(
-            f"{given} would share out each parameter over the {n} slices of this run, between which the network is slow: give "
-            f"data={n}, a multiple of it, or auto=True."
+            f"{given} would shard each parameter across the {n} TPU slices of this run, between which the network is slow: write "
+            f"data={n} or a multiple of it, or auto=True."
         )
     return Mesh(arranged(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def slices(devices: Sequence[Any]) -> int:
-    """Of how many TPU slices these devices are, each with a fast network of its own; 1 for other devices."""
+    """The number of TPU slices, each with its own fast network, that these devices belong to; 1 for other devices."""
     return len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
 
 
 def arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
-    """Devices as an array of these sizes, in the order that suits a slice's network, the slices along `data`, the first axis."""
+    """The devices as an array of these sizes, in an order that suits a slice's network; slices go along the first axis,
+    `data`."""
     n, (data, *within) = slices(devices), sizes
     if n == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
@@ -94,37 +95,37 @@ def spec(axes: LogicalAxes) -> PartitionSpec:
 
 
 def shards(mesh: Mesh | AbstractMesh, axis: str) -> int:
-    """Into how many pieces a logical axis is cut on this mesh."""
+    """The number of pieces into which a logical axis is split on this mesh."""
     rule = RULES[axis]
     names = (rule,) if isinstance(rule, str) else rule or ()
     return math.prod(mesh.shape[name] for name in names)
 
 
 def named(mesh: Mesh | AbstractMesh, axes: LogicalAxes, shape: tuple[int, ...], name: str) -> NamedSharding:
-    """The sharding of an array, or an error where a dimension does not divide: never a silent replication."""
+    """The sharding of an array. Errors: a dimension that cannot be split evenly; it is never replicated silently."""
     assert len(axes) == len(shape), f"{name}: axes {axes} for shape {shape}"
     for axis, size in zip(axes, shape, strict=True):
         if axis is not None and size % shards(mesh, axis):
             raise InputError(
-                f"{name} of shape {shape} cannot be sharded: its axis '{axis}' has {size} entries, "
-                f"the rule '{axis}' -> {RULES[axis]} cuts it into {shards(mesh, axis)} on the mesh {dict(mesh.shape)}; "
-                f"choose a mesh whose {RULES[axis]} divides {size}."
+                f"{name} of shape {shape} cannot be sharded: its axis '{axis}' has {size} entries, but the rule '{axis}' -> "
+                f"{RULES[axis]} splits it into {shards(mesh, axis)} parts on the mesh {dict(mesh.shape)}; choose a mesh whose "
+                f"{RULES[axis]} divides {size}."
             )
     return NamedSharding(mesh, spec(axes))
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an intermediate to its place on the mesh set by `jax.set_mesh`; outside of one it returns `x` as it is."""
+    """Constrains an intermediate to its sharding on the mesh set by `jax.set_mesh`; without a mesh it returns `x` unchanged."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    # JAX would pad what does not divide. Parameters and batches were checked, so here it would be a bug.
+    # JAX would pad an uneven dimension. Parameters and batches have been checked, so here it would be a bug.
     assert all(axis is None or size % shards(mesh, axis) == 0 for axis, size in zip(axes, x.shape, strict=True)), (axes, x.shape)
     return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
 def everywhere(x: jax.Array) -> jax.Array:
-    """Pins an intermediate to be whole on every device."""
+    """Replicates an intermediate on every device."""
     return constrain(x, *(None,) * x.ndim)
 
 
@@ -156,7 +157,8 @@ def _places(tree: Any, mesh: Mesh, axes: LogicalAxes) -> Any:
 
 
 def batch_to_mesh(batch: Batch, mesh: Mesh, put: Callable[[Any, Mesh, LogicalAxes], Any] = host_to_global) -> Batch:
-    """A host batch with its microbatch axis: packed rows go where the batch axis goes, what is per row goes everywhere."""
+    """A host batch with its microbatch axis -> the mesh: packed rows are sharded along the batch axis, per-row values
+    replicated."""
     packed = isinstance(batch.reference, Packed)
     return dataclasses.replace(
         batch,

@@ -1,4 +1,4 @@
-"""Has the run come to a standstill? A process that hangs makes all the others wait for it, for ever."""
+"""Has the run come to a standstill? A process that hangs would make all others wait for it for ever."""
 
 import contextlib
 import os
@@ -10,21 +10,22 @@ from typing import Any, Self
 
 import jax
 
-STANDSTILL = 44  # exit code: an update took longer than anybody is willing to wait
-CHECK = 0.5  # seconds between two looks at the clock
+STANDSTILL = 44  # exit code: an update took longer than `patience`
+CHECK = 0.5  # seconds between two checks
 KEY = "mpo_jax/update"
 
 
 class StandstillGuard:
-    """Within it a thread ends this process if an update takes longer than `patience` seconds, and says which process is behind.
+    """Within this context a thread ends this process if an update takes longer than `patience` seconds, and says which process is
+    behind.
 
-    For several processes: each tells JAX's coordinator at which update it is. One process has nobody to wait for, and is not
-    watched. A process that died is JAX's to notice, by the `timeout` of `hosts.HostsConfig`; this is for one whose heart still
-    beats: a program that waits for a disk, a collective that never comes back."""
+    For several processes: each reports its update to JAX's coordinator. A single process has no other to wait for, and is not
+    watched. JAX itself notices a process that died, by the `timeout` of `processes.HostsConfig`; this is for one that still sends
+    heartbeats but hangs, waiting for a disk or in a collective that never returns."""
 
     def __init__(self, patience: int):
         self.patience = patience
-        self._since: float | None = None  # when the update began; None: nobody watches
+        self._since: float | None = None  # when the update began; None: not watching
         self._update = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="standstill", daemon=True)
@@ -39,14 +40,14 @@ class StandstillGuard:
         self._over.set()
 
     def begins(self, update: int) -> None:
-        """The loop comes by: what it waits for next belongs to this update."""
+        """To be called by the loop: the time from here on belongs to this update."""
         if self._several:
             _client().key_value_set(f"{KEY}/{jax.process_index()}", str(update), allow_overwrite=True)
             self._update, self._since = update, time.monotonic()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside may take as long as it wants; then the clock starts again."""
+        """What happens inside may take any time; afterwards the clock starts again."""
         self._since = None
         yield
         self._since = time.monotonic()
@@ -67,8 +68,9 @@ class StandstillGuard:
         behind = [f"process {index} is at {update}" for index, update in sorted(at.items()) if update < last]
         where = f"{', '.join(behind)}, the others at {last}" if behind else f"all {len(at)} processes are at {last}"
         return (
-            f"After update {self._update} nothing came for {self.patience} s: {where}. Earlier checkpoints are untouched: look "
-            "there, and continue with --config.checkpoint.resume=auto; if updates may take so long, raise hosts.patience."
+            f"No progress for {self.patience} s after update {self._update}: {where}. Check the processes that are behind, and "
+            "continue with --config.checkpoint.resume=auto, since earlier checkpoints are untouched; if updates may take this "
+            "long, raise hosts.patience."
         )
 
 

@@ -1,4 +1,4 @@
-"""How large is the reward gap in each language, and how sure is that? Rows of gaps -> a table with intervals."""
+"""How large is the reward gap in each language, and how certain is it? Rows of gaps -> a table with intervals."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class RowGap:
-    """Reward gaps of one row, in nats per token where they are length-normalised; the source's is None on data without a dominant
-    side."""
+    """The reward gaps of one row, in nats per token where they are length-normalised. The source's gap is None in data without a
+    dominant side."""
 
     id: str
     language: str
     target_gap: float
     source_language: str | None = None
-    source_key: str | None = None  # rows of the same dominant pair share it, so that each pair counts once
+    source_key: str | None = None  # the same for rows with the same dominant pair, so that each pair counts once
     source_gap: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class GapLine:
-    """Mean gap of one language with its 95 % bootstrap interval (percentiles over `DRAWS` resamples of the rows)."""
+    """The mean gap of one language, with its 95 % bootstrap interval (percentiles over `DRAWS` resamples of the rows)."""
 
-    name: str  # language; of the dominant side with " (dominant)" behind it
+    name: str  # the language, followed by " (dominant)" for the dominant side
     count: int
     mean: float
     low: float
@@ -46,8 +46,8 @@ def gap_table(rows: Sequence[RowGap]) -> GapTable:
 
 
 def implicit(rows: Sequence[RowGap], base: Sequence[RowGap], beta: float) -> list[RowGap]:
-    """The gaps of DPO's implicit reward beta (log p - log p_base), nats: beta times how far a row's gap of sums is from the base
-    model's (arXiv:2505.16869, eq. 2). `rows` and `base` are the same rows under the two models."""
+    """The gaps of DPO's implicit reward beta (log p - log p_base), in nats: beta times the difference between a row's gap (of
+    sums) and the base model's (arXiv:2505.16869, eq. 2). `rows` and `base` are the same rows under the two models."""
 
     def less(gap: float | None, base_gap: float | None) -> float | None:
         return None if gap is None or base_gap is None else beta * (gap - base_gap)
@@ -62,7 +62,7 @@ def implicit(rows: Sequence[RowGap], base: Sequence[RowGap], beta: float) -> lis
 
 def _line(name: str, gaps: np.ndarray) -> GapLine:
     mean = float(gaps.mean())
-    if np.ptp(gaps) == 0:  # one row, or rows that say the same
+    if np.ptp(gaps) == 0:  # one row, or equal ones
         return GapLine(name, len(gaps), mean, mean, mean)
     from scipy import stats  # takes a second to import
 

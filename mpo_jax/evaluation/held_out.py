@@ -42,11 +42,11 @@ def measure_gaps(
     mesh: Mesh,
     gap: Callable[[Pair], Array] = mean_gap,
 ) -> list[RowGap]:
-    """The gap of every row on both sides; `rows` are those of the pipeline's examples, in order."""
+    """The gap of every row on both sides; `rows` are the rows of the pipeline's examples, in order."""
     gaps: list[RowGap] = []
     for batch in _batches(pipeline, "reward gaps"):
         scores = jax.device_get(score_step(params, batch_to_mesh(batch, mesh)))
-        for i, row in enumerate(rows[len(gaps) :][: pipeline.batch_size]):  # the last batch ends with filling
+        for i, row in enumerate(rows[len(gaps) :][: pipeline.batch_size]):  # the last batch is filled up
             dominant = {}
             if row.source is not None:
                 dominant = {

@@ -1,4 +1,4 @@
-"""What was measured of a model? Its reward gaps, and its perplexity on texts, kept beside the run."""
+"""What is measured of a model? Its reward gaps and its perplexity on texts, kept in the run's folder."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from mpo_jax.types import Params, Reads
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Gaps by language, and the perplexity of the texts by language (empty without texts)."""
+    """The gaps by language, and the perplexity of the texts by language (empty without texts)."""
 
     gaps: GapTable
     perplexity: dict[str, float]
@@ -27,7 +27,7 @@ class Measured:
 
     @classmethod
     def load(cls, path: Path) -> "Measured | None":
-        """None where there is no such file, or not a whole one."""
+        """None where there is no such file, or an incomplete one."""
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             return cls([GapLine(**line) for line in kept["gaps"]], dict(kept["perplexity"]))
@@ -36,8 +36,8 @@ class Measured:
 
 
 def measure(steps: Mapping[Reads, ScoreStep], params: Params, data: Data, mesh: Mesh) -> Measured:
-    """`steps`: the programs that score what is read of `data.gaps` and `data.texts`. The same ones before and after training are
-    compiled once."""
+    """`steps`: the programs that score `data.gaps` and `data.texts`, by what they read. With the same programs before and after
+    training, each is compiled once."""
     gaps = gap_table(measure_gaps(steps[data.gaps.policy], params, data.gaps, data.measured, mesh))
     if data.texts is None:
         return Measured(gaps, {})

@@ -12,8 +12,8 @@ SAMPLES, SAMPLE = 64, 2**16  # pieces of a large file, and bytes of one
 
 
 def digests(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
-    """Name within `folder` -> digest of each file that one of the patterns finds, in the order of the names. In a bucket they
-    are made of the checksums that the server keeps, and nothing is read."""
+    """Name within `folder` -> digest of each file that matches one of the patterns, in the order of the names. In a bucket they
+    are computed from the checksums that the server keeps, and nothing is read."""
     if in_bucket(folder):
         return known_digests(folder, patterns)
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
@@ -23,8 +23,8 @@ def digests(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
 
 
 def sampled(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
-    """As `digests`, but of a large file only its size, its beginning and `SAMPLES` more pieces: enough to tell one model from
-    another, and cheap enough for every process of a run."""
+    """Like `digests`, but reads only the size, the beginning and `SAMPLES` more pieces of a large file: enough to tell one model
+    from another, and cheap enough for every process of a run."""
     if in_bucket(folder):
         return known_digests(folder, patterns)
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})

@@ -1,6 +1,6 @@
-"""Which folder is a model? One here or in a bucket, or a name on the Hugging Face Hub, whose needed files are downloaded.
+"""Which folder holds a model? A local one, one in a bucket, or one downloaded from the Hugging Face Hub.
 
-A name on the hub may say which revision it means, user/name@revision: a branch, a tag or a commit.
+A name on the hub may include a revision, user/name@revision: a branch, a tag or a commit.
 """
 
 import re
@@ -28,10 +28,10 @@ _HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>\w[\w.
 
 
 def resolve(name_or_dir: str | Path, *, weights: bool = True) -> Path:
-    """The folder of a model, in a file system or a bucket; downloaded first when a hub name like "user/name" or
-    "user/name@revision" is given; without `weights` only its configuration is needed and downloaded.
+    """The folder of a model, in a file system or a bucket. A hub name like "user/name" or "user/name@revision" is downloaded
+    first; without `weights` only its configuration is required and downloaded.
 
-    A hub token is taken from where huggingface_hub looks for it (HF_TOKEN, or `hf auth login`).
+    The hub token is the one that huggingface_hub finds (HF_TOKEN, or `hf auth login`).
     Errors: a path that does not exist or that has a revision, a name that cannot be downloaded, a folder without config.json or
     safetensors.
     """
@@ -53,10 +53,10 @@ def resolve(name_or_dir: str | Path, *, weights: bool = True) -> Path:
 
 
 def check_revision(name: str) -> None:
-    """Errors: a revision behind a path in a file system or a bucket, where nothing has revisions."""
+    """Errors: a revision after a path in a file system or a bucket, where nothing has revisions."""
     path, _, _ = name.rpartition("@")
     if path and path_of(path).exists() and not path_of(name).exists():
-        raise InputError(f"{name} is a local path with a revision, which only names on the hub have: write {path}.")
+        raise InputError(f"{name} is a local path with a revision, but only names on the hub have revisions: write {path}.")
 
 
 def require_safetensors(folder: Path) -> None:
@@ -66,8 +66,8 @@ def require_safetensors(folder: Path) -> None:
     pickled = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
     if pickled:
         raise InputError(
-            f"{folder} has only pickled weights ({pickled[0]}), which are not read because they can run code: "
-            "save the model with transformers' save_pretrained, which writes safetensors."
+            f"{folder} has only pickled weights ({pickled[0]}), which mpo_jax does not read because they can run code: save the "
+            "model with transformers' save_pretrained, which writes safetensors."
         )
     raise InputError(f"{folder} has no *.safetensors: give a folder that holds the model's weights.")
 
@@ -83,6 +83,6 @@ def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         asked, check = (f"{name}@{revision}", "the name, the revision") if revision else (name, "the name")
         raise InputError(
-            f"{asked} is not a folder here and could not be downloaded from the Hugging Face Hub ({reason}): "
-            f"check {check}, the network, and for a gated model the HF_TOKEN of an account that may read it."
+            f"{asked} is not a local folder and could not be downloaded from the Hugging Face Hub ({reason}): check {check} and "
+            "the network; a gated model also needs the HF_TOKEN of an account with access to it."
         ) from error

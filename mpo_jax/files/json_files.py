@@ -1,4 +1,4 @@
-"""How is a small text or JSON file written whole or not at all, and where do two trees of JSON differ?"""
+"""How is a small text or JSON file written without leaving half of it, and where do two trees of JSON differ?"""
 
 import json
 from pathlib import Path

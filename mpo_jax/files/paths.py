@@ -1,7 +1,7 @@
 """Where is this path? In a file system, or in a bucket of Google Cloud Storage (`gs://`), where the same code reads and writes.
 
-A bucket differs in four ways, each met by one function here: its objects cannot be appended to, folders of them are not renamed
-in one step, some writers need a local file, and it knows a checksum of every object by itself.
+A bucket differs in four ways, each handled by one function here: its objects cannot be appended to, folders cannot be renamed in
+one step, some libraries can only write local files, and the server keeps a checksum of every object.
 """
 
 import contextlib
@@ -25,14 +25,17 @@ EVERY = 30.0  # seconds at least between two writings of a file that grows
 
 
 def path_of(path: str | Path) -> Path:
-    """A path as a person wrote it, `~` included. Within a bucket it is etils' path, which has pathlib's methods, and which
-    pathlib's constructor would destroy: never build a `Path` of it. Errors: a bucket that is not there, or not for this account;
-    an unknown kind of storage."""
+    """A path as the user wrote it, `~` included. In a bucket it is an etils path, which has pathlib's methods but is broken by
+    pathlib's constructor: never call `Path` on it. Errors: a bucket that does not exist or that this account may not use; an
+    unknown kind of storage."""
     text = os.fspath(path)
     if "://" not in text:
         return Path(text).expanduser()
     if not text.startswith(BUCKET):
-        raise InputError(f"{text} is not known: write gs://BUCKET/FOLDER for Google Cloud Storage, or a path in a file system.")
+        raise InputError(
+            f"{text} is not a supported kind of path: write gs://BUCKET/FOLDER for Google Cloud Storage, or a path in a file "
+            "system."
+        )
     if importlib.util.find_spec("gcsfs") is None:
         raise InputError(f"{text} needs the package gcsfs: run `pip install gcsfs`, or give a local path.")
     from etils import epath
@@ -42,8 +45,8 @@ def path_of(path: str | Path) -> Path:
         _ask(_bucket(found))
     except Exception as error:  # see `_reason`
         raise InputError(
-            f"{text} cannot be read ({_reason(error)}): check the bucket's name, and that this account may list and read it "
-            "(on a cloud VM its service account, elsewhere what GOOGLE_APPLICATION_CREDENTIALS names)."
+            f"{text} cannot be read ({_reason(error)}): check the bucket's name, and that this account may list and read it (on "
+            "a cloud VM the account is its service account, elsewhere the one that GOOGLE_APPLICATION_CREDENTIALS names)."
         ) from error
     return found
 
@@ -64,21 +67,21 @@ def kvstore(folder: Path) -> dict[str, str]:
 
 
 def try_writing(folder: Path) -> None:
-    """Errors: OSError where no file can be made in the folder, with the reason."""
+    """Errors: OSError with the reason where no file can be created in the folder."""
     if not in_bucket(folder):
         folder.mkdir(parents=True, exist_ok=True)
     trial = folder / ".writable"
     try:
         write(trial, b"")
         trial.unlink()
-        if in_bucket(folder):  # Orbax asks what kind of bucket it is, for which reading objects is not permission enough
+        if in_bucket(folder):  # Orbax asks what kind of bucket it is, which takes more than the permission to read objects
             _client().call("GET", "b/{}", _bucket(folder), json_out=True)
     except Exception as error:  # see `_reason`
         raise OSError(errno.EACCES, _reason(error)) from error
 
 
 def write(path: Path, data: bytes) -> None:
-    """The file is the old one or the new one, never half of it."""
+    """Afterwards the file is the old one or the new one, never a half-written one."""
     if in_bucket(path):
         path.write_bytes(data)  # an object appears when all of it is there
         return
@@ -91,8 +94,8 @@ def write(path: Path, data: bytes) -> None:
 
 
 class Lines:
-    """Owns a text file that grows at its end. An object cannot grow: it is written anew, after `EVERY` seconds at the earliest
-    and for 1 % of the time at most, so between a flush and a kill the latest lines may be lost."""
+    """Owns a text file that lines are appended to. An object in a bucket cannot grow, so it is rewritten: at most every `EVERY`
+    seconds, and for at most 1 % of the time. A kill may therefore lose the lines since the last flush."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -111,7 +114,7 @@ class Lines:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when all lines are where other processes see them."""
+        """Returns when other processes can see all lines."""
         with naming(self._path):
             self._file.flush()
         if isinstance(self._file, io.StringIO) and self._fresh:
@@ -128,7 +131,7 @@ class Lines:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An `OSError` of a file that is open already, which does not know its name, gets this one."""
+    """Adds this path to an `OSError` about a file that is already open, which has no file name."""
     try:
         yield
     except OSError as error:
@@ -138,7 +141,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_locally(path: Path) -> Iterator[Path]:
-    """A path in a file system for what writes nowhere else. The file or folder that it wrote lies at `path` afterwards."""
+    """A local path, for libraries that can only write local files. What they wrote lies at `path` afterwards."""
     if not in_bucket(path):
         yield path
         return
@@ -152,7 +155,7 @@ def written_locally(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def read_locally(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    """A folder in a file system that holds those of the named files that `folder` has."""
+    """A local folder with those of the named files that `folder` has."""
     if not in_bucket(folder):
         yield folder
         return
@@ -179,7 +182,7 @@ def size(path: Path) -> int:
 
 
 def move(folder: Path, to: Path) -> None:
-    """In place of what is there. In a bucket file by file, so an interruption leaves some here and some there."""
+    """Replaces what is there. In a bucket files are moved one by one, so an interruption can leave some in either place."""
     remove(to)
     if in_bucket(folder):
         for name in _files(folder, "**"):
@@ -190,7 +193,7 @@ def move(folder: Path, to: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """With all that is in it, if it is there."""
+    """The folder and everything in it, if it exists."""
     if not in_bucket(folder):
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists():
@@ -217,7 +220,7 @@ def _client() -> Any:
     os.environ.setdefault("EPATH_USE_TF", "false")  # else TensorFlow, where it is installed, would answer, with errors of its own
     import fsspec.config
 
-    # tensorstore and other processes write there, too, so a listing that was true once is not kept.
+    # tensorstore and other processes write there too, so listings are not cached.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     return fsspec.filesystem("gs")
 

@@ -1,4 +1,4 @@
-"""Which programs does a run compile for its devices, and what else do these hold meanwhile? Laid out from shapes alone."""
+"""Which programs does a run compile for its devices, and what else is in their memory meanwhile? All from shapes alone."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ LANGUAGES = ("ar", "bn", "jv", "ko", "sw", "zh")  # as many as the published dat
 
 
 class Program(NamedTuple):
-    """One that a run's devices execute, and the bytes that each of them holds meanwhile beside its arguments."""
+    """A program that a run's devices execute, and the bytes that each device holds meanwhile beside the program's arguments."""
 
     name: str
     lowered: jax.stages.Lowered
@@ -44,7 +44,7 @@ class Program(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RunLayout:
-    """A run laid out on a slice: shapes, dtypes and places, nothing compiled. All rows of `train` are as long as can be."""
+    """A run laid out on a slice: shapes, dtypes and shardings, nothing compiled. All rows of `train` have the greatest length."""
 
     config: TrainConfig
     topology: str
@@ -73,15 +73,15 @@ class RunLayout:
 
 
 def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slices: int = 1) -> RunLayout:
-    """The run of `config` on this slice, or on `slices` of them, with the fullest batches whose sequences have `tokens` tokens
-    each (by default the most that it allows).
+    """The run of `config` on this slice, or on `slices` of them, with full batches of sequences of `tokens` tokens each (default:
+    the most that the config allows).
 
-    Errors: those of `devices`, a mesh that the slice or the model's dimensions do not divide, a folder without config.json.
+    Errors: those of `devices`; a mesh that does not fit the slice or the model's dimensions; a folder without config.json.
     """
     slice_devices = devices(topology, slices)
     family, model, _ = build(hub.resolve(config.model, weights=False), remat=config.remat)
     mesh = make_mesh(chosen(config, model, slice_devices), slice_devices)
-    # A mesh of devices that are not here is for the compiler alone: anything computed under it at once would fail.
+    # A mesh of devices that do not exist here is for the compiler only: computing anything under it would fail.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         live = config.reference == "live" and bool(config.loss.reference_reads.anything)
         policy, reference = (model.abstract(mesh, jnp.dtype(of)) for of in (config.compute_dtype, config.reference_dtype))
@@ -100,8 +100,8 @@ def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slice
 
 
 def programs(layout: RunLayout) -> Iterator[Program]:
-    """All that decide what a run needs, the step's first; each is lowered when it is asked for, under the mesh of `layout`.
-    Loading the model is none of them: it holds no more than what it has loaded and one layer's tensor."""
+    """All programs that can decide how much memory a run needs, the step's first; each is lowered on demand, under the mesh of
+    `layout`. Loading the model is not among them: it needs only what it has loaded and one layer's tensor."""
     yield from _step(layout)
     yield from _evaluation(layout)
     yield from _scoring(layout)
@@ -122,8 +122,8 @@ def _step(layout: RunLayout) -> Iterator[Program]:
 
 
 def _evaluation(layout: RunLayout) -> Iterator[Program]:
-    """The reward gaps before and after, and the training's metrics where rows are held out. Texts are measured as the gaps are,
-    of which they have one side."""
+    """The reward gaps before and after, and the training metrics where rows are held out. Texts are measured like the gaps, with
+    one side only."""
     config, state, frozen = layout.config, layout.state, layout.frozen
     moments = bytes_on(state.opt_state)
     (reads, measure), *_ = layout.programs.measure.items()
@@ -136,7 +136,7 @@ def _evaluation(layout: RunLayout) -> Iterator[Program]:
 
 
 def _scoring(layout: RunLayout) -> Iterator[Program]:
-    """What a cached reference says of each pair. There is no state yet."""
+    """A cached reference's scores of each pair. There is no training state yet."""
     config = layout.config
     for want, reads in stored_reads(config.loss.reference_reads).items() if config.reference == "cached" else ():
         examples = [dataclasses.replace(example, language="") for example in layout.train.examples]
@@ -146,7 +146,7 @@ def _scoring(layout: RunLayout) -> Iterator[Program]:
 
 
 def _export(layout: RunLayout) -> Iterator[Program]:
-    """A piece of the largest tensor on every device, as where a slice has several hosts: each sees its own devices alone."""
+    """Gathers a piece of the largest tensor on every device, as is needed where a slice has several hosts."""
     if layout.config.export.enabled:
         masters = layout.model.abstract(layout.mesh)
         tensors = in_order(layout.model, layout.family.weights(layout.model.config))
@@ -165,10 +165,10 @@ def _placed(layout: RunLayout, pipeline: Pipeline) -> Batch:
 
 
 def fullest(config: TrainConfig, model: Model, tokens: int, pieces: int) -> Pipeline:
-    """One update of training whose sequences all have `tokens` tokens, nearly all of them answers, packed for this many
+    """One training update whose sequences all have `tokens` tokens, nearly all of them in the answers, packed for this many
     shards."""
     if tokens < 2:
-        raise InputError(f"--tokens={tokens} is no length of a sequence: it has a prompt and an answer, so write 2 or more.")
+        raise InputError(f"--tokens={tokens} must be at least 2, since a sequence has a prompt and an answer.")
     ids = lambda n: np.zeros(n, np.int32)  # noqa: E731
     pair = TokenPair(ids(1), ids(tokens - 1), ids(tokens - 1))
     live, reads = config.reference == "live", config.loss.reference_reads
@@ -186,7 +186,7 @@ def fullest(config: TrainConfig, model: Model, tokens: int, pieces: int) -> Pipe
 
 
 def _stored_scores(reads: Reads, width: int, rows: Sequence[Example | None], microbatches: int) -> Scores:
-    """What `reference.CachedReference` brings with a batch."""
+    """The scores that `reference.CachedReference` adds to a batch."""
 
     def answer(kind: str) -> SequenceScores:
         fields = stored_fields(reads.want(kind), width).items()

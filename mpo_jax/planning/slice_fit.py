@@ -1,4 +1,4 @@
-"""What would a TPU slice hold of a run's programs? Each is compiled for the slice by its own compiler."""
+"""How much memory would a run's programs need on a TPU slice? The TPU compiler compiles each of them."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from mpo_jax.telemetry.throughput import PEAK
 
 @dataclasses.dataclass(frozen=True)
 class SliceReport:
-    """What one slice would hold, bytes a device, and the work of one update."""
+    """The memory that one slice would need, in bytes per device, and the work of one update."""
 
     topology: str
     slices: int
@@ -29,13 +29,13 @@ class SliceReport:
     logits: int  # what is never there: float32 logits of the scored positions
     update_tokens: int  # real tokens of the rows' sides
     update_flops: float  # model FLOPs, by the convention of `flops.update_work`
-    peak_flops: float | None  # of all chips together, a second, in bfloat16; None where `metering.PEAK` does not know them
+    peak_flops: float | None  # per second, of all chips together, in bfloat16; None where `throughput.PEAK` does not know them
     fits: bool  # every program
-    programs: dict[str, Memory]  # the step's first, each with what is held beside it; none comes after one that does not fit
+    programs: dict[str, Memory]  # the step's first, each with what is held beside it; the first that does not fit is the last
 
 
 def compiled(layout: RunLayout) -> SliceReport:
-    """What the compiler says of it; minutes for a model of billions of weights."""
+    """Compiles the programs of `layout`, which takes minutes for a model with billions of weights."""
     kind = layout.devices[0].device_kind
     found: dict[str, Memory] = {}
     with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
@@ -64,20 +64,20 @@ def compiled(layout: RunLayout) -> SliceReport:
 
 
 def fuller(one: Memory, other: Memory) -> Memory:
-    """Of two programs that run in turns, the one that needs more, which decides whether both fit."""
+    """The one of two programs that needs more memory: they run one after the other, so it decides whether both fit."""
     return max(one, other, key=lambda memory: memory.peak)
 
 
 def beside(memory: Memory, kept: int) -> Memory:
-    """A program that runs while each device holds `kept` bytes which are not its arguments."""
+    """The memory of a program that runs while each device holds `kept` further bytes."""
     peak = memory.peak + kept
     return dataclasses.replace(memory, peak=peak, fits=memory.fits and (memory.usable is None or peak <= memory.usable))
 
 
 def least_bytes(layout: RunLayout) -> tuple[int, int]:
-    """What each device holds at least while the backward pass runs: (whatever the batch, with this batch). To the state and a
-    live reference come the compute copy of the weights and their gradients, and then the layers' inputs, which no `remat` does
-    without. Nothing is compiled for it, and no compiled step has needed less."""
+    """A lower bound of each device's memory during the backward pass: (for any batch, for this batch). It counts the state, a
+    live reference, the compute copy of the weights and their gradients, and for this batch the layers' inputs, which every
+    `remat` policy keeps. Nothing is compiled for it, and no compiled step has needed less."""
     c, dtype, packed = layout.config, jnp.dtype(layout.config.compute_dtype), layout.host.policy
     masters, copy = bytes_on(layout.state.trainable), bytes_on(layout.state.trainable) * dtype.itemsize // 4
     gradients = copy + (masters if c.microbatches > 1 else 0)

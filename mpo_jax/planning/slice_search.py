@@ -1,4 +1,5 @@
-"""Which is the smallest slice that a run fits, and with which mesh? Arithmetic leaves out what cannot, the rest is compiled."""
+"""Which is the smallest slice that a run fits, and with which mesh? Arithmetic rules candidates out, the compiler tries the
+rest."""
 
 import dataclasses
 import itertools
@@ -21,10 +22,10 @@ Settings = dict[str, Any]  # as `--config.NAME=value` takes them
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """The answer for one generation of TPUs; None where no slice that was tried is large enough."""
+    """The answer for one TPU generation; None where none of the slices tried is large enough."""
 
     generation: str
-    tried: tuple[str, ...]  # slices, rising
+    tried: tuple[str, ...]  # slices, in ascending order
     settings: Settings | None = None
     plan: SliceReport | None = None
 
@@ -32,8 +33,8 @@ class SearchResult:
 def search(
     config: TrainConfig, topologies: Sequence[str], tokens: int | None, slices: int, say: Callable[[str], None]
 ) -> Iterator[SearchResult]:
-    """For each generation among `topologies` (all of `tpu_compiler.SLICES` if there are none), from the smallest slice up: the
-    first of its `candidates` that fits. `say` takes a line of progress. Errors: those of `lay_out`."""
+    """For each generation among `topologies` (by default all of `tpu_compiler.SLICES`), from the smallest slice up: the first of
+    its `candidates` that fits. `say` prints a line of progress. Errors: those of `lay_out`."""
     topologies = topologies or [f"{generation}:{name}" for generation, names in SLICES.items() for name in names]
     for generation in dict.fromkeys(topology.partition(":")[0] for topology in topologies):
         mine = [topology for topology in topologies if topology.partition(":")[0] == generation]
@@ -50,26 +51,26 @@ def _smallest(
             layout = lay_out(candidate, topology, tokens, slices)
             usable, (whatever, least) = usable_bytes(layout.devices[0].device_kind), least_bytes(layout)
             without_reference = whatever - bytes_on(layout.frozen.reference)
-            if j == 0 and usable is not None and without_reference > usable:  # no other candidate has less of these
+            if j == 0 and usable is not None and without_reference > usable:  # all candidates need this much
                 say(f"{topology}: the state and its gradients take {without_reference / GIB:.2f} GiB of {usable / GIB:.2f}")
                 break
             if usable is not None and least > usable:
                 continue
-            say(f"{topology} {flags(settings(candidate))}: takes {least / GIB:.2f} GiB or more")
-            say(f"  compiling, for minutes if it fits; {time.monotonic() - begun:.0f} s so far")
+            say(f"{topology} {flags(settings(candidate))}: needs at least {least / GIB:.2f} GiB")
+            say(f"  compiling, which takes minutes if it fits; {time.monotonic() - begun:.0f} s so far")
             entry = compiled(layout)
             if entry.fits:
                 return SearchResult(generation, tuple(topologies[: i + 1]), settings(candidate), entry)
             name, memory = list(entry.programs.items())[-1]
-            say(f"  the {name} takes {memory.peak / GIB:.2f} GiB, and does not fit")
+            say(f"  does not fit: the {name} needs {memory.peak / GIB:.2f} GiB")
         else:
-            say(f"{topology}: nothing that was tried fits")
+            say(f"{topology}: none of the settings tried fits")
     return SearchResult(generation, tuple(topologies))
 
 
 def candidates(config: TrainConfig, devices: Sequence[Any]) -> Iterator[TrainConfig]:
-    """Settings to try on one slice, none of which changes what is learned: the config's own reference before a cached one, its
-    `remat` before 'full', its microbatches before twice and four times as many, meshes in the order of `mesh_rule`."""
+    """Settings to try on one slice, none of which changes what is learnt: the config's own reference before a cached one, its
+    `remat` before 'full', its microbatches before twice and four times as many, meshes in the order of `mesh_choice.meshes`."""
     _, model, _ = build(hub.resolve(config.model, weights=False))
     microbatches = [
         n for n in (config.microbatches, 2 * config.microbatches, 4 * config.microbatches) if config.batch_size % n == 0

@@ -1,7 +1,7 @@
-"""What does the TPU compiler say of a program, on a machine without a TPU? How much memory a chip needs, and of how much.
+"""How much memory of a TPU does a program need, and how much is there? The TPU compiler tells, on a machine without a TPU.
 
-`libtpu` holds the compiler of every generation and needs no chip to compile for one. Nothing is executed, so this tells memory
-and never speed.
+`libtpu` contains the compiler for every generation and needs no chip to compile for one. Nothing is executed, so this gives
+memory and never speed.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ from jax.experimental import topologies
 from mpo_jax.errors import InputError
 
 GIB = 2**30
-# What a device of each kind leaves a program, as libtpu 0.0.51 says when it refuses one that needs more. A chip of v5e has 16 GB
-# of HBM, of v5p 95, of v6e 32 (cloud.google.com/tpu/docs); chips of v4 and 7x are two devices to this compiler.
+# The memory that a program may use on a device of each kind, as libtpu 0.0.51 says when it refuses a larger one. A chip has 16 GB
+# of HBM on v5e, 95 on v5p, 32 on v6e (cloud.google.com/tpu/docs); to this compiler a chip of v4 or 7x is two devices.
 USABLE_GIB = {"TPU v4": 15.25, "TPU v5 lite": 15.75, "TPU v5": 95.73, "TPU v6 lite": 31.24, "TPU7x": 94.74}
-# The slices that Cloud TPU lends of each generation, up to 256 chips.
+# The slices that Cloud TPU offers of each generation, up to 256 chips.
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SLICES = {"v5e": FLAT, "v6e": FLAT, "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")}
 EXAMPLES = "v5e:2x4, v5e:4x4, v5p:2x2x4, v6e:8x8"
@@ -37,8 +37,8 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device. Of a program that does not fit the compiler tells no more than `peak` and `usable`, of some that fit
-    not the arrays and kernels."""
+    """Bytes on one device. For a program that does not fit, the compiler gives only `peak` and `usable`; for some that fit, it
+    gives no arrays and kernels."""
 
     fits: bool
     peak: int  # what it needs at once, its arguments included
@@ -53,7 +53,7 @@ def devices(topology: str, slices: int = 1) -> Sequence[Any]:
     """The devices of a slice such as "v5e:2x4", or of several. To be called before JAX computes anything: it keeps JAX itself on
     the CPU.
 
-    Errors: no libtpu here, a name that it does not know.
+    Errors: libtpu is not installed, or does not know the name.
     """
     jax.config.update("jax_platforms", "cpu")
     for name, value in ENVIRONMENT.items():
@@ -68,12 +68,12 @@ def devices(topology: str, slices: int = 1) -> Sequence[Any]:
         ) from None
     except RuntimeError as error:
         raise InputError(
-            f"The TPU compiler is not here ({error}): install it with pip install -r requirements-tpu-plan.txt."
+            f"The TPU compiler is not installed ({error}): run `pip install -r requirements-tpu-plan.txt`."
         ) from None
 
 
 def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
-    """Compiles a program that was lowered for a topology's devices. One that does not fit is an answer, not an error."""
+    """Compiles a program that was lowered for a topology's devices. A program that does not fit is a result, not an error."""
     usable = usable_bytes(device_kind)
     try:
         compiled = lowered.compile()
@@ -85,14 +85,14 @@ def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
     assert found is not None, "the TPU compiler reports it"
     memory = Memory(
         fits=True,
-        # The compiler counts arguments that lie in the host's memory in; what it refuses for is the device's.
+        # The compiler's count includes arguments in host memory, but it refuses programs by device memory only.
         peak=found.peak_memory_in_bytes - found.host_argument_size_in_bytes,
         usable=usable,
         temporaries=found.temp_size_in_bytes,
     )
     try:
         text = compiled.as_text()
-    except jax.errors.JaxRuntimeError:  # libtpu 0.0.51 cannot write down what it made of some programs for v5p and v6e
+    except jax.errors.JaxRuntimeError:  # libtpu 0.0.51 cannot serialise some programs for v5p and v6e
         return memory
     assert text is not None, "the TPU compiler writes it"
     size, largest = _largest(text)
@@ -105,8 +105,8 @@ def usable_bytes(device_kind: str) -> int | None:
 
 
 def _too_big(message: str) -> Memory:
-    """From "... temporaries (37.21G) exceeds available HBM (15.75G)", or, where that showed late, "Used 16.40G of 15.75G hbm",
-    which a report with other sizes follows."""
+    """From "... temporaries (37.21G) exceeds available HBM (15.75G)", or, where the compiler noticed late, from "Used 16.40G of
+    15.75G hbm", after which a report with other sizes follows."""
     size = r"([\d.]+[KMGT])"
     early, late = rf"\({size}\) exceeds available HBM \({size}\)", rf"Used {size} of {size} hbm"
     found = re.search(early, message) or re.search(late, message)

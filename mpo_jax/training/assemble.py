@@ -1,4 +1,4 @@
-"""What does a run have before its first update? Model, data, reference and programs: runs that differ in numbers share them."""
+"""What does a run set up before its first update? Model, data, reference and programs."""
 
 import dataclasses
 import functools
@@ -22,21 +22,22 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
 from mpo_jax.scoring.reference import cached_reference
-from mpo_jax.training.config import TrainConfig
+from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.mesh_choice import chosen
-from mpo_jax.training.run_identity import identity
+from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
 from mpo_jax.training.trainable import names, split
 from mpo_jax.types import Frozen, Numbers, Params, joined
 
+OWN = ("hosts", "model", "output", "reference_store", "compilation_cache")  # settings in which processes may differ
 Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, sharded
 
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """`masters` gives the trainable parameters in float32, which the caller owns; `model_files` are digests of the model's files
-    by name."""
+    """What a run needs beside its state. Runs that differ only in numbers share it. `masters` loads the trainable parameters in
+    float32 and leaves them to the caller; `model_files` are the digests of the model's files, by name."""
 
     mesh: Mesh
     model_dir: Path
@@ -50,23 +51,23 @@ class Assembly:
     load: Load
 
     def measured(self, trainable: Params) -> Measured:
-        """What is measured of the policy before and after."""
+        """The measurements taken of the policy before and after training."""
         steps = self.programs.measure
         return measure(steps, joined(trainable, self.frozen.policy), self.data, self.mesh)
 
     def whole(self, trainable: Params) -> Params:
-        """The policy's parameters in float32, frozen ones as the model's files have them."""
+        """All of the policy's parameters in float32, the frozen ones as the model's files have them."""
         frozen = names(self.frozen.policy)
         return joined(trainable, self.load(jnp.float32, frozen)) if frozen else trainable
 
     def numbers(self, config: TrainConfig) -> Numbers:
-        """The arguments of the programs for a config that differs in numbers alone from the one that was assembled."""
+        """The arguments of the programs for a config that differs from the assembled one only in numbers."""
         return on_mesh(step_numbers(config.loss, config.optim.peak_lr), self.mesh)
 
 
 def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
-    """With `keep_weights` the float32 parameters also lie in the host's memory, and are read from disk once. Errors: those of the
-    model and the data."""
+    """With `keep_weights` the float32 parameters are kept in host memory too, so that they are read from disk once. Errors: those
+    of the model and the data."""
     # ---- model, mesh and data
     model_dir = hub.resolve(config.model)
     family, model, _ = build(model_dir, remat=config.remat)
@@ -84,8 +85,8 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         )
         data = prepare(config.data, model_dir, family.authors_chat, batching)
         held_out = len(data.held_out.examples) if data.held_out else 0
-        full = f"{data.train.efficiency:.0%} of their positions are real tokens"
-        processes.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; packed, {full}")
+        full = f"{data.train.efficiency:.0%} of the packed positions hold a token"
+        processes.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; {full}")
         _agree(config, data, model_dir)
         # ---- programs, and what no update changes
         programs = run_programs(config, model, tuple(data.train.languages), data.train.steps, mesh)
@@ -104,14 +105,17 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
 
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
-    """Errors: processes that were given different settings, rows or models, which would wait for each other or worse."""
+    """Errors: processes that were given different settings, rows or models, which would wait for each other or worse. Where these
+    lie may differ."""
+    settings = {name: value for name, value in describe(config).items() if name not in OWN}
+    settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_WITHIN["data"]}
     files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES))
-    mine = dict(identity(config, data, files).facts)
-    processes.agree({"rows": mine.pop("contents"), "model files": mine.pop("model files"), "settings": mine})
+    facts = identity(config, data, files).facts
+    processes.agree({"rows": facts["contents"], "model files": facts["model files"], "settings": settings})
 
 
 def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
-    """What `load` gives, from a copy in the host's memory after the first time."""
+    """Like `load`, but from a copy in host memory after the first call."""
 
     @functools.cache
     def on_host() -> tuple[Params, Any]:
@@ -119,7 +123,7 @@ def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
         return jax.device_get(params), jax.tree.map(lambda x: x.sharding, params)
 
     def again() -> Params:
-        return jax.device_put(*on_host(), may_alias=False)  # the state is donated, and the copy is not
+        return jax.device_put(*on_host(), may_alias=False)  # the state is donated, the copy must survive
 
     return again
 
@@ -127,8 +131,8 @@ def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
 def _with_reference(
     config: TrainConfig, key: dict[str, str], model: Model, load: Load, programs: RunPrograms, data: Data, mesh: Mesh
 ) -> tuple[Data, Params]:
-    """The reference as scores that come with the data, or as parameters for the step; nothing for a method that reads none.
-    `key` names the model's files."""
+    """The reference: as scores that come with the data, or as parameters for the step, or nothing where the method reads none.
+    `key` identifies the model's files."""
     reads = config.loss.reference_reads
     if not reads.anything:
         return data, {}

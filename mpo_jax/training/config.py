@@ -24,8 +24,8 @@ from mpo_jax.types import DTYPES
 
 @dataclasses.dataclass
 class ExportConfig:
-    """The aligned Hugging Face checkpoint at the end, in `<output>/export`. bfloat16 is what users of the model expect; float32
-    keeps every bit of an update that is often below bfloat16's resolution."""
+    """The aligned Hugging Face checkpoint, written to `<output>/export` at the end. bfloat16 is what users of the model expect;
+    float32 keeps every bit, since updates are often smaller than bfloat16 can resolve."""
 
     enabled: bool = True
     dtype: str = "bfloat16"
@@ -36,15 +36,20 @@ class ExportConfig:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """`model`: a folder or a Hugging Face hub name, `user/name[@revision]`; folders and files may lie in a bucket (`gs://`).
-    `batch_size` rows an update in `microbatches` equal parts.
-    `eval_every`: updates between evaluations (0 = only before and after). `remat`: what the backward pass computes again.
-    `frozen`: parameters that are not trained, with commas between, as in 'embedding,unembedding': they have neither float32
-    masters nor moments.
-    `reference`: 'live' forwards the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores
-    in the folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters.
-    `compilation_cache`: the folder of compiled programs that later runs find again; '' = none. `profile`: START:STOP, the
-    updates that a profiler traces into `<output>/profile`, from the one that starts when START are done."""
+    """The settings of a run. Folders and files may lie in a bucket (`gs://`).
+
+    `model`: a folder, or a Hugging Face hub name `user/name[@revision]`.
+    `batch_size`: rows per update, split into `microbatches` equal parts (gradient accumulation).
+    `eval_every`: updates between evaluations on held-out rows (0 = only before and after training).
+    `remat`: what the backward pass keeps of each layer, the rest being recomputed: 'full' keeps least, then 'offload',
+    'attention', 'dots', 'none'.
+    `frozen`: names of parameters that are not trained, separated by commas, as in 'embedding,unembedding'; they have no float32
+    masters and no moments.
+    `reference`: 'live' runs the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores in the
+    folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters in memory.
+    `compilation_cache`: a folder where compiled programs are kept for later runs; '' = none.
+    `profile`: START:STOP, the updates that the profiler traces into `<output>/profile`; the first of them starts when START
+    updates are done."""
 
     model: str
     data: DataConfig
@@ -76,26 +81,30 @@ class TrainConfig:
         check_choice("reference", self.reference, ("live", "cached"))
         parse_range(self.profile)
         if self.reference == "cached" and self.loss.reference_reads.divergence.anything:
-            raise InputError("KL retention compares whole distributions, which are not stored: write --config.reference=live.")
+            raise InputError(
+                "KL retention compares full next-token distributions, which reference=cached does not store: write "
+                "--config.reference=live."
+            )
         if self.reference_store is not None and self.reference != "cached":
             raise InputError(
-                f"reference_store='{self.reference_store}' has no use with reference='{self.reference}': add "
-                "--config.reference=cached, or leave the folder out."
+                f"reference_store='{self.reference_store}' has no effect with reference='{self.reference}': add "
+                "--config.reference=cached, or leave reference_store out."
             )
         if self.epochs < 1 or self.batch_size < 1 or self.microbatches < 1 or self.eval_every < 0:
             raise InputError(
                 f"epochs={self.epochs}, batch_size={self.batch_size} and microbatches={self.microbatches} must be at least 1, "
-                f"and eval_every={self.eval_every} not negative."
+                f"and eval_every={self.eval_every} must not be negative."
             )
         if self.batch_size % self.microbatches:
             raise InputError(
-                f"batch_size={self.batch_size} cannot be cut into microbatches={self.microbatches} equal parts: choose a divisor."
+                f"batch_size={self.batch_size} cannot be split into microbatches={self.microbatches} equal parts: choose a "
+                f"number of microbatches that divides {self.batch_size}."
             )
 
 
 def parse(argv: list[str]) -> TrainConfig:
-    """`--config=CONFIG[:variant] [--config.field=value ...]` -> the run, checked. `argv` without the program's name. CONFIG is
-    the path of a file, or the name of a config that comes with the package."""
+    """`--config=CONFIG[:variant] [--config.field=value ...]` -> the checked config. `argv` has no program name. CONFIG is the
+    path of a file, or the name of a config that comes with the package."""
     files = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
     if len(files) != 1:
         given = "More than one config was" if files else "No config was"
@@ -114,7 +123,7 @@ def parse(argv: list[str]) -> TrainConfig:
     except (flags.Error, ValueError, TypeError) as error:
         reason = str(error).strip().rstrip(".")
         raise InputError(
-            f"The command line cannot be read ({reason}): write --config.name=value, each value of its setting's type."
+            f"The command line cannot be read ({reason}): write --config.name=value, with a value of the setting's type."
         ) from error
     if len(rest) > 1:
         raise InputError(f"'{rest[1]}' is not an option: settings are written --config.name=value.")
@@ -137,7 +146,7 @@ def load(path: str, variant: str | None) -> TrainConfig:
 
 
 def _shipped() -> dict[str, Path]:
-    """The configs that come with the package, by name. They lie within it where it is installed, beside it in the repository."""
+    """The configs that come with the package, by name. They are inside the installed package, and beside it in the repository."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "configs"
     folder = installed if installed.is_dir() else package.parent / "configs"
@@ -149,8 +158,8 @@ def _check_field(config: Any, path: str) -> None:
         known = list(_parts(config))
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known there: {', '.join(known) or 'nothing'}."
-            raise InputError(f"--config.{path} names no setting: '{name}' is not known; {hint}")
+            hint = f"did you mean '{near[0]}'?" if near else f"the settings there are {', '.join(known) or 'none'}."
+            raise InputError(f"--config.{path} is not a setting: '{name}' is not known; {hint}")
         config = _parts(config)[name]
 
 
@@ -165,13 +174,13 @@ T = TypeVar("T")
 
 
 def _rebuilt(config: T) -> T:
-    """Overrides set fields one by one; building every part again runs its checks."""
+    """Overrides set fields one by one; rebuilding every part runs its checks."""
     parts = {name: _rebuilt(part) for name, part in _parts(config).items()}
     return type(config)(**parts) if parts else config
 
 
 def describe(config: Any) -> Any:
-    """A config as JSON: every dataclass with its type's name, so that a stored config says which method it was."""
+    """A config as JSON: every dataclass with the name of its type, so that a stored config names its method."""
     parts = {name: describe(part) for name, part in _parts(config).items()}
     if dataclasses.is_dataclass(config):
         return {"type": type(config).__name__} | parts
@@ -181,8 +190,7 @@ def describe(config: Any) -> Any:
 
 
 def defaults(config: Any) -> dict[str, Any]:
-    """What `describe` would say of the settings that have a default, if nobody had set them: those of the parts that this config
-    has, whatever it says in them."""
+    """What `describe` would give if every setting with a default had that default, for a config with these parts."""
     found = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -1,6 +1,6 @@
-"""Which settings are best? The runs of a grid, one after the other in one process, and a table of what they held out.
+"""Which settings are best? The runs of a grid, one after the other in one process, and a table of their held-out results.
 
-Runs that differ in the loss's numbers or in the peak learning rate share model, data, reference and compiled programs.
+Runs that differ only in numbers of the loss or in the peak learning rate share model, data, reference and compiled programs.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ DONE = "reward_gap.json"  # what a run writes when it has been measured
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run of the grid: `settings` are the grid's, as they were written."""
+    """One run of the grid: `settings` are those of the grid, as they were written."""
 
     settings: dict[str, str]
     config: TrainConfig
@@ -44,7 +44,7 @@ class Point:
 
 
 class Shared:
-    """Gives a point what the one before had if it differs in numbers alone; another one's is let go first."""
+    """Gives a point what the point before it had, if they differ only in numbers; otherwise frees that first."""
 
     def __init__(self) -> None:
         self._of: dict[str, Any] = {}
@@ -59,12 +59,12 @@ class Shared:
 
 
 def sweep(points: Sequence[Point]) -> dict[str, Any]:
-    """Runs what is not finished; then the table, `sweep.json` and `sweep.png`. A point whose loss is not finite is reported so.
-    Errors: those of `train`."""
+    """Runs the points that are not finished; then writes the table, `sweep.json` and `sweep.png`. A point whose loss is not
+    finite is reported as such. Errors: those of `train`."""
     shared, diverged = Shared(), {}
     for i, point in enumerate(points, start=1):
         if (point.folder / DONE).is_file():
-            processes.say(f"point {i} of {len(points)}, {point.name}: finished before")
+            processes.say(f"point {i} of {len(points)}, {point.name}: already finished")
             continue
         processes.say(f"\npoint {i} of {len(points)}, {point.name}")
         try:
@@ -78,11 +78,12 @@ def sweep(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def parse_points(argv: list[str]) -> list[Point]:
-    """The grid's product, those points side by side that share what is compiled. Errors: those of `config.parse` for any point;
-    no grid, or one that does not hold."""
+    """All combinations of the grid, ordered so that points with the same compiled programs are neighbours. Errors: those of
+    `config.parse` for any point; no grid, or one that cannot be read."""
     grids = [arg.removeprefix("--grid=") for arg in argv if arg.startswith("--grid=")]
     if len(grids) != 1:
-        raise InputError(f'{len(grids)} grids were given: write one, as in --grid="loss.beta=0.5,1 optim.peak_lr=3e-7,6e-7".')
+        given = "More than one grid was" if grids else "No grid was"
+        raise InputError(f'{given} given: write one, as in --grid="loss.beta=0.5,1 optim.peak_lr=3e-7,6e-7".')
     grid, rest = parse_grid(grids[0]), [arg for arg in argv if not arg.startswith("--grid=")]
     base = parse(rest)
     points = []
@@ -104,13 +105,15 @@ def parse_grid(text: str) -> dict[str, list[str]]:
         path = path.removeprefix("--").removeprefix("config.")
         listed = values.split(",")
         if not (path and equals and all(listed)):
-            raise InputError(f"--grid: '{part}' gives no values: {example}")
+            raise InputError(f"--grid: '{part}' is not a field with values: {example}")
         if path in grid or len(set(listed)) < len(listed):
             raise InputError(f"--grid: '{part}' repeats a field or a value: give each once.")
         if path.partition(".")[0] in FREE:
             raise InputError(f"--grid: {path} does not change what is learnt: set it for all points, as --config.{path}=VALUE.")
         if any("/" in value for value in listed):
-            raise InputError(f"--grid: '{part}' has a value with '/', which cannot name a folder: make a sweep for each file.")
+            raise InputError(
+                f"--grid: '{part}' has a value with '/', which cannot be part of a folder's name: run one sweep for each."
+            )
         grid[path] = listed
     if not grid:
         raise InputError(f"--grid is empty: {example}")
@@ -118,7 +121,7 @@ def parse_grid(text: str) -> dict[str, list[str]]:
 
 
 def _placed(point: Point, base: TrainConfig) -> TrainConfig:
-    """Into a folder of its own, to be continued if it was begun; without export; one store of reference scores for all."""
+    """The point's config: a folder of its own, resumed if it was begun; no export; one store of reference scores for all."""
     config, output = point.config, path_of(base.output)
     store = config.reference_store or str(output / "reference") if config.reference == "cached" else None
     return dataclasses.replace(
@@ -131,7 +134,7 @@ def _placed(point: Point, base: TrainConfig) -> TrainConfig:
 
 
 def _report(points: Sequence[Point], diverged: dict[str, str]) -> dict[str, Any]:
-    """The table of all points, printed and kept in the folder that holds theirs."""
+    """Prints the table of all points, and keeps it in the folder above theirs."""
     finished = {point.name: _after(point.folder) for point in points if point.name not in diverged}
     lines = []
     for point in points:
@@ -158,7 +161,7 @@ def _after(folder: Path) -> GapTable:
 
 
 def _table(lines: Sequence[dict[str, Any]]) -> str:
-    """Reward gaps after training, nats per token, and the loss on held-out rows: a row a point."""
+    """Reward gaps after training, nats per token, and the loss on held-out rows: one row per point."""
     languages = next((list(line["gaps"]) for line in lines if "gaps" in line), [])
     rows = [[*lines[0]["settings"], "mean of targets", *languages, "held-out loss"]]
     for line in lines:

@@ -36,8 +36,8 @@ from mpo_jax.types import Params, TrainState
 
 
 def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = assemble) -> None:
-    """Runs `config` from the checkpoint's download to the export; `assemble` may give what an earlier run had. Errors:
-    `InputError` with a sentence, nothing half-written; `Interrupted` where somebody asked it to stop."""
+    """Runs `config` from the download of the checkpoint to the export; `assemble` may reuse what an earlier run had. Errors:
+    `InputError`, with nothing left half-written; `Interrupted` where the run was asked to stop."""
     begun = time.monotonic()
     description = describe(config)
     processes.say(format_config(description))
@@ -64,7 +64,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
         writer = _writer(config.metrics, folder, start, updates, description, run.data)
         meter, interruption, guard = Meter(list(run.mesh.devices.flat)), Interruption(), StandstillGuard(config.hosts.patience)
         log = UpdateLog(writer, meter, run, config.metrics.every, start, begun)
-        with contextlib.ExitStack() as owned:  # closed in any case, the last one first
+        with contextlib.ExitStack() as owned:  # closed whatever happens, the last one first
             owned.enter_context(interruption)
             for resource in (checkpointer, writer, trace):
                 owned.callback(resource.close)
@@ -73,7 +73,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
             state = go_through(config, run, state, start, Watchers(checkpointer, writer, meter, trace, interruption, guard), log)
         if interruption.asked:
             raise Interrupted(int(jax.device_get(state.step)), kept=config.checkpoint.every > 0)
-        # ---- what came out: the export first, since all else can be made again
+        # ---- the results: the export first, since everything else can be made again
         after = run.measured(state.trainable)
         if config.export.enabled:
             export(config, folder, run, state.trainable, {"before": before.gaps, "after": after.gaps})
@@ -82,7 +82,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
 
 
 class Watchers(NamedTuple):
-    """What looks after a run between its updates."""
+    """What is called between the updates of a run."""
 
     checkpointer: Checkpointer
     writer: MetricWriter | Silent
@@ -93,7 +93,7 @@ class Watchers(NamedTuple):
 
     @contextlib.contextmanager
     def paused(self, state: TrainState) -> Iterator[None]:
-        """What happens inside is no update: it has its own time."""
+        """The time spent inside does not count as time of an update."""
         with self.meter.paused(state), self.guard.paused():
             yield
 
@@ -101,12 +101,12 @@ class Watchers(NamedTuple):
 def go_through(
     config: TrainConfig, run: Assembly, state: TrainState, start: int, watchers: Watchers, log: UpdateLog
 ) -> TrainState:
-    """All updates from `start` on, in an order that is law: evaluate the old state, save it, take the next batch, step, log the
-    step before."""
+    """All updates from `start` on. The order is fixed: evaluate the old state, save it, take the next batch, step, log the step
+    before."""
     pipeline, numbers = run.data.train, run.numbers(config)
     for k in range(start, pipeline.steps + 1):
         watchers.guard.begins(k)
-        resumed = k == start and k > 0  # then the run that wrote the checkpoint has evaluated it
+        resumed = k == start and k > 0  # the run that wrote the checkpoint has already evaluated it
         if run.data.held_out is not None and not resumed and _evaluates(config, k, pipeline.steps):
             log.flush()
             with watchers.paused(state):
@@ -114,7 +114,7 @@ def go_through(
             log.evaluated(k, values)
         stop = watchers.interruption.stops(k)
         if watchers.checkpointer.due(k, pipeline.steps, stop):
-            log.flush()  # its loss is looked at: a state that is not finite is never kept
+            log.flush()  # checks the loss: a state that is not finite is never saved
             watchers.writer.flush()
             with watchers.paused(state):
                 watchers.checkpointer.save(k, state)
@@ -135,8 +135,8 @@ def _evaluates(config: TrainConfig, k: int, last: int) -> bool:
 
 
 def _measured_before(path: Path, run: Assembly, checkpointer: Checkpointer) -> tuple[Measured, Params | None]:
-    """What was measured of the model that the run begins with, and that model's masters where they had to be loaded for a run
-    without a checkpoint. A run that continues reads what it wrote; where that is gone, it measures again."""
+    """The measurements of the model that the run starts from, and that model's masters where a run without a checkpoint has
+    loaded them. A run that continues reads the measurements that it wrote; where they are gone, it measures again."""
     continues = checkpointer.newest() is not None
     if continues and processes.on_first(lambda: Measured.load(path) is not None):
         kept = Measured.load(path)
@@ -159,14 +159,14 @@ def _open(folder: Path, config: TrainConfig) -> None:
         ) from None
     if config.checkpoint.resume == "never" and held:
         raise InputError(
-            f"{folder} already holds files: choose another --config.output, or continue with --config.checkpoint.resume=auto."
+            f"{folder} is not empty: choose another --config.output, or continue with --config.checkpoint.resume=auto."
         )
 
 
 def _writer(
     config: MetricsConfig, folder: Path, start: int, updates: int, description: dict[str, Any], data: Data
 ) -> MetricWriter | Silent:
-    """Where metrics go, beside what the run is and what was found in its data."""
+    """The writer of the metrics; also writes the config and the audit of the data."""
     if not processes.first():
         return Silent()
     writer = MetricWriter(config, folder, start, updates, description)
@@ -176,8 +176,8 @@ def _writer(
 
 
 def _keep_programs(folder: str) -> None:
-    """Compiled programs that took a second or more are read from `folder`, and written there for the next run; not where the
-    person has switched JAX's cache off (JAX_ENABLE_COMPILATION_CACHE)."""
+    """Programs that take a second or more to compile are kept in `folder` for later runs, unless the user has switched JAX's
+    cache off (JAX_ENABLE_COMPILATION_CACHE)."""
     kept = bool(folder) and jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     if kept:
         jax.config.update("jax_compilation_cache_dir", str(path_of(folder)))
@@ -188,5 +188,5 @@ def _keep_programs(folder: str) -> None:
 def _profiled(text: str | None, updates: int) -> range:
     profiled = parse_range(text)
     if profiled.stop > updates:
-        raise InputError(f"profile='{text}' ends after the last of this run's {updates} updates: choose numbers up to {updates}.")
+        raise InputError(f"profile='{text}' goes beyond the {updates} updates of this run: choose numbers up to {updates}.")
     return profiled

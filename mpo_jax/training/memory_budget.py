@@ -1,4 +1,4 @@
-"""What do a run's settings take of each device's memory, and what do they save?"""
+"""How much of each device's memory do a run's settings use, and how much do they save?"""
 
 import dataclasses
 
@@ -13,14 +13,14 @@ from mpo_jax.training.step import HOST, abstract_state
 
 
 def budget(config: TrainConfig, run: Assembly) -> list[Line]:
-    """For `memory.table`: what the settings take and save, against float32 AdamW of all parameters on the devices, a live float32
-    reference, and no rematerialisation."""
+    """For `memory.table`: what the settings use, and what they save compared with float32 AdamW of all parameters on the devices,
+    a live float32 reference, and no rematerialisation."""
     model, mesh, state, optim = run.model, run.mesh, run.programs.state, config.optim
     adamw = make_optimizer(dataclasses.replace(optim, kind="adamw", moments_dtype="float32", offload=False), run.data.train.steps)
     plain = abstract_state(model.abstract(mesh), adamw, mesh)
     every = bytes_on(plain.trainable)
     setting = f"optim: kind={optim.kind}, moments_dtype={optim.moments_dtype}, offload={optim.offload}"
-    setting += " (on the devices for the update alone)" if optim.offload else ""
+    setting += " (on the devices only during the update)" if optim.offload else ""
     lines = [
         Line("parameters", "float32 masters", bytes_on(state.trainable)),
         Line("moments", setting, bytes_on(state.opt_state), bytes_on(plain.opt_state), bytes_on(state.opt_state, HOST)),
@@ -34,5 +34,5 @@ def budget(config: TrainConfig, run: Assembly) -> list[Line]:
     micro = jax.tree.map(lambda x: x[0], run.data.train.batch_at(0).policy)
     pieces = shards(mesh, "batch")
     kept, all_kept = (kept_bytes(m, micro, config.compute_dtype) for m in (model, dataclasses.replace(model, remat="none")))
-    setting = f"remat={config.remat}, compute_dtype={config.compute_dtype}; of the first update"
+    setting = f"remat={config.remat}, compute_dtype={config.compute_dtype}; for the first update"
     return [*lines, Line("kept for backward pass", setting, kept[0] // pieces, all_kept[0] // pieces, kept[1] // pieces)]

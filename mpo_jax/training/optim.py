@@ -15,15 +15,15 @@ from mpo_jax.types import DTYPES, Number, Params, Schedule
 
 @dataclasses.dataclass
 class OptimConfig:
-    """AdamW after a clip of the global gradient norm, as in arXiv:2505.16869, appendix (its settings are the defaults).
+    """AdamW with clipping by global gradient norm, as in arXiv:2505.16869, appendix (its settings are the defaults).
 
-    `warmup` is the share of updates with a rising learning rate. `decay`: the shape after it, down to 0, or constant.
-    `weight_decay` spares norm scales and biases.
+    `warmup`: the share of updates during which the learning rate rises. `decay`: how it falls to 0 after that, 'cosine' or
+    'linear'; 'constant' keeps it. `weight_decay` does not apply to norm scales and biases.
 
-    Memory: `kind` 'adamw' has two moments a weight; 'adafactor' factors the second one (see `_adafactor`). `moments_dtype` is the
-    dtype of the moments that are as large as the weights; a second moment in bfloat16 is rounded at random (see
-    `_second_in_bfloat16`). `offload` keeps the moments in the host's memory while the gradient is computed; for the update itself
-    they come to the devices.
+    Memory: `kind` 'adamw' has two moments per weight; 'adafactor' factors the second one (see `_adafactor`). `moments_dtype` is
+    the dtype of the moments that are as large as the weights; a second moment in bfloat16 is rounded stochastically (see
+    `_second_in_bfloat16`). `offload` keeps the moments in host memory while the gradient is computed; for the update itself they
+    are moved to the devices.
     """
 
     kind: str = "adamw"
@@ -43,21 +43,21 @@ class OptimConfig:
         check_choice("optim.decay", self.decay, ("cosine", "linear", "constant"))
         check_choice("optim.moments_dtype", self.moments_dtype, DTYPES)
         if not 0 <= self.warmup < 1:
-            raise InputError(f"optim.warmup={self.warmup} must be a share of the updates, from 0 up to but not including 1.")
+            raise InputError(f"optim.warmup={self.warmup} must be a share of the updates, from 0 up to, but not including, 1.")
         if self.peak_lr <= 0 or self.clip_norm <= 0:
             raise InputError(f"optim.peak_lr={self.peak_lr} and optim.clip_norm={self.clip_norm} must both be above 0.")
 
 
-SMALLEST_SQUARE = 1e-30  # what Adafactor adds to a squared gradient at least, so that no second moment is 0
+SMALLEST_SQUARE = 1e-30  # Adafactor adds it to squared gradients, so that no second moment is 0
 
 
 class Optimizer(NamedTuple):
     transform: optax.GradientTransformation  # gradients -> the direction, for a learning rate of 1
     schedule: Schedule  # update number -> learning rate, as a share of the peak
-    offload: bool = False  # whether the moments wait in the host's memory
+    offload: bool = False  # whether the moments stay in host memory between updates
 
     def update(self, params: Params, grads: Params, opt_state: Any, done: Any, peak_lr: Number) -> tuple[Params, Any, Any]:
-        """(parameters, moments, learning rate) of the update that follows `done` others."""
+        """(parameters, moments, learning rate) of the update after `done` updates."""
         learning_rate = peak_lr * self.schedule(done)
         direction, opt_state = self.transform.update(grads, opt_state, params)
         return jax.tree.map(lambda p, d: p + -learning_rate * d, params, direction), opt_state, learning_rate
@@ -95,11 +95,11 @@ def _adam(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def _second_in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Adam that keeps its second moment in bfloat16 between updates, and has it in float32 within one.
+    """Adam that stores its second moment in bfloat16 between updates, and computes with it in float32.
 
-    With b2 = 0.999 an update moves it by about 0.1 %, and bfloat16's numbers are 0.4 to 0.8 % apart: rounded to the nearest it
-    would stand still. Rounded at random, up or down by how near each is, it follows the float32 moment in the mean. What is drawn
-    depends on the number of the update alone, so a resumed run draws the same.
+    With b2 = 0.999 an update changes it by about 0.1 %, but neighbouring bfloat16 numbers are 0.4 to 0.8 % apart: rounded to the
+    nearest it would never move. With stochastic rounding it follows the float32 moment on average. The random draws depend only
+    on the number of the update, so a resumed run draws the same.
     """
 
     def init(params: Params) -> Any:
@@ -118,7 +118,7 @@ def _second_in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTra
 
 
 def round_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Finite float32 -> one of the two bfloat16 beside it, whose mean over the draws is `x`."""
+    """Stochastic rounding: finite float32 -> one of its two bfloat16 neighbours, with mean `x` over the draws."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)  # bfloat16 is the upper half of these
     drawn = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     return jax.lax.bitcast_convert_type(((bits + drawn) >> 16).astype(jnp.uint16), jnp.bfloat16)
@@ -127,14 +127,14 @@ def round_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
 def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
     """Adafactor with a first moment (Shazeer and Stern, arXiv:1804.04235; Zhai et al., arXiv:2106.04560, section 3.4).
 
-    The second moment of a matrix with two sides of at least 128 is the outer product of its row and column means, that of any
-    other weight is Adam's. An update whose root mean square over a weight is above 1 is scaled down to it. Every layer has
-    weights of its own. Learning rates are Adam's: they are not relative to the weights. `eps` keeps its place under Adam, added
-    to the root.
+    The second moment of a matrix with two sides of at least 128 is the outer product of its row and column means; that of any
+    other weight is Adam's. An update whose root mean square over a weight is above 1 is scaled down to 1; each layer's weights
+    count separately. Learning rates mean what they do for Adam: they are not relative to the weights. `eps` is added to the root,
+    as in Adam.
     """
 
     def decay(done: Any, b2: Any) -> jax.Array:
-        """The decay that makes a running mean Adam's moment after the correction of its bias."""
+        """The decay with which a running mean equals Adam's bias-corrected moment."""
         return b2 * jnp.expm1(done * jnp.log(b2)) / jnp.expm1((done + 1) * jnp.log(b2))
 
     least = max(config.eps**2, SMALLEST_SQUARE)
@@ -147,7 +147,8 @@ def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def _factored(scale: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`scale`, which is `optax.scale_by_factored_rms`, layer by layer: rows and columns are never those of the stack."""
+    """`scale` (`optax.scale_by_factored_rms`), applied layer by layer: rows and columns are those of a layer, not of the
+    stack."""
 
     def init(params: Params) -> optax.FactoredState:
         def one(param: jax.Array) -> tuple[Any, ...]:
@@ -171,7 +172,7 @@ def _factored(scale: optax.GradientTransformation) -> optax.GradientTransformati
 
 
 def _layer_by_layer(do: Callable[..., Any], *trees: Params) -> Any:
-    """What `do` makes of each weight; of each layer's where they are stacked, under "layers" and along the first axis."""
+    """Applies `do` to each weight, and to each layer's part of the stacked weights (those under "layers", first axis)."""
 
     def one(path: Any, *weights: jax.Array) -> Any:
         stacked = any(getattr(key, "key", None) == "layers" for key in path)
@@ -181,5 +182,5 @@ def _layer_by_layer(do: Callable[..., Any], *trees: Params) -> Any:
 
 
 def _split(tree: Any, like: Params, count: int) -> list[Any]:
-    """A tree with tuples in place of the leaves of `like` -> a tree for each place in a tuple."""
+    """A tree whose leaves are tuples, in the structure of `like` -> one tree per entry of the tuples."""
     return [jax.tree.map(lambda _, parts: parts[i], like, tree) for i in range(count)]  # noqa: B023

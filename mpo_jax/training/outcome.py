@@ -1,4 +1,4 @@
-"""What came out of a run? Reward gaps and perplexity before and after, plots, and the exported model with its card."""
+"""What does a run leave? Reward gaps and perplexity before and after, plots, and the exported model with its card."""
 
 import dataclasses
 from pathlib import Path
@@ -19,17 +19,22 @@ from mpo_jax.types import Params
 
 
 def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, tables: dict[str, GapTable]) -> None:
-    """The aligned checkpoint in `folder/export`, and how many of its weights differ from the one that training began with."""
+    """Writes the aligned checkpoint to `folder/export`, and says how many of its weights differ from the original model's."""
     out_dir = folder / "export"
     if is_whole(out_dir):
-        processes.say(f"export: {out_dir} is there already, from the run that this one continues")
+        processes.say(f"export: {out_dir} already exists, written by the run that this one continues")
         return
-    pipeline, dtype = run.data.train, config.export.dtype
+    data, dtype = run.data, config.export.dtype
 
     def card() -> str:
-        last = next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {})
-        languages, rows = list(pipeline.languages), len(pipeline.examples)
-        return model_card(describe(config), languages=languages, rows=rows, metrics=last, gaps=format_tables(tables))
+        return model_card(
+            describe(config),
+            languages=list(data.train.languages),
+            rows=len(data.train.examples),
+            metrics=next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {}),
+            gaps=format_tables(tables),
+            measured_rows=data.measured_rows,
+        )
 
     written = save_hf(
         run.whole(trainable),
@@ -44,12 +49,12 @@ def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, 
         share = written.changed_weights / written.total_weights
         print(
             f"export: {out_dir} in {dtype}; {written.changed_weights:,} of {written.total_weights:,} weights ({share:.1%}) "
-            "differ from the source's"
+            "differ from the original model's"
         )
 
 
 def report(folder: Path, data: Data, before: Measured, after: Measured) -> None:
-    """A table on the terminal, reward_gap.json and plots."""
+    """Prints the table, and writes reward_gap.json and the plots."""
     measured = {"before": before, "after": after}
     tables = {name: model.gaps for name, model in measured.items()}
     print(f"\nreward gap, nats per token, on {data.measured_rows} [95 % interval]\n{format_tables(tables)}\n")

@@ -1,4 +1,4 @@
-"""What makes two runs the same computation? Their settings, the rows they read, and the files of their model."""
+"""Are two runs the same computation? They are if their settings, their rows and their model files agree."""
 
 import dataclasses
 import hashlib
@@ -10,24 +10,24 @@ from mpo_jax.files.json_files import differences, filled
 from mpo_jax.scoring.reference import digest
 from mpo_jax.training.config import TrainConfig, defaults, describe
 
-# Where a run writes, how often it looks, which devices it uses.
+# Settings that may change between a run and its continuation: where it writes, how often it evaluates, which devices it uses.
 FREE = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
 FREE += ("compilation_cache", "profile", "hosts")
-# Of the other settings: where model and data lie, since what lies there is compared instead, and where moments wait.
+# Further ones within the other settings: the paths of the data, whose contents are compared instead, and where moments are kept.
 FREE_WITHIN = {"data": ("path", "eval_path", "texts"), "optim": ("offload",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What a run is. `facts`, as JSON: its settings, the contents of its data, the digests of its model's files, and under
-    "defaults" what the settings would be if nobody had set them."""
+    """What identifies a run. `facts`, as JSON: its settings, the contents of its data, the digests of its model's files, and
+    under "defaults" the default of each setting."""
 
     facts: dict[str, Any]
 
     def differences(self, kept: dict[str, Any]) -> list[str]:
-        """From the facts of another run, a phrase each. The two may be of different versions of this program: a setting that one
-        of them does not have counts as its default in the other, so a setting that is gone is a difference only where it had
-        been set to something else."""
+        """One phrase for each difference from the facts of another run. The two may come from different versions of this program:
+        a setting that one of them does not have counts as having its default. So a setting that no longer exists is a difference
+        only where it had another value."""
         theirs = filled(_compared(kept), _compared(self.facts["defaults"]))
         ours = filled(_compared(self.facts), _compared(kept.get("defaults", {})))
         return differences(theirs, ours)
@@ -45,7 +45,7 @@ def identity(config: TrainConfig, data: Data, model_files: dict[str, str]) -> Id
 
 
 def _compared(facts: dict[str, Any]) -> dict[str, Any]:
-    """Without what makes no other run, whichever version wrote it."""
+    """The facts without what may differ, whichever version wrote them."""
     found = {name: value for name, value in facts.items() if name not in (*FREE, "model", "defaults")}
     for part, names in FREE_WITHIN.items():
         if part in found:
@@ -54,7 +54,8 @@ def _compared(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _contents(pipeline: Pipeline) -> str:
-    """Names the tokens of the rows, in their order: so it knows a data set of the hub as well as a file."""
+    """A digest of the tokens of the rows, in their order: the same for a file and for a data set of the hub with the same
+    rows."""
     named = hashlib.blake2b(digest_size=8)
     for example in pipeline.examples:
         pairs = (example.source, example.target, example.mismatch, example.parallel)

@@ -1,4 +1,4 @@
-"""Which programs does a run compile? The same ones for arrays that are there and for a plan that has shapes alone."""
+"""Which programs does a run compile? The same ones for a run with arrays and for a plan with nothing but shapes."""
 
 import dataclasses
 from typing import Any
@@ -20,8 +20,8 @@ from mpo_jax.types import Reads, TrainState, Want
 
 @dataclasses.dataclass(frozen=True)
 class RunPrograms:
-    """Jitted functions, compiled when they are called or lowered. `state` has the shapes and places of the state; `score` scores
-    pairs for a cached reference, a program for each thing that is wanted of one."""
+    """Jitted functions, compiled when they are called or lowered. `state` has the shapes and shardings of the state; `score`
+    scores pairs for a cached reference, with one program for each kind of score."""
 
     state: TrainState
     step: TrainStep
@@ -32,13 +32,12 @@ class RunPrograms:
 
     @property
     def train_programs(self) -> list[jax.stages.Wrapped]:
-        """What `train` is made of: one program, or two where moments wait on the host."""
+        """The programs that make up `train`: one, or two where moments are offloaded to the host."""
         return step_programs(self.step, self.state)
 
 
 def run_programs(config: TrainConfig, model: Model, languages: tuple[str, ...], updates: int, mesh: Mesh) -> RunPrograms:
-    """All programs of a run of this many updates whose batches name these languages. `mesh` may be of devices that are not
-    here."""
+    """All programs of a run of this many updates with these languages. The devices of `mesh` need not exist on this machine."""
     optimizer, dtype = make_optimizer(config.optim, updates), jnp.dtype(config.compute_dtype)
     state = abstract_state(split(model.abstract(mesh), config.frozen)[0], optimizer, mesh)
     stored = stored_reads(config.loss.reference_reads) if config.reference == "cached" else {}

@@ -20,15 +20,15 @@ HOST = "pinned_host"  # JAX's name of the host memory that devices copy from and
 
 
 def init_state(trainable: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """A fresh state as `abstract_state` lays it out. `trainable` is taken over, not copied."""
+    """A fresh state, laid out as in `abstract_state`. It takes over `trainable`; nothing is copied."""
     abstract = abstract_state(trainable, optimizer, mesh)
     opt_state = jax.jit(optimizer.transform.init, out_shardings=_shardings(abstract.opt_state))(trainable)
     return TrainState(jax.device_put(jnp.int32(0), abstract.step.sharding), trainable, opt_state)
 
 
 def abstract_state(trainable: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state; `trainable` may be arrays or ShapeDtypeStructs with shardings. Moments lie where
-    their parameters do, in the host's memory if the optimiser says so. Errors: devices without such memory."""
+    """Shapes, dtypes and shardings of the state; `trainable` may be arrays or ShapeDtypeStructs with shardings. Moments are
+    sharded like their parameters, and lie in host memory if the optimiser offloads them. Errors: devices without such memory."""
     if optimizer.offload:
         _check_host_memory(mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -44,8 +44,8 @@ def abstract_state(trainable: Params, optimizer: Optimizer, mesh: Mesh) -> Train
 
 
 def _beside(moment: Any, param: Any, offload: bool) -> NamedSharding:
-    """A moment is cut as its parameter is. A factor of a second moment lacks one of the parameter's axes and is cut along the
-    others; what stands for a moment that is not there is on every device."""
+    """A moment is sharded like its parameter. A factor of a second moment lacks one of the parameter's axes and is sharded along
+    the others; a placeholder for a missing moment is on every device."""
     place = param.sharding
     if moment.shape != param.shape:
         cuts = (*place.spec, *(None,) * param.ndim)[: param.ndim]
@@ -59,8 +59,8 @@ def _check_host_memory(mesh: Mesh) -> None:
     device = mesh.devices.flat[0]
     if HOST not in (kinds := [memory.kind for memory in device.addressable_memories()]):
         raise InputError(
-            f"optim.offload=True needs memory of the kind '{HOST}', and {device.device_kind} has {', '.join(kinds)}: leave out "
-            "optim.offload."
+            f"optim.offload=True needs memory of the kind '{HOST}', but {device.device_kind} has only {', '.join(kinds)}: leave "
+            "optim.offload out."
         )
 
 
@@ -88,7 +88,7 @@ def loss_and_grads(task: Task, trainable: Params, frozen: Frozen, batch: Batch, 
 
 
 def over_microbatches(one: Callable[[Batch], Any], batch: Batch) -> Any:
-    """The sum of what `one` gives of each microbatch, in turns."""
+    """The sum of `one` over the microbatches, one after the other."""
     first = jax.tree.map(lambda x: x[0], batch)
     if batch.weight_B.shape[0] == 1:
         return one(first)
@@ -132,7 +132,7 @@ class TrainStep:
 
 
 def jit_train_step(train_step: TrainStep, abstract: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The one compiled step: the state is donated and comes back where it lay; what is frozen is never donated."""
+    """The compiled step: the state is donated and keeps its sharding; what is frozen is never donated."""
     first, *rest = step_programs(train_step, abstract)
     if not rest:
         return first
@@ -145,9 +145,9 @@ def jit_train_step(train_step: TrainStep, abstract: TrainState) -> Callable[...,
 
 
 def step_programs(train_step: TrainStep, abstract: TrainState) -> list[jax.stages.Wrapped]:
-    """The step as one program, or its gradient and its update as two where moments wait on the host, so that the gradient's does
-    not have them: in a single program the TPU compiler fetches them at its beginning, even behind an optimisation barrier, and
-    needs more memory than without."""
+    """The step as one program; or as two, gradient and update, where moments are offloaded to the host. In a single program the
+    TPU compiler would fetch the moments at the beginning, even behind an optimisation barrier, and need more memory than without
+    offloading."""
     state_and_metrics = (_shardings(abstract), None)
     if not train_step.optimizer.offload:
         return [jax.jit(train_step, donate_argnums=0, out_shardings=state_and_metrics)]
@@ -156,7 +156,7 @@ def step_programs(train_step: TrainStep, abstract: TrainState) -> list[jax.stage
 
 
 def make_eval_step(task: Task, compute_dtype: Any) -> jax.stages.Wrapped:
-    """(trainable, frozen, batch, numbers) -> metrics, open sums that add up over batches."""
+    """(trainable, frozen, batch, numbers) -> metrics, as sums and weights that add up over batches."""
 
     def eval_step(trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> Metrics:
         params = joined(cast(trainable, compute_dtype), frozen.policy)

@@ -14,7 +14,8 @@ PEAK_LR, LOSS = "peak_lr", "loss"
 
 
 def step_numbers(loss: PreferenceLoss, peak_lr: Number) -> Numbers:
-    """What `step.TrainStep` takes beside state and batch: the numbers of the method's equation, and the peak learning rate."""
+    """The arguments of `step.TrainStep` beside state and batch: the numbers of the method's equation, and the peak learning
+    rate."""
     return {LOSS: numbers_of(loss), PEAK_LR: peak_lr}
 
 
@@ -24,8 +25,8 @@ def on_mesh(numbers: Numbers, mesh: Mesh) -> Numbers:
 
 
 def what_compiles(config: TrainConfig) -> dict[str, Any]:
-    """The config's description without its numbers and the folders that a run writes into: runs that have it in common share
-    their setup and their programs. A number that is 0 stays, since it can leave out a part of the loss with all that this part
+    """The config's description without its numbers and the folders that a run writes to: runs for which it is equal share their
+    setup and their programs. A number that is 0 stays in, since a 0 can remove a term of the loss and everything the term
     reads."""
     description = describe(config)
     description[LOSS] = _without(description[LOSS], numbers_of(config.loss))

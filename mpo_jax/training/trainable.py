@@ -1,4 +1,4 @@
-"""Which parameters does a run train, and which are frozen? Two trees, of which each lacks what the other has."""
+"""Which parameters does a run train, and which are frozen? Two trees, each without the other's parameters."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from mpo_jax.types import Params
 
 
 def split(params: Params, frozen: str) -> tuple[Params, Params]:
-    """(trainable, frozen) parts of a tree of parameters or of their shapes; `types.joined` makes it whole again. `frozen` names
-    parameters and groups of them, with commas between: "embedding,layers.attention". Errors: a name that is none; nothing left to
-    train."""
+    """(trainable, frozen) parts of a tree of parameters or of their shapes; `types.joined` puts them together again. `frozen`
+    names parameters and groups of them, separated by commas: "embedding,layers.attention". Errors: an unknown name; nothing left
+    to train."""
     names = [name for name in frozen.split(",") if name]
     paths = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for name in names:
         if not any(_within(path, name) for path in paths):
             groups = sorted({path.rpartition(".")[0] or path for path in paths})
-            raise InputError(f"frozen='{frozen}': '{name}' names no parameters of this model: write some of {', '.join(groups)}.")
+            raise InputError(f"frozen='{frozen}': this model has no parameters '{name}': choose from {', '.join(groups)}.")
     held = {path for path in paths if any(_within(path, name) for name in names)}
     if len(held) == len(paths):
         raise InputError(f"frozen='{frozen}' leaves nothing to train: name fewer parameters.")
@@ -35,7 +35,7 @@ def _within(path: str, name: str) -> bool:
 
 
 def _part(tree: Params, wanted: Any, path: str = "") -> Params:
-    """The leaves that are wanted, without the groups that are empty then."""
+    """The wanted leaves, without groups that this leaves empty."""
     parts = {}
     for key, value in tree.items():
         here = f"{path}.{key}" if path else key

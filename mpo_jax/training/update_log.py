@@ -1,4 +1,4 @@
-"""What is said of each update? Its metrics, a step behind, so that the device never waits for the log."""
+"""What is logged of each update? Its metrics, one step late, so that the device never waits for the log."""
 
 import math
 import time
@@ -14,10 +14,10 @@ from mpo_jax.types import Batch, Metrics
 
 
 class UpdateLog:
-    """Owns the metrics of the update that is under way. Each loss is looked at, and every `every`-th written."""
+    """Owns the metrics of the update in progress. Every loss is checked; every `every`-th update is written."""
 
     def __init__(self, writer: MetricWriter | Silent, meter: Meter, run: Assembly, every: int, done: int, begun: float):
-        """`done` updates were done before; the run began at `begun`, by `time.monotonic`."""
+        """`done`: updates done by earlier runs. `begun`: when the run began, by `time.monotonic`."""
         self._writer, self._meter, self._every, self._begun = writer, meter, every, begun
         self._pipeline, self._model_config = run.data.train, run.model.config
         self._tokens = self._pipeline.tokens_before(done)  # real tokens of all updates so far
@@ -25,7 +25,7 @@ class UpdateLog:
         self._pending: tuple[int, Metrics] | None = None  # the update under way, and its metrics
 
     def begins(self, update: int, metrics: Metrics, batch: Batch) -> None:
-        """`update` (from 1) is under way; the one before it is done."""
+        """`update` (from 1) has been started; the one before it is done."""
         self.flush()
         tokens = self._pipeline.tokens_at(update - 1)
         self._tokens += tokens
@@ -35,18 +35,16 @@ class UpdateLog:
         if update == self._first:
             jax.block_until_ready(metrics)
             since = time.monotonic() - self._begun
-            self._writer.say(
-                f"first update: {self._meter.seconds:.1f} s, compilation included; done {since:.1f} s after the start"
-            )
+            self._writer.say(f"first update: {self._meter.seconds:.1f} s with compilation; done {since:.1f} s after the start")
 
     def evaluated(self, update: int, values: dict[str, float]) -> None:
-        """What was measured of held-out rows after `update`."""
+        """Logs the metrics on held-out rows after `update`."""
         self._writer.write(update, values)
         said = {name.removeprefix("eval_"): x for name, x in values.items() if name.startswith("eval_loss")}
         self._writer.say(f"update {update}: " + ", ".join(f"{name} {said[name]:.4g}" for name in sorted(said)))
 
     def flush(self) -> None:
-        """Waits for the update under way, and writes its metrics. Errors: a loss or gradient that is not finite."""
+        """Waits for the update in progress, and writes its metrics. Errors: a loss or gradient that is not finite."""
         if self._pending is None:
             return
         (update, metrics), self._pending = self._pending, None
@@ -56,7 +54,7 @@ class UpdateLog:
             rows = [self._pipeline.examples[i].id for i in self._pipeline.rows_at(update - 1)]
             raise Diverged(
                 f"The loss or gradient of update {update} is not finite (loss {loss}, gradient norm {norm}; rows "
-                f"{', '.join(rows)}): earlier checkpoints are untouched; lower optim.peak_lr, or look at those rows."
+                f"{', '.join(rows)}): lower optim.peak_lr, or look at those rows; earlier checkpoints are untouched."
             )
         if update % self._every and update != self._pipeline.steps:
             return

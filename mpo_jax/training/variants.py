@@ -1,8 +1,8 @@
-"""Which published runs does a config name? `configs/llama31.py:dpo`: differences from the config's own settings.
+"""What does a variant of a config change? `configs/llama31.py:dpo` names the changes that make a published run of it.
 
 `official` is what the authors' code does, `paper` what the paper says where the two differ (arXiv:2505.16869, section 3 and
-appendix). The other names are methods and ablations of its comparison. Several are joined by '+', as in `paper+mpo_no_ln`,
-and taken in order.
+appendix). The other names are the methods and ablations that the paper compares. Several can be joined by '+', as in
+`paper+mpo_no_ln`; they apply in order.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from mpo_jax import losses
 from mpo_jax.errors import InputError
 from mpo_jax.training.config import TrainConfig
 
-Changes = Mapping[str, Any]  # field -> its value, or the fields of that part which change
+Changes = Mapping[str, Any]  # field -> its new value, or a mapping of the part's fields that change
 
 PRESETS: dict[str, Changes] = {
     "official": {
@@ -26,8 +26,8 @@ PRESETS: dict[str, Changes] = {
     },
 }
 
-# The paper trains the baselines on the target pairs and the distinct dominant ones together, 700 of the authors' rows. Its grids
-# of their settings are in docs/objectives.md; which of them it reports is not published, so the classes' defaults stand.
+# The paper trains the baselines on the target pairs and the distinct dominant pairs together, 700 in the authors' data. Its grids
+# of their settings are in docs/objectives.md; which values it chose is not published, so the classes' defaults are used.
 BASELINES = {
     "sft": losses.Sft,
     "dpo": losses.Dpo,
@@ -48,7 +48,7 @@ ABLATIONS: dict[str, Changes] = {
     "mpo_kl_of_reference": {"loss": {"retain_by": "kl_of_reference"}},
 }
 
-# Those that are written with a value, as in `mpo_constant=1.58`.
+# Variants with a value, as in `mpo_constant=1.58`.
 WITH_VALUE: dict[str, tuple[str, Callable[[str], Changes]]] = {
     "mpo_constant": ("1.58", lambda value: {"loss": {"gap_target": value}}),
     "mpo_language": ("ar", lambda value: {"loss": {"gap_target": value}}),
@@ -56,7 +56,7 @@ WITH_VALUE: dict[str, tuple[str, Callable[[str], Changes]]] = {
 
 
 def variant_of(config: TrainConfig, variant: str | None) -> TrainConfig:
-    """The config with the differences that `variant` names. Errors: a name that is not known, a setting that the loss lacks."""
+    """The config with the changes that `variant` names. Errors: an unknown name; a setting that the loss does not have."""
     for name in variant.split("+") if variant else ():
         config = _changed(config, name, _changes(name))
     return config
@@ -86,7 +86,8 @@ def _changed(config: TrainConfig, name: str, changes: Changes) -> TrainConfig:
             if lacking := [field for field in change if not hasattr(old, field)]:
                 without = type(old).__name__
                 raise InputError(
-                    f"The config variant '{name}' sets {part}.{lacking[0]}, which {without} does not have: leave one out."
+                    f"The config variant '{name}' sets {part}.{lacking[0]}, which {without} does not have: leave out '{name}' "
+                    f"or the variant that chose {without}."
                 )
             change = dataclasses.replace(old, **change)
         fields[part] = change

@@ -183,7 +183,7 @@ def broken(tmp_path: Path, edit) -> Path:
         (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"lacks model\.layers\.1\.mlp\.up_proj\.weight"),
         (lambda t: t.pop("lm_head.weight"), r"lacks lm_head\.weight"),
         (lambda t: t.update({"model.norm.weight": np.zeros(7, np.float32)}), r"model\.norm\.weight.*\(7,\).*\(32,\)"),
-        (lambda t: t.update({"model.norm.bias": np.zeros(32, np.float32)}), r"holds model\.norm\.bias"),
+        (lambda t: t.update({"model.norm.bias": np.zeros(32, np.float32)}), r"has model\.norm\.bias"),
         (lambda t: t.update({"model.norm.weight": np.zeros(32, np.int8)}), "type I8"),
     ],
 )
@@ -209,7 +209,7 @@ def test_wrong_files_are_named(tmp_path):
             load(folder)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}))
-    with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors, which is not there"):
+    with pytest.raises(InputError, match=r"has no model-00002-of-00002\.safetensors"):
         load(folder)
     index.write_text("[]")
     with pytest.raises(InputError, match="not an index"):

@@ -1,5 +1,6 @@
 """A checkpoint comes back bit for bit, on any mesh, and only to the run that it belongs to."""
 
+import dataclasses
 import errno
 import shutil
 
@@ -33,6 +34,10 @@ def a_state(on, step=0):
 
 def abstract(on):
     return abstract_state(MODEL.abstract(on), OPTIMIZER, on)
+
+
+def a_wider_one():
+    return abstract_state(tiny.model(ffn=128).abstract(tiny.mesh()), OPTIMIZER, tiny.mesh())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
@@ -124,7 +129,7 @@ def test_the_newest_whole_one_is_restored_and_a_sentence_says_what_is_skipped(tw
     owner = checkpointer(tmp_path)
     state = owner.restore_latest(abstract(tiny.mesh()))
     assert int(state.step) == 2
-    assert "update 4 is not whole" in capsys.readouterr().out
+    assert "update 4 is damaged" in capsys.readouterr().out
     assert (tmp_path / "broken_checkpoints" / "step_4").is_dir(), "nothing is deleted"
     owner.save(4, a_state(tiny.mesh(), 4))  # when the run comes by again
     owner.close()
@@ -136,7 +141,7 @@ def test_only_broken_ones_are_no_reason_to_start_anew(two_kept, tmp_path):
     for step in (2, 4):
         DAMAGE["truncated"](largest(tmp_path / "checkpoints" / f"step_{step}"))
     owner = checkpointer(tmp_path)
-    with pytest.raises(InputError, match=r"No checkpoint in .* is whole \(update 4: .* not what was written; update 2: "):
+    with pytest.raises(InputError, match=r"Every checkpoint in .* is damaged \(update 4: .* changed since.*; update 2: "):
         owner.restore_latest(abstract(tiny.mesh()))
     owner.close()
     assert (tmp_path / "checkpoints" / "step_4").is_dir()
@@ -157,11 +162,22 @@ def test_what_changed_is_allowed_by_name_and_said(two_kept, tmp_path, capsys):
     shutil.copytree(two_kept / "checkpoints", tmp_path / "checkpoints")
     owner = checkpointer(tmp_path, {**FACTS, "loss": "other"}, allow_changed=True)
     assert int(owner.restore_latest(abstract(tiny.mesh())).step) == 4
-    assert "update 4 is allowed to belong to another run: loss was 'tiny' and is now 'other'" in capsys.readouterr().out
-    wider = tiny.model(ffn=128).abstract(tiny.mesh())
-    with pytest.raises(InputError, match=r"update 4 in .* does not fit what this run trains"):
-        owner.restore_latest(abstract_state(wider, OPTIMIZER, tiny.mesh()))
+    assert "update 4 belongs to another run, which checkpoint.allow_changed allows: loss was 'tiny'" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"update 4 in .* does not fit what this run trains .*: undo the changed settings"):
+        owner.restore_latest(a_wider_one())
     owner.close()
+
+
+def test_a_state_of_another_version_is_a_sentence(two_kept, tmp_path):
+    """Nothing differs that makes a run, and its state is laid out in another way all the same."""
+    shutil.copytree(two_kept / "checkpoints", tmp_path / "checkpoints")
+    for laid_out in (dataclasses.replace(abstract(tiny.mesh()), opt_state={}), a_wider_one()):
+        owner = checkpointer(tmp_path)
+        with pytest.raises(
+            InputError, match=r"update 4 in .* does not fit what this run trains .*: another version of mpo_jax wrote it"
+        ):
+            owner.restore_latest(laid_out)
+        owner.close()
 
 
 def test_no_room_is_a_sentence_and_earlier_ones_stay(tmp_path, monkeypatch):
@@ -176,7 +192,9 @@ def test_no_room_is_a_sentence_and_earlier_ones_stay(tmp_path, monkeypatch):
     owner._manager.wait_until_finished()
     monkeypatch.setattr("mpo_jax.checkpoints.run_state.write_json", full)
     owner.save(6, a_state(tiny.mesh(), 6))
-    with pytest.raises(InputError, match=r"update 6 could not be written to .* \(No space left on device\); earlier ones"):
+    with pytest.raises(
+        InputError, match=r"update 6 could not be written to .* \(No space left on device\)\. Earlier checkpoints"
+    ):
         owner.close()
     monkeypatch.undo()
     again = checkpointer(tmp_path)

@@ -93,12 +93,12 @@ def test_the_official_rule(prompt, answer, limit, expected):
 
 
 def test_truncation_that_cannot_be():
-    with pytest.raises(InputError, match=r"row 'seven', target side.*17 tokens.*max_length 15"):
+    with pytest.raises(InputError, match=r"row 'seven', target side.*17 tokens.*max_length=15"):
         _tokenize(_row(chosen="longer"), 15, "error")
     assert _tokenize(_row(chosen="longer"), 17, "error").truncated_chosen == 0
-    with pytest.raises(InputError, match=rf"row 'seven', target side: max_length {HEADER + 1} leaves no token"):
+    with pytest.raises(InputError, match=rf"row 'seven', target side: max_length={HEADER + 1} leaves no room"):
         _tokenize(_row(), HEADER + 1)
-    with pytest.raises(InputError, match=r"row 'seven', target side: max_length 2 leaves no token"):
+    with pytest.raises(InputError, match=r"row 'seven', target side: max_length=2 leaves no room"):
         _tokenize(_row("p" * 500), 2, "official")
     with pytest.raises(InputError, match=r"truncation='left'.*'keep_header', 'official', 'error'"):
         _tokenize(_row(), truncation="left")

@@ -48,12 +48,12 @@ def test_the_format_of_a_template_is_found_and_verified():
     ("template", "words"),
     [
         (None, "no chat template"),
-        (toy_chat.TEMPLATE.replace("m.content", "m.content | upper"), "more than fixed text"),
-        (toy_chat.TEMPLATE.replace("m.content | trim", "m.content.split('\n')[0]"), "more than fixed text"),
-        (toy_chat.TEMPLATE.replace("<end>", ""), "more than fixed text"),
+        (toy_chat.TEMPLATE.replace("m.content", "m.content | upper"), "more than put fixed text"),
+        (toy_chat.TEMPLATE.replace("m.content | trim", "m.content.split('\n')[0]"), "more than put fixed text"),
+        (toy_chat.TEMPLATE.replace("<end>", ""), "more than put fixed text"),
         # this tokenizer puts no space before a text, so the answer's first token would be another one
-        (toy_chat.TEMPLATE.replace("{{ m.content", "{{ ' ' if m.role == 'assistant' }}{{ m.content"), "more than fixed text"),
-        ("{{ raise_exception('only tools') }}", "refuses one plain exchange"),
+        (toy_chat.TEMPLATE.replace("{{ m.content", "{{ ' ' if m.role == 'assistant' }}{{ m.content"), "more than put fixed text"),
+        ("{{ raise_exception('only tools') }}", "fails on a plain question"),
     ],
 )
 def test_templates_that_are_not_text_around_messages(template, words):
@@ -82,7 +82,7 @@ def test_a_format_whose_special_tokens_the_tokenizer_lacks_is_refused():
     nothing = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>")))
     with pytest.raises(InputError, match=r"special tokens <s>, which"):  # an unknown token is one id too
         chat_format("authors", ChatFormat("<s>", "", "", special_tokens=("<s>",)), nothing)
-    with pytest.raises(InputError, match="left no chat format"):
+    with pytest.raises(InputError, match="published no chat format"):
         chat_format("authors", None, TOKENIZER)
 
 

@@ -167,7 +167,7 @@ def test_packing_is_deterministic():
 def test_a_side_that_rows_do_not_have_cannot_be_read():
     rows = toy_chat.examples(2, source=False)
     _pack(rows, policy=Reads(target=BOTH))
-    with pytest.raises(InputError, match="reads a source pair of each row, and row 0 has none"):
+    with pytest.raises(InputError, match="reads a source pair of each row, but row '0' has none"):
         _pack(rows)
 
 

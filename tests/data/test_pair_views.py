@@ -42,7 +42,7 @@ def test_mismatched_keeps_to_the_longest_length_and_never_empties_an_answer():
 
 
 def test_mismatched_needs_two_prompts():
-    with pytest.raises(InputError, match="at least two prompts"):
+    with pytest.raises(InputError, match="at least two different prompts"):
         mismatched([example(0, 1), example(1, 1)], "target", 100)
     with pytest.raises(InputError, match="row '0' has none"):
         mismatched([dataclasses.replace(example(0, 1), source=None)], "source", 100)
@@ -58,7 +58,7 @@ def test_in_language_is_the_pair_of_the_same_dominant_prompt():
 
 def test_a_language_that_is_not_there_is_a_sentence():
     rows, examples = parallel_rows()
-    with pytest.raises(InputError, match=r"loss\.gap_target='ar' is no language of the data's rows: .* sw, zh"):
+    with pytest.raises(InputError, match=r"loss\.gap_target='ar' is not a language of the data: .* sw, zh"):
         in_language(rows, examples, "ar")
     with pytest.raises(InputError, match=r"the dominant prompt of row '0' is in that language"):
         in_language(rows[:1] + rows[3:], examples[:1] + examples[3:], "zh")

@@ -160,7 +160,7 @@ def test_a_local_file_has_no_revision(tmp_path, monkeypatch):
 
 def test_the_authors_file_row_by_row(shared):
     path = shared / "data/mpo/llama_mpo_data.json"
-    with pytest.raises(InputError, match=r"row 505: the prompt of the target side is empty.*allow_empty_prompt"):
+    with pytest.raises(InputError, match=r"row 505: the prompt on the target side is empty.*allow_empty_prompt"):
         read_rows(path)
     rows = read_rows(path, allow_empty_prompt=True)
     groups = {}

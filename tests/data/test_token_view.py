@@ -59,5 +59,5 @@ def test_what_only_looks_like_a_token_is_told():
     assert token_view.cut_marks(form, TOKENIZER) == [("<|user|>", 8), ("[/INST]", 7)]
     rows, examples = toy_chat.rows(2), toy_chat.examples(2)
     text = token_view.report(rows, examples, TOKENIZER, form, show=0)
-    assert "writes <|user|>, which is not a token: it is read as 8." in text
-    assert "not a token" not in token_view.report(rows, examples, TOKENIZER, toy_chat.FORMAT, show=0)
+    assert "contains <|user|>, which is not one token of this tokenizer: it is split into 8." in text
+    assert "not one token" not in token_view.report(rows, examples, TOKENIZER, toy_chat.FORMAT, show=0)

@@ -35,5 +35,5 @@ def test_the_sentence_and_the_code_say_whether_anything_is_kept():
     kept, lost = Interrupted(7, kept=True), Interrupted(7, kept=False)
     assert str(kept) == "interrupted after update 7; saved; continue with --config.checkpoint.resume=auto"
     assert "update 7" in str(lost)
-    assert "nothing is kept" in str(lost)
+    assert "nothing was saved" in str(lost)
     assert (kept.code, lost.code) == (CONTINUE, NOTHING_KEPT) == (42, 43)

@@ -90,7 +90,7 @@ def test_what_stops_the_first_process_stops_all(world, tmp_path):
     (tmp_path / "run" / "old.txt").write_text("of another run")
     ends = finish(training(world, tmp_path, 2))
     assert [code for code, _, _ in ends] == [2, 2]
-    assert all("already holds files" in err for _, _, err in ends)
+    assert all("is not empty" in err for _, _, err in ends)
 
 
 SCRIPT = """
@@ -118,7 +118,7 @@ with processes.joined(processes.HostsConfig(f"127.0.0.1:{sys.argv[1]}", 2, index
         ("all stop", 2, 2, "error: nothing to train on"),
         ("one stops", 2, None, "error: nothing to train on"),
         ("one fails", None, 1, "process 1 of 2 failed"),
-        ("one does not come", 1, None, "'the meeting': not all 2 processes were there after 5 s"),
+        ("one does not come", 1, None, "'the meeting': not all 2 processes arrived within 5 s"),
     ],
 )
 def test_processes_end_together(case, first, second, words):
@@ -158,15 +158,15 @@ def test_a_process_that_hangs_is_named():
     processes = [subprocess.Popen([sys.executable, "-c", HANGING, str(port), str(i)], env=env, **pipes) for i in range(2)]
     (code, _, err), (_, _, err_of_second) = finish(processes)
     assert code == STANDSTILL, err
-    assert "After update 8 nothing came for 4 s: process 1 is at 7, the others at 8" in err
-    assert "nothing came" in err_of_second or "coordinat" in err_of_second.lower()
+    assert "No progress for 4 s after update 8: process 1 is at 7, the others at 8" in err
+    assert "No progress" in err_of_second or "coordinat" in err_of_second.lower()
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"count": 2}, "give hosts.coordinator and hosts.index too"),
-        ({"coordinator": "h:1", "count": 2, "index": 2}, "hosts.index=2 is none of the hosts.count=2 processes"),
+        ({"coordinator": "h:1", "count": 2, "index": 2}, "hosts.index=2 must be below hosts.count=2"),
         ({"timeout": 1}, "hosts.timeout=1 is too short"),
         ({"patience": 1}, "hosts.patience=1 is too short"),
     ],

@@ -197,7 +197,7 @@ def test_a_spoilt_checkpoint_is_skipped_and_set_aside(folder, capsys, damage):
     kept.DAMAGE[damage](largest(newest / "state"))
     owner = kept.checkpointer(folder)
     assert int(owner.restore_latest(kept.abstract(tiny.mesh())).step) == 2
-    assert "update 4 is not whole" in capsys.readouterr().out
+    assert "update 4 is damaged" in capsys.readouterr().out
     assert "digests.json" in names(folder / "broken_checkpoints" / "step_4"), "nothing is deleted"
     assert not newest.exists()
     owner.save(4, kept.a_state(tiny.mesh(), 4))  # when the run comes by again
@@ -227,7 +227,7 @@ def test_a_checkpoint_that_may_not_be_written_is_a_sentence(folder, monkeypatch)
     owner.save(2, kept.a_state(tiny.mesh(), 2))
     owner._manager.wait_until_finished()
     monkeypatch.setitem(emulated.REFUSES, emulated.NAME, {"POST"})
-    with pytest.raises(InputError, match=r"update 4 could not be written to gs://bucket/.*; earlier ones are untouched"):  # noqa: PT012
+    with pytest.raises(InputError, match=r"update 4 could not be written to gs://bucket/.*Earlier checkpoints are untouched"):  # noqa: PT012
         owner.save(4, kept.a_state(tiny.mesh(), 4))
         owner.close()
 

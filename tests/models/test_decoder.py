@@ -236,3 +236,13 @@ def test_meshes_agree_and_the_compiler_does_not_complain():
     run = subprocess.run([sys.executable, "-c", MESHES], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and "agreed" in run.stdout, run.stderr
     assert "Involuntary full rematerialization" not in run.stderr
+
+
+def test_the_embed_scale_is_rounded_to_the_compute_dtype():
+    """As in the published Gemma: in bfloat16 the factor is 5.65625, not the root of 32, and the product is rounded once more."""
+    model = Model(CONFIG)
+    params = {"embedding": jnp.asarray(np.random.default_rng(0).normal(size=(96, 32)), jnp.bfloat16)}
+    every = np.arange(96, dtype=np.int32)[None]
+    rounded = params["embedding"].astype(jnp.float32) * 5.65625
+    np.testing.assert_array_equal(model.embed(params, every)[0], rounded.astype(jnp.bfloat16))
+    assert (rounded.astype(jnp.bfloat16) != (params["embedding"].astype(jnp.float32) * 32**0.5).astype(jnp.bfloat16)).any()

@@ -106,5 +106,5 @@ def test_a_mesh_that_cannot_hold_the_model_is_a_sentence(name, shape, parameter,
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_a_sentence():
-    with pytest.raises(InputError, match=r"batch\.tokens_ST of shape \(1, 32, 1024\) .* cuts it into 64"):
+    with pytest.raises(InputError, match=r"batch\.tokens_ST of shape \(1, 32, 1024\) .* splits it into 64 parts"):
         abstract_batch(AbstractMesh((1, 64, 1), MESH_AXES))

@@ -7,7 +7,7 @@ from slices import FITS, config, config_file, needs_compiler
 
 from mpo_jax import plan
 from mpo_jax.losses import Mpo
-from mpo_jax.planning import programs, slice_fit, slice_search, tpu_compiler
+from mpo_jax.planning import advice, programs, slice_fit, slice_search, tpu_compiler
 from mpo_jax.training.optim import OptimConfig
 
 GIB_16 = tpu_compiler.Memory(fits=False, peak=16 * 2**30, usable=round(15.75 * 2**30))
@@ -42,7 +42,7 @@ def test_a_search_ends_at_the_first_layout_that_fits(model_dir, monkeypatch):
     assert compiled[-1] == (answer.plan.topology, answer.settings)
     assert len({repr(layout) for layout in compiled}) == len(compiled), "none is compiled twice"
     assert any("v5e:2x2 --config.mesh.data=1" in line for line in said)
-    advised = plan.recommend(answer, config(model_dir), None)
+    advised = advice.recommend(answer, config(model_dir), None)
     assert "--config.mesh.fsdp=4 --config.mesh.tensor=1 --config.reference=cached" in advised
 
 
@@ -52,13 +52,13 @@ def test_what_cannot_fit_is_never_compiled(model_dir, monkeypatch):
     found, compiled, said = answers(model_dir, monkeypatch, lambda layout: True, ["v5e:1x1", "v6e:2x2"])
     assert not compiled and [(answer.generation, answer.plan) for answer in found] == [("v5e", None), ("v6e", None)]
     assert said[0].startswith("v5e:1x1: the state and its gradients take ") and len(said) == 2
-    assert plan.recommend(found[0], config(model_dir), None).startswith("v5e: does not fit v5e:1x1: try --config.optim")
+    assert advice.recommend(found[0], config(model_dir), None).startswith("v5e: does not fit v5e:1x1: try --config.optim")
 
 
 def test_distributions_are_never_advised_to_be_cached(model_dir):
     run = config(model_dir, loss=Mpo(retain_by="kl_of_policy"))
-    said = plan.recommend(slice_search.SearchResult("v5e", ("v5e:1x1",)), run, None)
-    assert said.startswith("v5e: does not fit v5e:1x1: try --config.optim") and "cached" not in said + plan.advice(run)
+    said = advice.recommend(slice_search.SearchResult("v5e", ("v5e:1x1",)), run, None)
+    assert said.startswith("v5e: does not fit v5e:1x1: try --config.optim") and "cached" not in said + advice.advice(run)
 
 
 @needs_compiler
@@ -90,7 +90,7 @@ def test_the_search_command_prints_its_answer(model_dir, tmp_path, capsys, monke
     (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (answer["generation"], answer["plan"]["topology"], answer["settings"]["reference"]) == ("v5e", "v5e:1x1", "live")
     for wrong, words in (
-        ([], "Neither a slice"),
+        ([], "No slice was given"),
         (["--search", "--mfu=40"], "--mfu=40.0"),
         (["--search", "--slices=0"], "--slices=0"),
     ):

@@ -68,5 +68,5 @@ def test_a_missing_compiler_is_a_sentence(model_dir, monkeypatch):
         raise RuntimeError("JAX TPU support not installed")
 
     monkeypatch.setattr(topologies, "get_topology_desc", get_topology_desc)
-    with pytest.raises(InputError, match=r"^The TPU compiler is not here .*: install it with pip install -r requirements"):
+    with pytest.raises(InputError, match=r"^The TPU compiler is not installed .*: run `pip install -r requirements"):
         planned(config(model_dir), "v5e:2x4")

@@ -44,7 +44,9 @@ NUMBERS = ["0", "1", "-1", "3", "1e-3", "0.5", "nan", "inf", "-inf", "1e999", "9
 WORDS = ["", " ", "True", "None", "cached", "bfloat16", "kl_of_policy", "(1, 2)", "[1]", "{'a': 1}", "'", '"', "a,b", "a\nb"]
 value = st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.text(max_size=5)
 setting = st.sampled_from([*PLAIN, "data", "optim", "mesh", "metrics", "checkpoint"])
-any_value = st.builds("--config.{}={}".format, setting | st.sampled_from(IN_A_SUM), value)
+of_a_number = st.sampled_from([name for name, now in PLAIN.items() if type(now) in (int, float)])
+any_number = st.builds("--config.{}={}".format, of_a_number, st.sampled_from(NUMBERS))
+any_value = st.builds("--config.{}={}".format, setting | st.sampled_from(IN_A_SUM), value) | any_number
 FIT = {bool: ["True", "false"], int: ["1", "2", "64"], float: ["0.25", "1e-3"]}
 fitting = st.sampled_from([f"--config.{name}={value}" for name, now in PLAIN.items() for value in FIT.get(type(now), ())])
 behind = st.sampled_from([".", ".x", "x", " ", "\n"]) | st.text(max_size=3)

@@ -120,3 +120,11 @@ def test_a_method_on_the_dominant_side_reads_no_target():
         functools.partial(objective, Task(MODEL, losses.Dpo(side="source"), ())), policy, reference, batch
     )
     assert "logps/chosen" in metrics
+
+
+def test_rows_of_filling_count_in_no_language():
+    """They have the number of the first language, since they must have one."""
+    batch = dataclasses.replace(tiny.batch(ROWS, weight=[1, 1, 1, 0]), language_B=np.asarray([1, 1, 1, 0], np.int32))
+    _, metrics = objective(Task(MODEL, losses.Mpo(), tiny.LANGUAGES), *tiny.two_params(MODEL), batch)
+    assert [float(metrics[f"gap/{language}"].weight) for language in tiny.LANGUAGES] == [0, 3]
+    assert float(metrics["gap/sw"].total) == 0

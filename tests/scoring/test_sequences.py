@@ -149,3 +149,24 @@ def test_collectives_run_over_the_axes_that_cut_something_alone(shape, expected)
         if isinstance(axis, str)
     }
     assert axes == expected
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_divergences_are_those_of_the_models_capped_logits(softcap):
+    """KL(policy || reference) summed over each dominant answer, by hand."""
+    model = tiny.model(final_softcap=softcap)
+    params, ref_params = tiny.two_params(model)
+    packed = tiny.packed(0, 2, 24, (0,))
+    found = sequences.divergences(model, params, ref_params, packed, Reads(source=Want.KL_OF_POLICY), 2)["source"]
+
+    def log_probabilities(params):
+        logits = np.einsum("std,vd->stv", model.hidden(params, packed), model.unembedding(params))
+        return jax.nn.log_softmax(logits if softcap is None else softcap * np.tanh(logits / softcap))
+
+    ours, theirs = log_probabilities(params), log_probabilities(ref_params)
+    kl_ST = np.sum(np.exp(ours) * (ours - theirs), axis=-1)
+    for answer, scores in enumerate(found):
+        for row in range(2):
+            mine = packed.answer_slot_SA == 2 * answer + row
+            at = np.nonzero(mine)[0][0], packed.answer_at_SA[mine]
+            np.testing.assert_allclose(scores.kl_B[row], kl_ST[at].sum(), rtol=1e-4)

@@ -70,13 +70,13 @@ def test_overrides_reach_every_part():
 WRONG = {
     "a field that is nearly one": (["optim.peek_lr=1e-6"], "'peek_lr' is not known; did you mean 'peak_lr'?"),
     "a part that is nearly one": (["optin.peak_lr=1e-6"], "'optin' is not known; did you mean 'optim'?"),
-    "a field of something that has none": (["epochs.x=1"], "--config.epochs.x names no setting"),
-    "a field unlike any": (["qqq=1"], "known there: model, data, output"),
+    "a field of something that has none": (["epochs.x=1"], "--config.epochs.x is not a setting"),
+    "a field unlike any": (["qqq=1"], "the settings there are model, data, output"),
     "a word for a number": (["epochs=many"], "The command line cannot be read ("),
     "a number out of range": (["epochs=0"], "epochs=0"),
     "a choice that is none": (["loss.retain_pooling=first"], "loss.retain_pooling='first' is not known: write one of 'mean'"),
     "a check of a part": (["optim.warmup=1.5"], "optim.warmup=1.5"),
-    "parts that do not fit": (["batch_size=8", "microbatches=3"], "batch_size=8 cannot be cut into microbatches=3"),
+    "parts that do not fit": (["batch_size=8", "microbatches=3"], "batch_size=8 cannot be split into microbatches=3"),
     "held out twice": (
         ["data.eval_fraction=0.1", "data.eval_path=x.jsonl"],
         "both hold out rows: leave the path out, or set data.eval_fraction=0.",
@@ -115,7 +115,7 @@ def test_the_checks_of_the_tree():
     for wrong in ({"compute_dtype": "int8"}, {"reference_dtype": "f32"}, {"eval_every": -1}, {"microbatches": 0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             TrainConfig(**base, **wrong)
-    with pytest.raises(InputError, match=r"^KL retention .* are not stored: write --config.reference=live\.$"):
+    with pytest.raises(InputError, match=r"^KL retention .* does not store: write --config.reference=live\.$"):
         overridden("reference=cached", variant=":mpo_kl_of_policy")
     with pytest.raises(InputError, match=r"export\.dtype='int8'"):
         dataclasses.replace(TrainConfig(**base).export, dtype="int8")

@@ -68,7 +68,7 @@ def test_only_meshes_that_divide_the_model():
     model = Model(dataclasses.replace(tiny.CONFIG, kv_heads=2))
     assert [sizes(mesh) for mesh in meshes(config, model, jax.devices())] == [(1, 4, 2), (1, 8, 1)]
     with pytest.raises(
-        InputError, match=r"^No mesh of 7 devices a slice divides the model's width of 32 and its 2 key/value heads"
+        InputError, match=r"^No mesh of 7 devices per slice divides the model's width of 32 and its 2 key/value heads"
     ):
         meshes(config, model, jax.devices()[:7])
 
@@ -83,10 +83,13 @@ def test_slices_lie_along_data():
     assert [{chip.slice_index for chip in block.flat} for block in array] == [{0}, {1}]
     four = make_mesh(MeshConfig(4, 2, 2), devices).devices
     assert [{chip.slice_index for chip in block.flat} for block in four] == [{0}, {0}, {1}, {1}]
-    with pytest.raises(InputError, match=r"data=1 fsdp=16 tensor=1 would share out .* 2 slices .* give data=2"):
+    with pytest.raises(InputError, match=r"data=1 fsdp=16 tensor=1 would shard .* 2 TPU slices .* write data=2"):
         make_mesh(MeshConfig(fsdp=16), devices)
 
 
 def test_auto_and_axes_exclude_each_other():
-    with pytest.raises(InputError, match=r"mesh.auto=True chooses what data=1 fsdp=4 tensor=1 give: leave out one or the other"):
+    with pytest.raises(
+        InputError,
+        match=r"mesh.auto=True chooses the whole mesh, but data=1 fsdp=4 tensor=1 was given too: leave one or the other out",
+    ):
         MeshConfig(fsdp=4, auto=True)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
@@ -191,3 +192,8 @@ def test_a_device_without_host_memory_is_named():
 
     with pytest.raises(InputError, match=r"optim\.offload=True needs memory of the kind 'pinned_host', and Abacus has beads"):
         abstract_state({}, make_optimizer(OptimConfig(offload=True), 10), OfAbacus())
+
+
+def test_the_gradients_norm_is_logged_and_not_the_updates(plain):
+    history, grads, _, _ = plain
+    np.testing.assert_allclose(history[0]["grad_norm"], optax.tree.norm(grads), rtol=1e-4)

@@ -78,7 +78,7 @@ def test_variants_join_in_order():
         ("dpo=0.1", "variant 'dpo=0.1' is not known"),
         ("mpo_constant", "'mpo_constant' needs a value: write mpo_constant=1.58"),
         ("mpo_constant=big1", "loss.gap_target='big1' is not known"),
-        ("dpo+mpo_no_ln", "'mpo_no_ln' sets loss.rg_normalize, which Dpo does not have: leave one out"),
+        ("dpo+mpo_no_ln", "'mpo_no_ln' sets loss.rg_normalize, which Dpo does not have: leave out 'mpo_no_ln'"),
     ],
 )
 def test_a_wrong_variant_is_a_sentence(variant: str, words: str):

@@ -1,0 +1,66 @@
+"""How is a plan shown? Its figures in a table, and settings that would need less memory."""
+
+import dataclasses
+import math
+
+from mpo_jax.planning.slice_fit import SliceReport
+from mpo_jax.planning.slice_search import SearchResult, flags
+from mpo_jax.planning.tpu_compiler import GIB
+from mpo_jax.training.config import TrainConfig
+
+
+def recommend(found: SearchResult, config: TrainConfig, mfu: float | None) -> str:
+    """The smallest slice that fits, and the settings to write for it."""
+    if found.plan is None or found.settings is None:
+        reference = "cached" if config.loss.reference_reads.storable else config.reference
+        least = dataclasses.replace(config, reference=reference, remat="full")  # the search has tried these
+        return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(least)}"
+    lines = [f"{found.generation}: the smallest slice that fits is {found.plan.topology}, with", f"  {flags(found.settings)}"]
+    return "\n".join([*lines, describe(found.plan, config, mfu)])
+
+
+def describe(entry: SliceReport, config: TrainConfig, mfu: float | None = None) -> str:
+    step, gib = entry.programs["step"], lambda n: f"{n / GIB:6.2f} GiB"
+    mesh = " ".join(f"{axis}={n}" for axis, n in entry.mesh.items())
+    where = entry.topology if entry.slices == 1 else f"{entry.slices} x {entry.topology}"
+    lines = [
+        f"{where}: {math.prod(entry.mesh.values())} devices, {mesh}; {entry.rows} packed rows of {entry.tokens} tokens",
+        f"  masters    {gib(entry.masters)}",
+        f"  moments    {gib(entry.moments)}",
+        f"  reference  {gib(entry.reference)}",
+    ]
+    if step.temporaries is not None:
+        lines.append(f"  temporary  {gib(step.temporaries)}  activations, gradients, compute copies of the weights")
+    if step.largest_bytes is not None:
+        lines.append(f"  largest    {gib(step.largest_bytes)}  {step.largest}; logits would be {gib(entry.logits).strip()}")
+    lines += [f"  {name:<10} {gib(memory.peak)}" for name, memory in entry.programs.items()]
+    most = max(entry.programs.values(), key=lambda memory: memory.peak)
+    of = "" if most.usable is None else f" of {most.usable / GIB:.2f} GiB usable"
+    verdict = "fits" if entry.fits else f"does not fit: {advice(config)}"
+    lines += [f"  peak       {gib(most.peak)}{of}: {verdict}", f"  work       {work(entry, mfu)}"]
+    return "\n".join(lines)
+
+
+def work(entry: SliceReport, mfu: float | None) -> str:
+    """The work of one update, and the time that it would take at a given share of the peak (nothing is measured here)."""
+    said = f"{entry.update_flops / 1e12:,.0f} TFLOP for {entry.update_tokens:,} tokens per update"
+    if mfu is None or entry.peak_flops is None:
+        return said
+    seconds = entry.update_flops / (entry.peak_flops * mfu)
+    speed = f"{seconds:.3g} s, {entry.update_tokens / seconds:,.0f} tokens/s"
+    return f"{said}; at {mfu:.0%} of {entry.peak_flops / 1e12:,.0f} TFLOP/s: {speed}"
+
+
+def advice(config: TrainConfig) -> str:
+    """Settings that would need less memory, the cheapest first."""
+    ways = []
+    if config.reference == "live" and config.loss.reference_reads.storable:
+        ways.append("--config.reference=cached")
+    if config.optim.moments_dtype == "float32":
+        ways.append("--config.optim.moments_dtype=bfloat16")
+    if config.optim.kind == "adamw":
+        ways.append("--config.optim.kind=adafactor")
+    if config.remat != "full":
+        ways.append("--config.remat=full")
+    ways += ["a lower --config.data.max_length", "a larger slice"]
+    return f"try {', '.join(ways[:-1])} or {ways[-1]}"
