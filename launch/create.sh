@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Asks for a TPU slice, and waits until it is there.
+# Requests a TPU slice, and waits until it is there.
 #
 #   launch/create.sh --name=mine --project=P --zone=us-west4-a --topology=v5e:2x4 [--tier=on-demand] [--no-wait]
 #
@@ -34,7 +34,7 @@ if [ -z "$RUNTIME_VERSION" ]; then
   esac
 fi
 case $TIER in
-  spot) set -- --spot ;;           # cheapest; may be taken away at any time, which watch.sh repairs
+  spot) set -- --spot ;;           # cheapest; may be preempted at any time, after which watch.sh resumes
   on-demand) set -- ;;
   reserved) set -- --reserved ;;   # capacity that the project has reserved
   *) fail "TIER=$TIER is not known: write spot, on-demand or reserved." ;;

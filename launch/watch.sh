@@ -3,18 +3,18 @@
 #
 #   launch/watch.sh [settings] [--keep-logs] [-- ARGUMENTS]        the same settings and arguments as train.sh
 #
-# Slice taken away: deletes the request, asks again, sets up, and starts with --config.checkpoint.resume=auto.
+# Slice preempted: deletes the request, requests a new slice, sets it up, and starts with --config.checkpoint.resume=auto.
 # Trainer ended with code 42 ("interrupted but saved, start me again"): starts it again. With code 44 (a standstill): starts it
-# again too, RETRIES times. With code 0: done.
-# With any other code: stops, and leaves the slice (and its price) to you. Without ARGUMENTS it only looks.
-# Nothing is kept here: end it and start it again when you like. While it does not run, nothing is resumed.
+# again too, up to RETRIES times. With code 0: done.
+# With any other code: stops; the slice keeps running, and costing, until you delete it. Without ARGUMENTS it only watches.
+# It keeps no state here, so you can stop and restart it at any time. While it does not run, nothing is resumed.
 . "$(dirname "$0")/common.sh"
 SWITCHES="--keep-logs"
 KEEP_LOGS=""
 parse "$@"
 need NAME PROJECT ZONE
 check_output
-case $RETRIES in "" | *[!0-9]*) fail "RETRIES=$RETRIES is no number of times: write RETRIES=3, or 0 to stop at the first standstill." ;; esac
+case $RETRIES in "" | *[!0-9]*) fail "RETRIES=$RETRIES is not a number: write RETRIES=3, or 0 to stop at the first standstill." ;; esac
 eval "set -- $ARGS"  # ARGS was quoted by parse
 
 offset=0      # bytes of the log that were shown

@@ -296,7 +296,7 @@ def test_without_its_arguments_watch_resumes_nothing(world):
     ("denial", "sentence"),
     [
         ("Quota limit 'TPUV5sPreemptible' has been exceeded.", "ask for quota of the Cloud TPU API"),
-        ('There is no more capacity in the zone "z"', "z has no such slice free"),
+        ('There is no more capacity in the zone "z"', "no such slice is free in z"),
     ],
 )
 def test_what_google_denies_is_explained(world, denial, sentence):
@@ -360,7 +360,7 @@ def test_help_names_the_usage(world, script):
         ("train", {"OUTPUT": "s3://bucket/x"}, "names no folder in a bucket"),
         ("train", {}, "The trainer has no arguments"),
         ("local", {}, "The trainer has no arguments"),
-        ("watch", {"RETRIES": "often"}, "RETRIES=often is no number of times"),
+        ("watch", {"RETRIES": "often"}, "RETRIES=often is not a number"),
         ("watch", {}, "There is no slice or request named mine"),
     ],
 )
