@@ -1,8 +1,11 @@
 """Every test runs on 8 fake CPU devices, with warnings as errors and rank promotion refused."""
 
+import atexit
 import contextlib
 import importlib.util
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile a lot and compute little, so LLVM need not optimise.
@@ -11,6 +14,14 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What one test has compiled the others find, also those of other workers, in a folder that ends with the session: tests leave
+# nothing in a person's home, and find nothing there.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from pathlib import Path
 
@@ -19,7 +30,6 @@ import pytest
 from world import command, make_world
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_enable_compilation_cache", False)  # tests leave nothing in a person's home, and find nothing there
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +42,12 @@ def pytest_collection_modifyitems(items):
         if "property" in item.path.parts:
             item.add_marker("property")
     items.sort(key=lambda item: item.get_closest_marker("tpu") is not None)
+
+
+@pytest.fixture(autouse=True)
+def programs_stay_here():
+    yield
+    assert jax.config.jax_compilation_cache_dir == os.environ["JAX_COMPILATION_CACHE_DIR"], "write compilation_cache=''"
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ def test_where_moments_lie_and_what_is_watched_make_no_other_run(world, whole, t
     """Interrupted after update 2, then continued with the moments on the host and a profiler on the third update."""
     with interrupted(2):
         command(world, tmp_path)
-    watched = ["--config.optim.offload=True", "--config.profile=2:3", "--config.compilation_cache="]
+    watched = ["--config.optim.offload=True", "--config.profile=2:3"]
     resumed = command(world, tmp_path, "--config.checkpoint.resume=auto", *watched)
     for line, like in zip(metrics(resumed), metrics(whole), strict=True):
         for name in line.keys() - {"packing_efficiency"}:  # which has no reference's positions in it
@@ -161,12 +161,11 @@ def test_programs_are_kept_where_the_config_says(tmp_path, monkeypatch, capsys):
     set_to = {}
     monkeypatch.setattr(loop.jax.config, "update", set_to.__setitem__)
     monkeypatch.setenv("HOME", str(tmp_path))
-    loop._keep_programs("~/programs")
-    assert "not kept" in capsys.readouterr().out, "the tests have switched JAX's cache off"
-    monkeypatch.setattr(type(loop.jax.config), "jax_enable_compilation_cache", True)
-    loop._keep_programs("")
-    assert not set_to
-    assert "not kept" in capsys.readouterr().out
+    for folder, enabled in (("~/programs", False), ("", True)):
+        monkeypatch.setattr(type(loop.jax.config), "jax_enable_compilation_cache", enabled)
+        loop._keep_programs(folder)
+        assert not set_to
+        assert "not kept" in capsys.readouterr().out
     loop._keep_programs("~/programs")
     assert set_to["jax_compilation_cache_dir"] == str(tmp_path / "programs")
     assert "kept in ~/programs" in capsys.readouterr().out

@@ -26,6 +26,7 @@ def get_config(variant=None):
         eval_every=2,
         checkpoint=CheckpointConfig(every=2),
         metrics=MetricsConfig(tensorboard=False),
+        compilation_cache="",  # the tests have one of their own
     )
 """
 CLOCK = ("step_seconds", "tokens_per_second", "tflops_per_second")

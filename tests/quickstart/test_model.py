@@ -106,7 +106,8 @@ def test_config_runs(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text("\n".join(lines[:6]), encoding="utf-8")
     settings = config.load("configs/quickstart.py", None)
     data = dataclasses.replace(settings.data, path=str(tmp_path / "rows.jsonl"), eval_path=None, texts=None)
-    loop.train(dataclasses.replace(settings, data=data, output=str(tmp_path / "run"), epochs=1, batch_size=2))
+    short = {"epochs": 1, "batch_size": 2, "compilation_cache": ""}
+    loop.train(dataclasses.replace(settings, data=data, output=str(tmp_path / "run"), **short))
     gaps = json.loads((tmp_path / "run" / "reward_gap.json").read_text(encoding="utf-8"))
     english = [gaps[when][0]["mean"] for when in ("before", "after")]
     assert min(english) > 0.7
