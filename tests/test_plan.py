@@ -225,5 +225,5 @@ def test_several_slices_lie_along_the_data_axis(model_dir, monkeypatch):
     assert entry.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
     one = planned(config(model_dir, reference="cached"), "v5e:2x2")
     assert entry.masters == one.masters and entry.peak_flops == 2 * one.peak_flops
-    with pytest.raises(InputError, match=r"over the 2 slices of this run.* give data=2, a multiple of it, or auto=True"):
+    with pytest.raises(InputError, match=r"across the 2 TPU slices of this run.* write data=2 or a multiple of it, or auto=True"):
         planned(config(model_dir), "v5e:2x2", slices=2)

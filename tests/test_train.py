@@ -182,8 +182,8 @@ def test_a_finished_run_resumes_to_nothing_more_to_do(world, whole):
     [
         (["--config.data.path=nowhere.json"], ["nowhere.json", "does not exist"]),
         (["--config.model=./nowhere"], ["nowhere", "is not a folder"]),
-        (["--config.mesh.data=3"], ["mesh data=3", "8 devices"]),
-        (["--config.mesh.tensor=5"], ["tensor=5", "8 devices"]),
+        (["--config.mesh.data=3"], ["mesh data=3", "devices, 8"]),
+        (["--config.mesh.tensor=5"], ["tensor=5", "devices, 8"]),
         (["--config.remat=some"], ["'some'", "full"]),
         (["--config.data.max_length=8"], ["row", "max_length=8"]),
         (["--config.data.max_length=30", "--config.data.truncation=error"], ["row", "max_length=30"]),
