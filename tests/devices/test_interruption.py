@@ -23,7 +23,7 @@ def test_the_first_signal_only_asks(number, capfd):
 
 def test_the_second_signal_ends_the_process():
     code = (
-        "import os, signal\nfrom mpo_jax.interruption import Interruption\n"
+        "import os, signal\nfrom mpo_jax.devices.interruption import Interruption\n"
         "with Interruption():\n os.kill(os.getpid(), signal.SIGINT)\n os.kill(os.getpid(), signal.SIGTERM)\nprint('alive')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
