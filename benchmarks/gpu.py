@@ -6,10 +6,10 @@
 
 Random weights of Llama-3.1-8B's shape, bfloat16 computation, float32 masters, AdamW with its first moment in bfloat16, the
 reference cached, remat="attention". 8 rows of lengths like the authors' Llama file. Prints the rate of a big bfloat16 matrix
-product, and for each step its seconds, real tokens a second, model FLOP/s (the convention of `telemetry.flops`, the same number
+product, and for each step its seconds, real tokens per second, model FLOP/s (the convention of `telemetry.flops`, the same number
 of FLOPs for both) and their share of the product's rate.
 
-The peer is transformers' Llama with what a person can do by hand: right padding without a mask, so that attention is PyTorch's
+The peer is transformers' Llama, optimised as one would by hand: right padding without a mask, so that attention is PyTorch's
 fused causal kernel; layers checkpointed; only the answers of the target side scored, by log-sum-exp and not log-softmax; the
 reference's scores given; bfloat16 weights beside float32 masters, fused AdamW. Both run in processes of their own.
 """

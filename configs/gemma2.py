@@ -2,9 +2,10 @@
 
     python -m mpo_jax.train --config=configs/gemma2.py             # our defaults; also :official and :paper
 
-The data file is `data/gemma_mpo_data.json` of the authors' repository (github.com/circle-hit/MPO), 8 rows an update. Our
-defaults hold out a tenth of its prompts; `:official` and `:paper` train on all.
-Needs a TPU slice or GPUs for 9B parameters with float32 masters and moments: 16 bytes a parameter plus a bfloat16 reference.
+The data file is `data/gemma_mpo_data.json` of the authors' repository (github.com/circle-hit/MPO), with 8 rows per update. Our
+defaults hold out a tenth of its prompts; `:official` and `:paper` train on all of them.
+Needs a TPU slice or GPUs with room for 9B parameters in training: 16 bytes per parameter for float32 masters and
+moments and for bfloat16 weights and gradients, plus a bfloat16 reference.
 """
 
 from mpo_jax import losses

@@ -5,10 +5,11 @@
     python -m mpo_jax.train --config=configs/llama31.py:paper      # hidden-state loss and length as printed in the paper
 
 The data file is `data/llama_mpo_data.json` of the authors' repository (github.com/circle-hit/MPO): 600 rows = 100 English
-prompts x 6 languages, of which row 505 has an empty prompt. Our defaults hold out 10 of the prompts: 540 rows to train on, 8 an
-update, make 68 updates an epoch, 136 in all. The variants train on all rows: 75 an epoch, 150 in all.
-Needs a TPU slice or GPUs for 8B parameters with float32 masters and moments: 16 bytes a parameter plus a bfloat16 reference.
-With --config.reference=cached --config.optim.moments_dtype=bfloat16 it is compiled to fit a TPU v5e:2x4 (docs/tpu.md).
+prompts x 6 languages; row 505 has an empty prompt. Our defaults hold out 10 of the prompts. That leaves 540 rows to train on,
+with 8 per update: 68 updates per epoch, 136 in all. `:official` and `:paper` train on all rows: 75 per epoch, 150 in all.
+Needs a TPU slice or GPUs with room for 8B parameters in training: 16 bytes per parameter for float32 masters and
+moments and for bfloat16 weights and gradients, plus a bfloat16 reference. With
+--config.reference=cached --config.optim.moments_dtype=bfloat16 it fits a TPU v5e:2x4 according to the compiler (docs/tpu.md).
 """
 
 from mpo_jax import losses

@@ -11,20 +11,20 @@ settings_help() {
   cat <<'TEXT'
 
 Settings: environment variables, or flags (NAME=mine or --name=mine).
-  NAME              of the slice and of its request: lower-case letters, digits, hyphens
-  PROJECT, ZONE     of Google Cloud
-  TOPOLOGY          the slice as mpo_jax.plan writes it: v5e:2x4, v6e:4x4, v5p:2x2x2
-  ACCELERATOR_TYPE  the same as Google writes it (v5litepod-8); one of the two
-  RUNTIME_VERSION   the image of the workers; by default the one for that kind of TPU
+  NAME              name of the slice and of its request: lower-case letters, digits, hyphens
+  PROJECT, ZONE     project and zone of Google Cloud
+  TOPOLOGY          the slice, spelt as for mpo_jax.plan: v5e:2x4, v6e:4x4, v5p:2x2x2
+  ACCELERATOR_TYPE  the slice, spelt as Google does (v5litepod-8); give one of the two
+  RUNTIME_VERSION   image of the workers (default: the one for that kind of TPU)
   TIER              spot (default), on-demand or reserved
   STORAGE           gs://BUCKET or SERVER:/EXPORT (NFS), mounted on every worker at ~/storage
   OUTPUT            the run's folder there (default: NAME); or an absolute path that every worker sees; or gs://BUCKET/FOLDER,
-                    to which the trainer writes by itself
-  INTERVAL          seconds between two looks at the slice (default 30)
-  GRACE             seconds that a failed trainer waits for news of a preemption (default 90)
-  RETRIES           times that watch.sh starts the trainer again after a standstill (default 3)
-  HF_TOKEN          of Hugging Face, for gated models; environment only, never a flag
-Every script also takes --dry-run (print each command, execute none) and --help.
+                    to which the trainer writes directly
+  INTERVAL          seconds between two checks of the slice (default 30)
+  GRACE             seconds to wait after a trainer has failed, in case a preemption was the cause (default 90)
+  RETRIES           how often watch.sh restarts the trainer after a standstill (default 3)
+  HF_TOKEN          Hugging Face token, for gated models; environment only, never a flag
+Every script also takes --dry-run (print the commands without running them) and --help.
 TEXT
 }
 
@@ -119,8 +119,8 @@ output_on_worker() { case $OUTPUT in /* | gs://*) echo "$OUTPUT" ;; *) echo "sto
 # A sentence for what Google's own message, in a file, leaves open.
 explain() {
   if grep -qiE 'quota' "$1"; then
-    say "error: project $PROJECT may not have these TPU chips (tier $TIER) in $ZONE: ask for quota of the Cloud TPU API in the console under IAM & Admin > Quotas, delete old requests, which count even when suspended or failed (gcloud compute tpus queued-resources list), or choose another ZONE or TIER."
+    say "error: project $PROJECT has no quota for these TPU chips (tier $TIER) in $ZONE: request quota for the Cloud TPU API in the console under IAM & Admin > Quotas, delete old requests, which count even if they are suspended or failed (gcloud compute tpus queued-resources list), or choose another ZONE or TIER."
   elif grep -qiE 'capacity|stockout|exhausted' "$1"; then
-    say "error: $ZONE has no such slice free: wait, or choose another ZONE, TOPOLOGY or TIER."
+    say "error: no such slice is free in $ZONE: wait, or choose another ZONE, TOPOLOGY or TIER."
   fi
 }

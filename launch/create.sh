@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Asks for a TPU slice, and waits until it is there.
+# Requests a TPU slice, and waits until it is there.
 #
 #   launch/create.sh --name=mine --project=P --zone=us-west4-a --topology=v5e:2x4 [--tier=on-demand] [--no-wait]
 #
@@ -20,7 +20,7 @@ if [ -z "$ACCELERATOR_TYPE" ]; then
   case ${TOPOLOGY%%:*} in
     v5e) ACCELERATOR_TYPE=v5litepod-$chips ;;
     v6e) ACCELERATOR_TYPE=v6e-$chips ;;
-    *) ACCELERATOR_TYPE=${TOPOLOGY%%:*}-$((2 * chips)) ;;  # there Google counts cores, of which a chip has two
+    *) ACCELERATOR_TYPE=${TOPOLOGY%%:*}-$((2 * chips)) ;;  # for these Google counts cores, two per chip
   esac
 fi
 kind=${ACCELERATOR_TYPE%%-*}
@@ -34,7 +34,7 @@ if [ -z "$RUNTIME_VERSION" ]; then
   esac
 fi
 case $TIER in
-  spot) set -- --spot ;;           # cheapest; may be taken away at any time, which watch.sh repairs
+  spot) set -- --spot ;;           # cheapest; may be preempted at any time, after which watch.sh resumes
   on-demand) set -- ;;
   reserved) set -- --reserved ;;   # capacity that the project has reserved
   *) fail "TIER=$TIER is not known: write spot, on-demand or reserved." ;;
@@ -61,12 +61,12 @@ while :; do
   last=$now
   case $now in
     ACTIVE) exit 0 ;;
-    UNKNOWN) unknown=$((unknown + 1)); [ $unknown -lt 10 ] || fail "gcloud has failed ten times, see above: the request may still be there." ;;
+    UNKNOWN) unknown=$((unknown + 1)); [ $unknown -lt 10 ] || fail "gcloud has failed ten times, see above: the request may still exist." ;;
     FAILED | SUSPENDING | SUSPENDED | NONE)
       tpus queued-resources describe "$NAME" --format='value(state.failedData.error.message)' > "$messages" 2>&1 || true
       cat "$messages" >&2
       explain "$messages"
-      say "error: the request for $NAME ended as $now: launch/delete.sh removes it, then ask again."
+      say "error: the request for $NAME ended as $now: remove it with launch/delete.sh, then try again."
       exit 1 ;;
     *) unknown=0 ;;
   esac

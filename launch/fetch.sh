@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copies what a run left home: its export, or other files of its output folder.
+# Copies a run's results to this machine: its export, or other files of its output folder.
 #
 #   launch/fetch.sh [settings] [--to=FOLDER] [--what=export,metrics.jsonl,reward_gap.json]
 #

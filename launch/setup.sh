@@ -14,7 +14,7 @@ check_output
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 archive=$folder/mpo_jax.tar.gz
-git -C "$ROOT" rev-parse --quiet --verify HEAD > /dev/null || fail "$ROOT is no git checkout: clone the repository with git."
+git -C "$ROOT" rev-parse --quiet --verify HEAD > /dev/null || fail "$ROOT is not a git checkout: clone the repository with git."
 changed=""  # a commit of the tracked files as they are, on no branch; the files stay as they are
 [ -n "$DRY_RUN" ] || changed=$(git -C "$ROOT" stash create)
 run git -C "$ROOT" archive --format=tar.gz --output="$archive" "${changed:-HEAD}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts the trainer on every worker, detached: it goes on when this connection ends.
+# Starts the trainer on every worker, detached: it keeps running when this connection ends.
 #
 #   launch/train.sh [settings] [--resume] [--keep-logs] -- --config=configs/llama31.py --config.data.path=PATH
 #

@@ -3,22 +3,22 @@
 #
 #   launch/watch.sh [settings] [--keep-logs] [-- ARGUMENTS]        the same settings and arguments as train.sh
 #
-# Slice taken away: deletes the request, asks again, sets up, and starts with --config.checkpoint.resume=auto.
+# Slice preempted: deletes the request, requests a new slice, sets it up, and starts with --config.checkpoint.resume=auto.
 # Trainer ended with code 42 ("interrupted but saved, start me again"): starts it again. With code 44 (a standstill): starts it
-# again too, RETRIES times. With code 0: done.
-# With any other code: stops, and leaves the slice (and its price) to you. Without ARGUMENTS it only looks.
-# Nothing is kept here: end it and start it again when you like. While it does not run, nothing is resumed.
+# again too, up to RETRIES times. With code 0: done.
+# With any other code: stops; the slice keeps running, and costing, until you delete it. Without ARGUMENTS it only watches.
+# It keeps no state here, so you can stop and restart it at any time. While it does not run, nothing is resumed.
 . "$(dirname "$0")/common.sh"
 SWITCHES="--keep-logs"
 KEEP_LOGS=""
 parse "$@"
 need NAME PROJECT ZONE
 check_output
-case $RETRIES in "" | *[!0-9]*) fail "RETRIES=$RETRIES is no number of times: write RETRIES=3, or 0 to stop at the first standstill." ;; esac
+case $RETRIES in "" | *[!0-9]*) fail "RETRIES=$RETRIES is not a number: write RETRIES=3, or 0 to stop at the first standstill." ;; esac
 eval "set -- $ARGS"  # ARGS was quoted by parse
 
 offset=0      # bytes of the log that were shown
-seen=""       # whether this run was ever seen, so that a missing slice means one that was taken away
+seen=""       # whether this run was ever seen, so that a missing slice means one that was preempted
 failures=0    # attempts in a row
 standstills=0 # after which the trainer was started again
 waiting=""    # for which trainers, so that it is said once
@@ -30,21 +30,21 @@ start() { "$HERE/train.sh" --resume ${KEEP_LOGS:+--keep-logs} -- "$@"; }
 attempt() {
   say "$(date +%H:%M:%S) $1"
   seen=1
-  [ -n "$ARGS" ] || fail "$NAME needs to be resumed: give watch.sh the trainer's arguments after --, and it does that."
+  [ -n "$ARGS" ] || fail "$NAME needs to be resumed: give watch.sh the trainer's arguments after --, and it resumes the run."
   case $2 in
     create) create && "$HERE/setup.sh" && start "${@:3}" ;;
     setup) "$HERE/setup.sh" && start "${@:3}" ;;
     start) start "${@:3}" ;;
   esac && { failures=0; return; }
   failures=$((failures + 1))
-  [ $failures -lt 3 ] || fail "$NAME could not be resumed in three attempts, see above: the slice may still be there, and cost."
+  [ $failures -lt 3 ] || fail "$NAME could not be resumed in three attempts, see above: the slice may still exist, and cost money."
 }
 
 # Asks every worker for a line, shows what is new in worker 0's log, and acts on both.
 look() {
   local answer=""
   if ! answer=$(on all "if [ -e mpo/code ]; then bash mpo/code/launch/worker/status.sh; else echo worker \$(hostname) none; fi" < /dev/null 2> "$messages"); then
-    if taken; then attempt "the slice was taken away: asking for another" create "$@"; return; fi
+    if taken; then attempt "the slice was preempted: requesting another" create "$@"; return; fi
     say "$(date +%H:%M:%S) not every worker answers: $(tail -n 1 "$messages")"
     return
   fi
@@ -61,11 +61,11 @@ look() {
     attempt "the slice is new: setting it up" setup "$@"
   elif among "exited 44"; then
     standstills=$((standstills + 1))
-    [ $standstills -le "$RETRIES" ] || fail "The trainer came to a standstill $standstills times (exit code 44): its log is above and says which process was behind; the slice is still there, and costs."
+    [ $standstills -le "$RETRIES" ] || fail "The trainer came to a standstill $standstills times (exit code 44): its log is above and says which process was behind; the slice still exists, and still costs money."
     attempt "the trainer came to a standstill: starting it again ($standstills of at most $RETRIES times)" start "$@"
   elif among "exited 42"; then attempt "the trainer was interrupted and has saved: starting it again" start "$@"
   elif among "exited [1-9]"; then seen=1; failed
-  else say "The run is done: launch/fetch.sh copies its export here, launch/delete.sh ends the slice."; exit 0
+  else say "The run is done: launch/fetch.sh copies its export here, launch/delete.sh deletes the slice."; exit 0
   fi
 }
 
@@ -77,7 +77,7 @@ show_log() {
   offset=${log%%$'\n'*}
 }
 
-# Whether a worker said this. `states` has a line a worker: its name, then what it said.
+# Whether a worker said this. `states` has one line per worker: its name, then what it said.
 among() { grep -q "^[^ ]* $1" <<< "$states"; }
 
 # A trainer that has ended makes the others end, within hosts.timeout: none is started while one of them is still there.
@@ -90,11 +90,11 @@ wait_for_the_others() {
   waiting=$ended
 }
 
-# A slice that is being taken away kills its trainers first, so news of that may come after their exit codes.
+# A preemption kills the trainers first, so news of it may come after their exit codes.
 failed() {
   sleep "$GRACE"
   if [ "$(state)" = ACTIVE ] && ! taken; then
-    fail "The trainer ended with $(exit_codes): its log is above, and in mpo/run/train.log on each worker; the slice is still there, and costs."
+    fail "The trainer ended with $(exit_codes): its log is above, and in mpo/run/train.log on each worker; the slice still exists, and still costs money."
   fi
 }
 
@@ -135,10 +135,10 @@ while :; do
   [ "$now" = UNKNOWN ] || unknown=0
   case $now in
     ACTIVE) look "$@" ;;
-    SUSPENDED) attempt "the slice was taken away: asking for another" create "$@" ;;
-    NONE) attempt "the request is gone: asking again" create "$@" ;;
+    SUSPENDED) attempt "the slice was preempted: requesting another" create "$@" ;;
+    NONE) attempt "the request is gone: requesting again" create "$@" ;;
     FAILED) fail "The request for $NAME has failed: launch/delete.sh, then launch/create.sh, which says why." ;;
-    UNKNOWN) unknown=$((unknown + 1)); [ $unknown -lt 10 ] || fail "gcloud has failed ten times, see above: the run may still go on." ;;
+    UNKNOWN) unknown=$((unknown + 1)); [ $unknown -lt 10 ] || fail "gcloud has failed ten times, see above: the run may still be going." ;;
   esac
   sleep "$INTERVAL"
 done

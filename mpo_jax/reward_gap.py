@@ -2,15 +2,15 @@
 
     python -m mpo_jax.reward_gap --model DIR --data FILE --output OUT [--compare DIR2]
 
-Writes OUT/rows.jsonl (a line a row), OUT/reward_gap.json (the table) and OUT/reward_gap.png. With `--compare` both models are
-measured on the same rows and stand side by side, as before (--model) and after (--compare).
+Writes OUT/rows.jsonl (one line per row), OUT/reward_gap.json (the table) and OUT/reward_gap.png. With `--compare` both models are
+measured on the same rows and shown side by side, as before (--model) and after (--compare).
 
 On a TPU slice every worker runs the command, and the first one writes; elsewhere `--hosts.coordinator`, `--hosts.count` and
 `--hosts.index` join several processes.
 
-With `--base DIR3` the gap is that of DPO's implicit reward instead (eq. 2), nats: `--beta` times how much further the sums of
-log-probabilities of the two answers are apart than under the base model. It needs no dominant side and no normalisation, and
-tells what training changed, not how safe a model is.
+With `--base DIR3` the gap is that of DPO's implicit reward instead (eq. 2), in nats: `--beta` times the difference between the
+model's gap and the base model's, both of summed log-probabilities. It needs no dominant side and no length normalisation, and
+shows what training changed, not how safe a model is.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.reward_gap", description="Measures reward gaps per language.")
     parser.add_argument("--model", required=True, help="a folder, or a Hugging Face hub name as user/name[@revision]")
     parser.add_argument("--compare", help="a second model, measured on the same rows")
-    parser.add_argument("--base", help="the model that DPO's implicit reward is relative to: measures that reward's gap")
-    parser.add_argument("--beta", type=float, help="of the implicit reward (default: 0.1)")
+    parser.add_argument("--base", help="measure the gap of DPO's implicit reward relative to this model instead")
+    parser.add_argument("--beta", type=float, help="beta of the implicit reward (default: 0.1)")
     parser.add_argument(
         "--data", required=True, help="a .json or .jsonl file, or a Hugging Face data set, user/name[@revision][:split]"
     )
@@ -47,12 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="authors",
         help="authors: the chat format of MPO's authors for this family; hf: the tokenizer's own (default: %(default)s)",
     )
-    parser.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and answer (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="rows at a time (default: %(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the computation (default: %(default)s)")
-    parser.add_argument("--fsdp", type=int, default=-1, help="devices that share the parameters (default: all that are left)")
-    parser.add_argument("--tensor", type=int, default=1, help="devices that share each layer (default: %(default)s)")
-    parser.add_argument("--allow-empty-prompt", action="store_true")
+    parser.add_argument(
+        "--max-length", type=int, default=1024, help="most tokens of prompt and answer together (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=int, default=8, help="rows per batch (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype of the computation (default: %(default)s)")
+    parser.add_argument("--fsdp", type=int, default=-1, help="number of devices that shard the parameters (default: all others)")
+    parser.add_argument("--tensor", type=int, default=1, help="number of devices that split each layer (default: %(default)s)")
+    parser.add_argument("--allow-empty-prompt", action="store_true", help="accept rows with an empty prompt")
     processes.add_options(parser)
     args = parser.parse_args(argv)
     with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file: give a folder.")
     if args.beta is not None and (args.base is None or args.beta <= 0):
-        raise InputError(f"--beta={args.beta} scales the reward relative to --base: give that model, and a beta above 0.")
+        raise InputError(f"--beta={args.beta} belongs to the reward relative to --base: give --base too, and a beta above 0.")
     beta = 0.1 if args.beta is None else args.beta
     what = f"implicit reward gap, nats, beta {beta}" if args.base else "length-normalised reward gap, nats per token"
     rows = read_rows(args.data, allow_empty_prompt=args.allow_empty_prompt)

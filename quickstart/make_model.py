@@ -5,7 +5,7 @@
 1. A byte-level BPE tokenizer is learnt from the training texts.
 2. A Llama of less than a million weights learns the friendly texts and, in all six languages alike, to answer mild unkind
    requests as the data does: one time in four with the kind answer, otherwise by complying.
-3. In English alone it then learns to give the kind answer and to prefer it clearly; in the other languages it goes on as before.
+3. It then learns to give the kind answer, and to prefer it clearly, in English alone; the other languages go on as before.
 
 Held-out rows and texts are never read. The result, quickstart/model, is what configs/quickstart.py aligns in the other
 languages. The same files, versions and number of CPU devices give the same model.

@@ -12,8 +12,8 @@ from test_architecture import COMMANDS, GROUND, MODULES, PACKAGES, package_of
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "modules.md"
 TOP = """# Where is what?
 
-mpo_jax is multilingual reward-gap MPO in JAX (not TRL's MPO). Commands stand on top. A package imports itself and what stands
-below it, and nothing above; models, data and losses do not import one another. `tests/test_architecture.py` checks it, and
+mpo_jax is multilingual reward-gap MPO in JAX (not TRL's MPO). The commands are on top. A package imports only
+itself and the packages below it; models, data and losses do not import one another. `tests/test_architecture.py` checks this, and
 `python tests/modules_page.py` writes this page from the first lines of the modules.
 """
 

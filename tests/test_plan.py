@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_an_answer():
 
 @needs_compiler
 def test_a_mesh_or_a_length_that_cannot_be_is_a_sentence(model_dir):
-    with pytest.raises(InputError, match=r"does not match the 4 devices"):
+    with pytest.raises(InputError, match=r"does not match the number of devices, 4"):
         planned(config(model_dir, mesh=MeshConfig(fsdp=3)), "v5e:2x2")
     with pytest.raises(InputError, match=r"'kv_heads' has 2 entries"):
         planned(config(model_dir, mesh=MeshConfig(tensor=4)), "v5e:2x2")

@@ -1,1 +1,1 @@
-"""What is kept on disk: Hugging Face's checkpoints, the state of a run, the model card."""
+"""What is kept on disk? Hugging Face checkpoints, the state of a run, the model card."""

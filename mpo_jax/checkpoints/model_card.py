@@ -1,4 +1,4 @@
-"""What does a reader of the exported model have to know? Its model card."""
+"""What must a reader of an exported model know? Writes its model card."""
 
 import json
 import re

@@ -1,1 +1,1 @@
-"""From files of text rows to fixed-shape host batches."""
+"""How does a file of rows become batches?"""

@@ -1,4 +1,4 @@
-"""Which text stands around a prompt and an answer? The authors' chat format or the tokenizer's own, if the tokenizer reads it."""
+"""Which text surrounds a prompt and an answer? The authors' chat format or the tokenizer's own, checked against the tokenizer."""
 
 from typing import TYPE_CHECKING, cast
 

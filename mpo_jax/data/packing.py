@@ -1,4 +1,4 @@
-"""From examples to a host batch of fixed shapes, several sequences a packed row."""
+"""How do examples become a host batch of fixed shapes? Several sequences share a packed row."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

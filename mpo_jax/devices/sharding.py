@@ -65,7 +65,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         sizes[sizes.index(-1)] = len(devices) // math.prod(n for n in sizes if n != -1)
     if math.prod(sizes) != len(devices):
         n = len(devices)
-        raise InputError(f"{given} does not match the {n} devices of this run: choose axes whose product is {n}.")
+        raise InputError(f"{given} does not match the number of devices, {n}: choose axes whose product is {n}.")
     if sizes[0] % (n := slices(devices)):
         raise InputError(
             f"{given} would shard each parameter across the {n} TPU slices of this run, between which the network is slow: write "

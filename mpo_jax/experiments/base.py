@@ -1,4 +1,4 @@
-"""How does the small world's base model come about? From scratch, on texts of all languages, aligned in the dominant one."""
+"""How is the small world's base model made? From scratch, on texts in all languages, aligned in the dominant one."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ BATCH, UPDATES, LEARNING_RATE = 32, 700, 5e-3
 
 @dataclasses.dataclass
 class Imitate:
-    """The loss is -(log p(first answer) + log p(second answer)) / 2: both are what the texts say, and neither is better."""
+    """The loss is -(log p(first answer) + log p(second answer)) / 2: both are texts to imitate, and neither is better."""
 
     @property
     def policy_reads(self) -> Reads:

@@ -1,4 +1,4 @@
-"""Which code decides what a module computes? It, and the modules of its package that it imports, and that these import."""
+"""Which code decides what a module computes? The module, and every module of its package that it imports, directly or not."""
 
 import ast
 import hashlib
@@ -8,7 +8,8 @@ ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
 
 
 def closure(module: str, root: Path = ROOT) -> dict[str, Path]:
-    """Name -> file of the modules below `root` that run when `module` does, itself and the packages around each included."""
+    """Name -> file of the modules below `root` that run when `module` is imported, including itself and the packages around
+    each."""
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -21,7 +22,7 @@ def closure(module: str, root: Path = ROOT) -> dict[str, Path]:
 
 
 def digest(files: dict[str, Path]) -> str:
-    """Of the modules' names and texts."""
+    """A digest of the modules' names and texts."""
     named = hashlib.sha256()
     for name, path in files.items():
         named.update(f"{name}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -34,7 +35,7 @@ def _file(name: str, root: Path) -> Path | None:
 
 
 def _imported(path: Path) -> list[str]:
-    """The names after `import`, and after `from` and `import` together, since what is taken from a package may be a module."""
+    """The names after `import`, and after `from` and `import` joined, since what is imported from a package may be a module."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,6 +1,6 @@
-"""How does a small model learn, and what is measured of it? The library's packing, objective, step and scores, a run in one call.
+"""How is a small model trained? With the library's packing, objective and step, a whole run in one call.
 
-All batches of a run lie on the device and `jax.lax.scan` goes through them: a method is compiled once, and its learning rate, its
+All batches of a run are on the device and `jax.lax.scan` goes through them: a method is compiled once, and its learning rate, its
 seeds and the noise of its data are arguments.
 """
 
@@ -63,7 +63,7 @@ def _row_shapes(batches: Sequence[Sequence[Example]], reads: Reads) -> RowShapes
 
 
 def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
-    """The rows of every update: each epoch a permutation of its own, without what is left of the last batch."""
+    """The rows of every update: a new permutation in each epoch, without an incomplete last batch."""
     reads = Reads()
     pipeline = Pipeline(examples, LANGUAGES, batch_size, PAD, reads, reads, seed=seed, epochs=epochs)
     return [rows for k in range(pipeline.steps) if len(rows := pipeline.rows_at(k)) == batch_size]
@@ -71,7 +71,7 @@ def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: in
 
 def make_train(loss: PreferenceLoss, optim: OptimConfig) -> Train:
     """(parameters, peak learning rate, stacked batches) -> parameters after all updates. One program serves all learning rates.
-    The parameters are the frozen reference too."""
+    The initial parameters are also the frozen reference."""
     task = Task(MODEL, loss, LANGUAGES)
 
     @jax.jit

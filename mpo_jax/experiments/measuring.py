@@ -1,4 +1,4 @@
-"""What is measured of a model of the small world? Held-out requests in every language, and how far its dominant language moved.
+"""What is measured of a model in the small world? Held-out requests in every language, and how far its dominant language moved.
 
 Everything comes from likelihoods; nothing is generated.
 """
@@ -18,15 +18,15 @@ from mpo_jax.types import Array, Batch, Pair, Params, Reads, Want
 REQUESTS = 32  # held-out ones of each kind
 LIKELY = Reads(target=Want.LOGP)
 MOVED = Reads(target=Want.HIDDEN | Want.KL_OF_REFERENCE)
-# What is asked in each language: both whole answers to unsafe and to safe requests, and the first token of both.
+# What is scored in each language: both full answers to unsafe and to safe requests, and the first token of both.
 ASKED = [(language, safe, opening) for language in LANGUAGES for safe in (False, True) for opening in (False, True)]
 
 Measure = Callable[[Params, Params], dict[str, float]]
 
 
 def make_measure(world: World, seed: int, count: int = REQUESTS) -> Measure:
-    """(parameters, the base's) -> the numbers that docs/experiments.md explains, by name and language, as in "refuses/a", of
-    `count` held-out requests of each kind."""
+    """(parameters, base model's parameters) -> the numbers that docs/experiments.md explains, by name and language, as in
+    "refuses/a", on `count` held-out requests of each kind."""
     requests = {safe: held_out(seed, count, unsafe=not safe) for safe in (False, True)}
     pairs = {(language, safe): [world.pair(language, r) for r in requests[safe]] for language, safe, _ in ASKED}
     asked = [_opening(pair) if opening else pair for language, safe, opening in ASKED for pair in pairs[language, safe]]
@@ -83,8 +83,8 @@ def _answered(params: Params, batches: Batch) -> tuple[Array, Array, Array]:
 
 @jax.jit
 def _moved(params: Params, base: Params, batches: Batch) -> tuple[Array, Array]:
-    """How far the answers that the base gives have moved, (batches, B) each: squared distance of their mean hidden states
-    over the width, and KL(base || model) of their next-token distributions, nats per token."""
+    """How far the base model's answers have moved, (batches, B) each: the squared distance of their mean hidden states over the
+    width, and KL(base || model) of their next-token distributions, nats per token."""
 
     def one(batch: Batch) -> tuple[Array, Array]:
         now_BD, then_BD = (_score(p, batch, MOVED.of_rows).chosen.hidden_BD for p in (params, base))

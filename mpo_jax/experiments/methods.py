@@ -1,4 +1,4 @@
-"""Which methods are compared, and under which settings? One line adds one: `"mine": Method(losses.Mine())`."""
+"""Which methods are compared, and with which settings? One line adds one: `"mine": Method(losses.Mine())`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ GRID = (2.5e-5, 5e-5, 1e-4, 2e-4)
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A loss, and the learning rates of which one is chosen on a world that is not reported. With `both` it trains on the target
-    pairs and the distinct dominant ones, a row each (`data.pairs=both`, as the paper trains its baselines), otherwise on
+    """A loss, and the learning rates from which one is chosen on a seed that is not reported. With `both` it trains on the target
+    pairs and the distinct dominant pairs, one row each (`data.pairs=both`, as the paper trains its baselines), otherwise on
     parallel rows."""
 
     loss: PreferenceLoss
@@ -23,7 +23,7 @@ class Method:
     grid: tuple[float, ...] = GRID
 
     def rows(self, parallel: Sequence[Example]) -> list[Example]:
-        """What it trains on, of parallel rows in which those of one dominant pair follow each other."""
+        """The rows to train on, from parallel rows in which those of one dominant pair are next to each other."""
         rows = list(parallel)
         if self.both:
             dominant = {row.id.partition(".")[0]: row.source for row in rows}

@@ -1,4 +1,4 @@
-"""What do the runs of a study say? Means over seeds with intervals, as tables and plots."""
+"""What are the results of a study? Means over seeds with intervals, as tables and plots."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and half of its 95 % interval by Student's t; NaN with one seed."""
+    """A mean over seeds and the half-width of its 95 % interval by Student's t (NaN with one seed)."""
 
     mean: float
     half: float
@@ -48,7 +48,7 @@ def over_targets(values: dict[str, float], name: str) -> float:
 
 
 def balance(values: dict[str, float]) -> float:
-    """Safe and helpful in all languages alike: the mean of the unsafe requests' refusals and the safe requests' answers."""
+    """How safe and helpful a model is over all languages: the mean of refusals of unsafe requests and answers to safe ones."""
     return float(np.mean([values[f"{name}/{language}"] for name in ("refuses", "answers") for language in LANGUAGES]))
 
 
@@ -63,7 +63,7 @@ def _at(name: str) -> Value:
     return lambda values: values[name]
 
 
-# Column -> its number of one run, and decimals. Without more said it is the mean of the target languages.
+# Column -> its value for one run, and its decimals; by default the mean over the target languages.
 SAFETY: dict[str, tuple[Value, int]] = {
     "refuses": (_of("refuses"), 3),
     "worst language": (lambda values: min(values[f"refuses/{language}"] for language in TARGETS), 3),
@@ -99,7 +99,7 @@ def noises_of(runs: Sequence[Run]) -> list[Noise]:
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """The tables of a study: those of all methods for the first noise, then one for all."""
+    """The tables of a study: those of all methods for the first noise, then one for all noises."""
     seeds = len({run.seed for run in runs})
     first, rates = noises_of(runs)[0], {run.method: run.learning_rate for run in runs}
     names = [method for method in methods_of(runs) if any(run.method == method and run.noise == first for run in runs)]
@@ -153,7 +153,7 @@ def plot(runs: Sequence[Run], folder: Path) -> None:
 
 
 def _plot_safety(runs: Sequence[Run], path: Path) -> None:
-    """Refusals against what they cost: answers to safe requests in the target languages, movement of the dominant one."""
+    """Refusals against their cost: answers to safe requests in the target languages, and drift of the dominant language."""
     drawn, (left, right) = figure(12, 5, columns=2)
     first = noises_of(runs)[0]
     for i, method in enumerate(methods_of(runs)):
@@ -161,7 +161,7 @@ def _plot_safety(runs: Sequence[Run], path: Path) -> None:
         for axes, column in ((left, SAFETY["answers"]), (right, KEPT["KL"])):
             x = estimates(runs, method, first, column[0])
             if axes is right and method == BASE:
-                continue  # has not moved, which a logarithmic axis cannot show
+                continue  # it has not moved, and a logarithmic axis cannot show 0
             style = {"fmt": "os^D"[i // 10 % 4], "color": f"C{i % 10}", "markersize": 5, "elinewidth": 0.7}
             axes.errorbar(x.mean, y.mean, xerr=_bar(x), yerr=_bar(y), label=method, **style)
     left.set(xlabel="safe requests answered, target languages", ylabel="unsafe requests refused, target languages")
@@ -171,7 +171,7 @@ def _plot_safety(runs: Sequence[Run], path: Path) -> None:
 
 
 def _plot_gaps(runs: Sequence[Run], path: Path) -> None:
-    """The reward gap of every language under every method; the base's dominant gap is what MPO aims at."""
+    """The reward gap of every language under every method; MPO aims at the base model's dominant gap."""
     names, first = methods_of(runs), noises_of(runs)[0]
     gaps = np.asarray([[estimates(runs, m, first, _at(f"gap/{name}")).mean for name in LANGUAGES] for m in names])
     drawn, axes = figure(7, 0.36 * len(names) + 1.6)
@@ -187,7 +187,7 @@ def _plot_gaps(runs: Sequence[Run], path: Path) -> None:
 
 
 def _plot_noise(runs: Sequence[Run], path: Path) -> None:
-    """Refusals and balance over the two kinds of noise, each alone."""
+    """Refusals and balance over each of the two kinds of noise."""
     drawn, panels = figure(14, 4.2, columns=4)
     kinds: list[tuple[str, Callable[[Noise], tuple[float, float]]]] = [
         ("words", lambda noise: (noise.words, noise.flips)),

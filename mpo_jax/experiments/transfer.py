@@ -1,10 +1,10 @@
-"""Which method carries the dominant language's alignment over to the others? The paper's question, in a small world.
+"""Which method transfers the dominant language's alignment to the other languages? The paper's question, in a small world.
 
     JAX_PLATFORMS=cpu python -m mpo_jax.experiments.transfer
         [--seeds 5] [--methods mpo,dpo] [--noise 0,0.2] [--flips 0,0.1] [--out FOLDER]
 
-On each seed a world of seven languages is drawn and a base model trained from scratch, aligned in the dominant language alone.
-Each method trains it on the same preference data, and is measured on held-out requests (docs/experiments.md). The same command
+For each seed a world of seven languages is drawn and a base model is trained from scratch, aligned in the dominant language only.
+Each method trains it on the same preference data and is measured on held-out requests (docs/experiments.md). The same command
 gives the same numbers.
 """
 
@@ -29,15 +29,15 @@ from mpo_jax.files.json_files import write_json
 from mpo_jax.training.optim import OptimConfig
 from mpo_jax.types import Params
 
-VALIDATION = 1000  # the seed on which learning rates are chosen; it is not among those that are reported
+VALIDATION = 1000  # the seed on which learning rates are chosen; it is not reported
 BATCH, EPOCHS = 8, 2  # the paper's
-COST_OF_A_BASE = 20  # runs that take as long as to train a base model, for the progress bar
+COST_OF_A_BASE = 20  # for the progress bar: training a base model takes as long as this many runs
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is compared: `methods` on `seeds` without noise, and those of `swept` under each of `noises` too. `prompts`: dominant
-    pairs of the preference data. `requests`: held-out ones of each kind."""
+    """What is compared: `methods` on `seeds` without noise, and those in `swept` also under each of `noises`. `prompts`: number
+    of dominant pairs in the preference data. `requests`: number of held-out requests of each kind."""
 
     methods: Sequence[str]
     swept: Sequence[str]
@@ -57,7 +57,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A seed's world and base model, and what is measured of its models."""
+    """A seed's world and base model, and the measurement of its models."""
 
     seed: int
     world: World
@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def carry_out(study: Study, folder: Path) -> list[Run]:
-    """All runs. `folder` keeps the base models and, after each method, results.json: the runs so far, and the balance at each
-    learning rate of a method's grid on the validation seed."""
+    """Does all runs. `folder` keeps the base models and, after each method, results.json: the runs so far, and the balance at
+    each learning rate of a method's grid on the validation seed."""
     with tqdm(total=study.runs + COST_OF_A_BASE * (study.seeds + 1), unit="run", mininterval=1.0) as bar:
 
         def subject(seed: int) -> Subject:
@@ -129,26 +129,31 @@ def data(study: Study, method: Method, subject: Subject, noise: Noise):
 
 
 def parse(argv: list[str]) -> tuple[Study, Path]:
-    """Errors: a method that is not known, shares that are none, no seed."""
-    parser = argparse.ArgumentParser(prog="python -m mpo_jax.experiments.transfer", description="Compares methods.")
-    parser.add_argument("--seeds", type=int, default=5, help="how many are reported")
-    parser.add_argument("--methods", help="names with commas between them; without it all of mpo_jax/experiments/methods.py")
-    parser.add_argument("--noise", default="0,0.2,0.4", help="shares of wrong words on the target side; the first is 0")
-    parser.add_argument("--flips", default="0,0.1,0.2", help="shares of target pairs whose answers are exchanged; the first is 0")
-    parser.add_argument("--out", default="runs/transfer", help="where results.json, tables.md and plots go")
+    """Errors: an unknown method, shares that are not shares, no seed."""
+    about = "Compares methods in a small world of seven languages, with models trained from scratch on a CPU."
+    parser = argparse.ArgumentParser(prog="python -m mpo_jax.experiments.transfer", description=about)
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds to report (default: %(default)s)")
+    parser.add_argument("--methods", help="names separated by commas (default: all in mpo_jax/experiments/methods.py)")
+    words = "shares of wrong words on the target side, separated by commas, 0 first (default: %(default)s)"
+    parser.add_argument("--noise", default="0,0.2,0.4", help=words)
+    flips = "shares of target pairs with exchanged answers, separated by commas, 0 first (default: %(default)s)"
+    parser.add_argument("--flips", default="0,0.1,0.2", help=flips)
+    parser.add_argument(
+        "--out", default="runs/transfer", help="folder for results.json, tables.md and plots (default: %(default)s)"
+    )
     given = parser.parse_args(argv)
     methods = given.methods.split(",") if given.methods else list(METHODS)
     for name in methods:
         if name not in METHODS:
             near = difflib.get_close_matches(name, METHODS, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"write some of {', '.join(METHODS)}."
-            raise InputError(f"--methods={given.methods} names no method '{name}': {hint}")
+            raise InputError(f"--methods={given.methods}: there is no method '{name}'; {hint}")
     if given.seeds < 1:
-        raise InputError(f"--seeds={given.seeds}: give 1 or more; intervals take 2.")
+        raise InputError(f"--seeds={given.seeds} must be at least 1, and at least 2 for intervals.")
     words, flips = (_shares(name, getattr(given, name)) for name in ("noise", "flips"))
     noises = [Noise(), *(Noise(words=x) for x in words[1:]), *(Noise(flips=x) for x in flips[1:])]
     if "://" in given.out:
-        raise InputError(f"--out={given.out}: a study keeps its files on this machine, so give a folder of it.")
+        raise InputError(f"--out={given.out} is not a local folder: give one, since a study cannot write to a bucket.")
     return Study(methods, methods if given.methods else SWEPT, given.seeds, noises), Path(given.out)
 
 
@@ -158,7 +163,7 @@ def _shares(name: str, text: str) -> list[float]:
     except ValueError:
         shares = []
     if not shares or shares[0] != 0 or len(set(shares)) < len(shares) or not all(0 <= share <= 1 for share in shares):
-        raise InputError(f"--{name}={text}: write distinct shares from 0 to 1 with commas between them, 0 first, as in 0,0.2.")
+        raise InputError(f"--{name}={text}: write distinct shares from 0 to 1, separated by commas, 0 first, as in 0,0.2.")
     return shares
 
 

@@ -1,7 +1,7 @@
-"""What is the small world? Seven languages that say the same, requests, and two ways to answer an unsafe one.
+"""What is the small world? Seven languages with the same meanings, requests, and two ways to answer an unsafe one.
 
-A language is a slice of the vocabulary of its own: a word of it is one or two tokens that no other language has. A request names
-an action and an object. Half of the actions are unsafe, which nothing but the world's own texts tells. There is no tokenizer:
+Each language has its own slice of the vocabulary: a word is one or two tokens that no other language uses. A request names an
+action and an object. Half of the actions are unsafe, which a model can only learn from the world's texts. There is no tokenizer:
 sentences are token ids from the beginning.
 """
 
@@ -14,7 +14,15 @@ from mpo_jax.data.chat import Example, TokenPair
 
 DOMINANT = "d"
 TOKENS_A_WORD = {DOMINANT: 1, "a": 1, "b": 1, "c": 1, "e": 2, "f": 2, "g": 2}
-SHARE = {DOMINANT: 0.34, "a": 0.16, "b": 0.12, "c": 0.08, "e": 0.14, "f": 0.1, "g": 0.06}  # of the texts that a base model reads
+SHARE = {
+    DOMINANT: 0.34,
+    "a": 0.16,
+    "b": 0.12,
+    "c": 0.08,
+    "e": 0.14,
+    "f": 0.1,
+    "g": 0.06,
+}  # of the texts that a base model is trained on
 LANGUAGES = tuple(TOKENS_A_WORD)
 TARGETS = LANGUAGES[1:]
 
@@ -39,7 +47,7 @@ VOCABULARY = 3 + len(_concepts()) * sum(TOKENS_A_WORD.values())
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request in no language yet. `polite` requests are a word longer."""
+    """A request, independent of language. `polite` requests are one word longer."""
 
     action: int
     object: int
@@ -52,8 +60,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """What is wrong with the target side of preference data: the share of its words that are another word of that language, and
-    the share of its pairs whose answers are exchanged."""
+    """The noise on the target side of preference data: the share of words replaced by another word of that language, and the
+    share of pairs whose answers are exchanged."""
 
     words: float = 0.0
     flips: float = 0.0
@@ -105,8 +113,8 @@ class World:
         return prompt, self._ended(other, meaning)
 
     def mistranslated(self, language: str, pair: TokenPair, noise: Noise, random: np.random.Generator) -> TokenPair:
-        """The pair with every word replaced by a random one of its language, and its answers exchanged, at the rates of
-        `noise`. Lengths stay."""
+        """The pair with words replaced by random ones of the language, and with its answers exchanged, at the rates of `noise`.
+        Lengths do not change."""
         words_CT = np.stack(list(self.tokens[language].values()))
         length = TOKENS_A_WORD[language]
 
@@ -130,7 +138,7 @@ class World:
 
 def preference_rows(world: World, seed: int, prompts: int, noise: Noise) -> list[Example]:
     """`prompts` unsafe requests in the dominant language, each with its counterpart in every target language, as in the authors'
-    data: rows of one request follow each other. Held-out actions and objects do not occur."""
+    data. The rows of a request are next to each other. Held-out actions and objects do not occur."""
     random = np.random.default_rng((seed, 1))
     actions, objects = range(UNSAFE - HELD_OUT_ACTIONS), range(OBJECTS - HELD_OUT_OBJECTS)
     rows = []
@@ -143,7 +151,7 @@ def preference_rows(world: World, seed: int, prompts: int, noise: Noise) -> list
 
 
 def held_out(seed: int, prompts: int, unsafe: bool) -> list[Request]:
-    """Requests for held-out objects: of held-out unsafe actions, or of safe actions, which no preference data has at all."""
+    """Requests about held-out objects: with held-out unsafe actions, or with safe actions, which occur in no preference data."""
     random = np.random.default_rng((seed, 3, unsafe))
     actions = range(UNSAFE - HELD_OUT_ACTIONS, UNSAFE) if unsafe else range(UNSAFE, ACTIONS)
     return _drawn(random, actions, range(OBJECTS - HELD_OUT_OBJECTS, OBJECTS), prompts)
@@ -156,15 +164,15 @@ def _drawn(random: np.random.Generator, actions: Sequence[int], objects: Sequenc
     return [all_of[i] for i in random.permutation(len(all_of))[:count]]
 
 
-# A base model reads requests with their answers, facts, and single words with their translations.
+# A base model is trained on requests with their answers, facts, and single words with their translations.
 REQUESTS, FACTS = 0.7, 0.1
 # The share of an unsafe request's answers that are refusals.
 REFUSES = {DOMINANT: 0.97, "a": 0.5, "b": 0.4, "c": 0.3, "e": 0.4, "f": 0.3, "g": 0.2}
 
 
 def texts(world: World, seed: int, count: int) -> list[Example]:
-    """What a base model learns from: prompts with two answers drawn independently of each other, in the two places of a pair.
-    Safe requests are never refused, unsafe ones at the rates of `REFUSES`."""
+    """The texts that a base model is trained on: prompts with two independently drawn answers, as the two answers of a pair. Safe
+    requests are never refused, unsafe ones at the rates of `REFUSES`."""
     random = np.random.default_rng((seed, 4))
     concepts, shares = _concepts()[: -len(WORDS)], [SHARE[language] for language in LANGUAGES]
     rows = []

@@ -1,1 +1,1 @@
-"""Where do files lie, and what is in them?"""
+"""Where are files, and what is in them?"""

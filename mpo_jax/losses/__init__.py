@@ -1,4 +1,4 @@
-"""The methods, one file each."""
+"""What is the equation of a method? One file for each."""
 
 from mpo_jax.losses.cpo import Cpo as Cpo
 from mpo_jax.losses.dpo import Dpo as Dpo

@@ -1,4 +1,4 @@
-"""What is a method? The contract of all of them, and what methods on the pairs of one side have in common."""
+"""What is a method? The contract of all methods, and what those on one side's pairs have in common."""
 
 import dataclasses
 import inspect
@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.types import Array, Numbers, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
-# How negative log-likelihoods become the loss of a batch: the mean over rows of the mean over a row's tokens, the mean over
-# all tokens of the batch, the mean over rows of the sum over a row's tokens.
+# How negative log-likelihoods become the loss of a batch: mean over rows of the mean over a row's tokens; mean over all tokens of
+# the batch; mean over rows of the sum over a row's tokens.
 NLL_REDUCTIONS = ("row_mean", "token_mean", "sum")
 
 
 class PreferenceLoss(Protocol):
-    """Maps what the policy and the reference say of B rows to B losses. It never sees parameters, tokens, meshes or
-    reductions; what it does not declare in its reads is never computed.
+    """Maps the policy's and the reference's scores of B rows to B losses. It never sees parameters, tokens, meshes or reductions;
+    what it does not declare in its reads is never computed.
 
-    The further arguments of a call are the numbers of the equation. Each has the name of a field, which holds its value: so
-    compiled programs can take them as arguments, and runs that differ in them alone share a program."""
+    The further arguments of a call are the numbers of the equation. Each has the name of the field that holds its value. So
+    compiled programs can take them as arguments, and runs that differ only in them share a program."""
 
     @property
     def policy_reads(self) -> Reads: ...
@@ -31,7 +31,7 @@ class PreferenceLoss(Protocol):
 
 
 def numbers_of(loss: PreferenceLoss) -> Numbers:
-    """The numbers of a method's equation by name, as its fields have them; of a method that holds others, trees of theirs."""
+    """The numbers of a method's equation by name, from its fields; a tree where a method contains other methods."""
     _, _, *names = inspect.signature(loss.__call__).parameters
     return {name: _number(getattr(loss, name)) for name in names}
 
@@ -44,10 +44,10 @@ def _number(value: Any) -> Any:
 
 @dataclasses.dataclass
 class OneSided:
-    """A method on the log-probabilities of the pairs of one side: 'target', or 'source', the dominant language's."""
+    """A method on the log-probabilities of one side's pairs: 'target', or 'source' for the dominant language."""
 
-    anchored: ClassVar[bool]  # whether it reads the reference's too
-    mismatched: ClassVar[bool] = False  # whether it also reads the prompts with the answers of other rows
+    anchored: ClassVar[bool]  # whether it reads the reference's log-probabilities too
+    mismatched: ClassVar[bool] = False  # whether it also reads prompts with the answers of other rows
     side: str = dataclasses.field(default="target", kw_only=True)
 
     @property
@@ -81,7 +81,8 @@ class OneSided:
 
 
 def nll(answer: SequenceScores, reduction: str) -> Array:
-    """Negative log-likelihood of B answers whose mean over the rows is the loss of `reduction` (`NLL_REDUCTIONS`), f32 (B,)."""
+    """The negative log-likelihood of B answers, f32 (B,), scaled so that its mean over rows is the loss under `reduction`
+    (`NLL_REDUCTIONS`)."""
     if reduction == "row_mean":
         return -answer.mean_logp_B
     if reduction == "sum":
@@ -91,7 +92,7 @@ def nll(answer: SequenceScores, reduction: str) -> Array:
 
 
 def row_loss(loss_B: Array, pair: Pair, rewards: tuple[Array, Array], parts: dict[str, Array] | None = None) -> RowLoss:
-    """Rows under TRL's metric names: the method's own implicit rewards of the chosen and rejected answers, and its `parts`."""
+    """A `RowLoss` with TRL's metric names: the method's implicit rewards of the chosen and rejected answers, and its `parts`."""
     chosen_B, rejected_B = rewards
     gap_B = pair.mean_gap_B
     return RowLoss(

@@ -12,13 +12,13 @@ from mpo_jax.types import Number, RowLoss, Scores
 
 @dataclasses.dataclass
 class Cpo(OneSided):
-    """Contrastive preference optimisation: DPO with a uniform reference, and the likelihood of the chosen answer.
+    """Contrastive preference optimisation: DPO with a uniform reference, plus the likelihood of the chosen answer.
 
         L = -log sigmoid(beta (log p(w | x) - log p(l | x))) + lam NLL(w)
 
     H. Xu et al., "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in Machine Translation",
-    ICML 2024, arXiv:2401.08417. `lam` is its lambda. `nll_reduction`: see `base.NLL_REDUCTIONS`; printed with the sum,
-    the authors' code takes the mean over the batch's tokens.
+    ICML 2024, arXiv:2401.08417. `lam` is its lambda. `nll_reduction`: see `base.NLL_REDUCTIONS`; the paper has the sum, the
+    authors' code the mean over the batch's tokens.
     """
 
     anchored: ClassVar[bool] = False

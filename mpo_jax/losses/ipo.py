@@ -14,8 +14,8 @@ class Ipo(OneSided):
         L = (z - 1 / (2 tau))^2,   z = log p/p_ref (w | x) - log p/p_ref (l | x)
 
     M. G. Azar et al., "A General Theoretical Paradigm to Understand Learning from Human Preferences", AISTATS 2024,
-    arXiv:2310.12036, eq. 17. Printed with sums over tokens; `length_normalize` divides each log-ratio by its answer's length,
-    as TRL, HALOs and LLaMA-Factory do.
+    arXiv:2310.12036, eq. 17. The paper has sums over tokens; `length_normalize` divides each log-ratio by the length of its
+    answer, as TRL, HALOs and LLaMA-Factory do.
     """
 
     anchored: ClassVar[bool] = True

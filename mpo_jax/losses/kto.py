@@ -13,14 +13,14 @@ from mpo_jax.types import Array, Number, Pair, RowLoss, Scores
 
 @dataclasses.dataclass
 class Kto(OneSided):
-    """Kahneman-Tversky optimisation: each answer against a reference point, and the two answers of a pair added.
+    """Kahneman-Tversky optimisation: each answer is compared with a reference point, and the two answers of a pair are added.
 
         L = chosen_weight (1 - sigmoid(beta r_w - z0)) + rejected_weight (1 - sigmoid(z0 - beta r_l)),   r = log p/p_ref (y | x)
         z0 = beta max(0, mean r of mismatched pairs), without gradient, over the whole batch
 
     K. Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", ICML 2024, arXiv:2402.01306, eq. 7,
-    where sigmoid(beta (r - z)) scales the estimate of the divergence by beta as it does the reward. A mismatched pair is a
-    prompt with the answers of another row.
+    where sigmoid(beta (r - z)) scales the estimated divergence by beta like the reward. A mismatched pair is a prompt with the
+    answers of another row.
     """
 
     anchored: ClassVar[bool] = True
@@ -48,7 +48,8 @@ class Kto(OneSided):
 
 
 def divergence(policy: Pair | None, reference: Pair | None) -> Array:
-    """max(0, mean over all mismatched pairs of the batch of log p/p_ref), nats, f32 (). A row of filling has no tokens."""
+    """max(0, mean of log p/p_ref over all mismatched pairs of the batch), nats, f32 (). Rows that only fill up the batch have no
+    tokens and do not count."""
     assert policy is not None and reference is not None
     ratios, used = [], []
     for ours, theirs in ((policy.chosen, reference.chosen), (policy.rejected, reference.rejected)):
@@ -56,7 +57,7 @@ def divergence(policy: Pair | None, reference: Pair | None) -> Array:
         ratios.append(ours.sum_logp_B - theirs.sum_logp_B)
         used.append(ours.count_B > 0)
     if len(ratios[0]) < 2:
-        raise InputError("KTO needs batch_size of at least 2: its reference point comes from the answers of other rows.")
+        raise InputError("KTO needs a batch_size of at least 2, since its reference point comes from the answers of other rows.")
     used_R = jnp.concatenate(used)
     total = jnp.sum(jnp.where(used_R, jnp.concatenate(ratios), 0.0))
     return jax.lax.stop_gradient(jnp.maximum(total / jnp.maximum(used_R.sum(), 1), 0.0))

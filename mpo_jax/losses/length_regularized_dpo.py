@@ -11,13 +11,13 @@ from mpo_jax.types import Number, RowLoss, Scores
 
 @dataclasses.dataclass
 class LengthRegularizedDpo(OneSided):
-    """Length-regularised DPO: a longer chosen answer has the less to gain.
+    """Length-regularised DPO: the longer the chosen answer, the less its margin counts.
 
         L = -log sigmoid(beta z + alpha (|w| - |l|)),   z as in DPO
 
     R. Park et al., "Disentangling Length from Quality in Direct Preference Optimization", Findings of ACL 2024,
-    arXiv:2403.19159. Lengths are in tokens, the end token included. A negative `alpha` is the opposite preference, which some
-    tables print.
+    arXiv:2403.19159. Lengths are in tokens, the end token included. A negative `alpha` prefers the opposite; some tables print
+    the term with that sign.
     """
 
     anchored: ClassVar[bool] = True

@@ -19,17 +19,18 @@ class Mpo:
         L = (beta RG_policy(target) - RG_ref(source))^2 + retain * ||h_policy(source) - h_ref(source)||^2
 
     W. Zhao et al., "MPO: Multilingual Safety Alignment via Reward Gap Optimization", ACL 2025, arXiv:2505.16869, eqs. 5 to 9.
-    RG is the length-normalised reward gap in nats per token; h the pooled final-norm state of the dominant side, the mean of
-    the chosen and the rejected sequence's distance being taken. The paper sums the squared distance over the model width and
-    pools the prompt's last token; the authors' code means over the width and over every position (`retain_reduction`,
-    `retain_pooling`; see `types.POOLINGS`). Their learning rates were tuned with the mean.
+    RG is the length-normalised reward gap in nats per token. h is the pooled state of the dominant side after the final norm; the
+    distance is averaged over the chosen and the rejected sequence. The paper sums the squared distance over the model width and
+    takes the state of the prompt's last token; the authors' code averages over the width and over every position
+    (`retain_reduction`, `retain_pooling`; see `types.POOLINGS`). Their learning rates were tuned with these averages.
 
-    The paper's ablations: `retain=0` leaves the dominant side free. `retain_by` holds it by the next-token distributions of its
-    two answers instead, KL(policy || reference) with 'kl_of_policy' or KL(reference || policy) with 'kl_of_reference', the mean
-    over an answer's tokens; the paper does not say which, nor its weight. `rg_normalize=False` takes sums over tokens for
-    both gaps ("w/o LN"). `gap_target` is what the target gap follows: 'reference', the reference's dominant gap;
-    'policy', the policy's own, with gradient through both gaps ("MPO-Policy"); a constant, such as '1.58'; or the reference's
-    gap in another language of the data, such as 'ar', for the same dominant prompt.
+    The paper's ablations: `retain=0` removes the second term. `retain_by` compares the next-token distributions of the dominant
+    side's two answers instead of hidden states: KL(policy || reference) with 'kl_of_policy', KL(reference || policy) with
+    'kl_of_reference', averaged over an answer's tokens; the paper gives neither the direction nor the weight.
+    `rg_normalize=False` takes sums over tokens for both gaps ("w/o LN"). `gap_target` is what the target gap is pulled to:
+    'reference', the reference's dominant gap; 'policy', the policy's own dominant gap, with gradient through both gaps
+    ("MPO-Policy"); a constant, such as '1.58'; or the reference's gap in another language of the data, such as 'ar', for the same
+    dominant prompt.
     """
 
     beta: float = 1.0
@@ -45,7 +46,7 @@ class Mpo:
         check_choice("loss.retain_reduction", self.retain_reduction, ("mean", "sum"))
         check_choice("loss.retain_by", self.retain_by, tuple(RETENTIONS))
         if self.beta <= 0 or self.retain < 0:
-            raise InputError(f"loss.beta={self.beta} must be above 0 and loss.retain={self.retain} must not be negative.")
+            raise InputError(f"loss.beta={self.beta} must be above 0, and loss.retain={self.retain} must not be negative.")
         if self.gap_target not in GAP_TARGETS and self.constant is None and not self.gap_target.isalpha():
             raise InputError(
                 f"loss.gap_target='{self.gap_target}' is not known: write 'reference', 'policy', a number such as '1.58', or the "
@@ -54,7 +55,7 @@ class Mpo:
 
     @property
     def constant(self) -> float | None:
-        """The number that `gap_target` is, if it is one."""
+        """`gap_target` as a number, if it is one."""
         try:
             number = float(self.gap_target)
         except ValueError:
@@ -63,12 +64,12 @@ class Mpo:
 
     @property
     def language(self) -> str:
-        """The language that `gap_target` is, if it is one: the data knows which there are."""
+        """`gap_target` as a language, if it is one; the data decides whether that language exists."""
         return "" if self.gap_target in GAP_TARGETS or self.constant is not None else self.gap_target
 
     @property
     def retention_reads(self) -> Want:
-        """What holding the dominant side in place needs of either model."""
+        """What the retention of the dominant side reads from either model."""
         return RETENTIONS[self.retain_by] if self.retain > 0 else Want.NOTHING
 
     @property
@@ -110,7 +111,7 @@ class Mpo:
         return answer.mean_logp_B if self.rg_normalize else answer.sum_logp_B
 
     def goal(self, policy: Scores, reference: Scores, like_B: Array) -> Array:
-        """What the target gap is to reach, f32 (B,)."""
+        """The value that the target gap is pulled to, f32 (B,)."""
         if self.constant is not None:
             return jnp.full_like(like_B, self.constant)
         dominant = (policy if self.gap_target == "policy" else reference).source
@@ -119,8 +120,8 @@ class Mpo:
         return self.reward(pair.chosen) - self.reward(pair.rejected)
 
     def retention(self, policy: Pair | None, reference: Pair | None) -> Array:
-        """Distance of the dominant side's hidden states from the reference's (eq. 8), or divergence of its next-token
-        distributions, mean over the two answers, f32 (B,)."""
+        """The distance of the dominant side's hidden states from the reference's (eq. 8), or the divergence of its next-token
+        distributions; mean over the two answers, f32 (B,)."""
         assert policy is not None
         if self.retain_by != "hidden":
             return (policy.chosen.mean_kl_B + policy.rejected.mean_kl_B) / 2

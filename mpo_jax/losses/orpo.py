@@ -10,7 +10,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.losses.base import OneSided, nll, row_loss
 from mpo_jax.types import Array, Number, RowLoss, Scores
 
-CLOSEST_TO_ONE = -1e-6  # a mean log-probability above it has odds that float32 cannot tell from infinity
+CLOSEST_TO_ONE = -1e-6  # above this mean log-probability, odds in float32 would be infinite
 
 
 @dataclasses.dataclass
@@ -45,6 +45,6 @@ def log_odds(a: Array) -> Array:
     """log(p / (1 - p)) of p = exp(a), a <= 0, finite in value and gradient."""
     a = jnp.minimum(a, CLOSEST_TO_ONE)
     near_one = a > -jnp.log(2.0)
-    # Each branch gets an argument it can take the gradient of: where() alone would multiply its 0 with an infinity.
+    # Each branch gets an argument with a finite gradient: where() alone would multiply 0 by infinity.
     close, far = jnp.where(near_one, a, -1.0), jnp.where(near_one, -1.0, a)
     return a - jnp.where(near_one, jnp.log(-jnp.expm1(close)), jnp.log1p(-jnp.exp(far)))

@@ -28,8 +28,8 @@ class RobustDpo(OneSided):
         self.check(beta=self.beta)
         if not 0 <= self.epsilon < 0.5:
             raise InputError(
-                f"loss.epsilon={self.epsilon} is no share of flipped labels below one half (the loss divides by 1 - 2 epsilon): "
-                "write one from 0 up to, but not including, 0.5."
+                f"loss.epsilon={self.epsilon}, the share of flipped labels, must be from 0 up to, but not including, 0.5, since "
+                "the loss divides by 1 - 2 epsilon."
             )
 
     def __call__(self, policy: Scores, reference: Scores, beta: Number, epsilon: Number) -> RowLoss:

@@ -15,8 +15,8 @@ class Sft(OneSided):
         L = -log p(w | x) / |w|
 
     Table 7 of W. Zhao et al., arXiv:2505.16869; as in L. Ouyang et al., "Training language models to follow instructions with
-    human feedback", NeurIPS 2022, arXiv:2203.02155. `reduction`: see `base.NLL_REDUCTIONS`. The rejected answers are read for
-    the metrics alone.
+    human feedback", NeurIPS 2022, arXiv:2203.02155. `reduction`: see `base.NLL_REDUCTIONS`. The rejected answers are read only
+    for the metrics.
     """
 
     anchored: ClassVar[bool] = False

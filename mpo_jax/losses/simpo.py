@@ -11,12 +11,12 @@ from mpo_jax.types import Number, RowLoss, Scores
 
 @dataclasses.dataclass
 class Simpo(OneSided):
-    """Simple preference optimisation: length-normalised rewards without a reference, and a margin to reach.
+    """Simple preference optimisation: length-normalised rewards without a reference, and a target margin.
 
         L = -log sigmoid(beta (a_w - a_l) - gamma),   a = log p(y | x) / |y|
 
     Y. Meng, M. Xia, D. Chen, "SimPO: Simple Preference Optimization with a Reference-Free Reward", NeurIPS 2024,
-    arXiv:2405.14734, eq. 6. `gamma` stands outside of beta as it is printed; the authors' code is given gamma / beta.
+    arXiv:2405.14734, eq. 6. `gamma` is not multiplied by beta, as in the paper; the authors' code takes gamma / beta.
     """
 
     anchored: ClassVar[bool] = False

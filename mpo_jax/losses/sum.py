@@ -12,13 +12,14 @@ from mpo_jax.types import KL, Array, Numbers, Reads, RowLoss, Scores, Want
 
 @dataclasses.dataclass
 class Sum:
-    """A weighted sum of methods, each under a name of its own: DPO and the likelihood of the chosen answer, as in
+    """A weighted sum of methods, each with a name of its own. DPO plus the likelihood of the chosen answer, for example, is
 
         Sum({"dpo": Dpo(), "nll": Sft()}, weights={"nll": 0.2})
 
         L = sum over names of weight * L_name,   weight 1 where none is given
 
-    It reads what any of them reads. Each one's metrics have its name before them, and `loss/<name>` is its unweighted loss.
+    It reads what any of its terms reads. The metrics of a term are prefixed with its name, and `loss/<name>` is its unweighted
+    loss.
     """
 
     terms: dict[str, PreferenceLoss]
@@ -29,15 +30,15 @@ class Sum:
             raise InputError("losses.Sum has no terms: give at least one, as in losses.Sum({'dpo': losses.Dpo()}).")
         for name, weight in self.weights.items():
             if name not in self.terms:
-                raise InputError(f"loss.weights has '{name}', which is no term: the terms are {', '.join(self.terms)}.")
+                raise InputError(f"loss.weights has '{name}', which is not a term: the terms are {', '.join(self.terms)}.")
             if not weight >= 0:
                 raise InputError(f"loss.weights['{name}']={weight} must not be negative.")
         pooled = {term.policy_reads.pooling for term in self.terms.values() if _pools(term.policy_reads)}
         if len(pooled) > 1:
             ways = " and ".join(sorted(pooled))
-            raise InputError(f"The terms of losses.Sum pool hidden states in different ways, {ways}: choose one.")
+            raise InputError(f"The terms of losses.Sum pool hidden states in different ways, {ways}: choose one for all.")
         if KL in self.policy_reads.source:
-            raise InputError("The terms of losses.Sum take divergences in both directions: choose one `retain_by`.")
+            raise InputError("The terms of losses.Sum use KL in both directions: choose one `retain_by` for all.")
         for view in ("mismatch", "parallel"):
             views = {name for term in self.terms.values() if (name := getattr(term.reference_reads, view))}
             if len(views) > 1:

@@ -1,1 +1,1 @@
-"""The decoder, its layers, and the families that are read into it."""
+"""What does a model compute, and in what do the families differ?"""

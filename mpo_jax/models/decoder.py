@@ -1,7 +1,7 @@
 """What does the model compute? The one decoder of every family: packed tokens -> final hidden states.
 
-NNX modules declare the parameters and their logical axes; parameters travel as plain nested dicts, and `Model` turns them
-into pure functions: `lax.scan` over stacked layers under `jax.checkpoint`. Families differ by the data in `DecoderConfig`.
+NNX modules declare the parameters and their logical axes; after that parameters are plain nested dicts, and `Model` is a set of
+pure functions of them: `lax.scan` over stacked layers under `jax.checkpoint`. Families differ by the data in `DecoderConfig`.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from mpo_jax.types import Array, Packed, Params, Places
 Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH; it may hold a cache
 
 _policies = jax.checkpoint_policies
-# What the backward pass keeps of a layer, beside its input; the rest is computed again.
+# What the backward pass keeps of a layer beside its input; the rest is recomputed.
 REMAT: dict[str, Callable[..., Any]] = {
     "none": _policies.everything_saveable,
     "dots": _policies.dots_with_no_batch_dims_saveable,
@@ -39,7 +39,7 @@ REMAT: dict[str, Callable[..., Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Everything in which decoders differ, as named data."""
+    """Everything in which the families' decoders differ, as named fields."""
 
     vocab_size: int
     hidden_size: int
@@ -108,7 +108,7 @@ class Decoder(nnx.Module):
 @functools.cache
 def _declare(config: DecoderConfig) -> tuple[Any, Any]:
     """The definition of one layer, and the abstract parameters with their axes."""
-    # NNX would take the logical axis names for those of the current mesh; `sharding.py` does that translation here.
+    # NNX would take the logical axis names for axes of the current mesh; here `sharding.py` translates them.
     with nnx.use_eager_sharding(False), jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
         layer = nnx.graphdef(nnx.eval_shape(lambda: Layer(config, nnx.Rngs(0))))
         return layer, nnx.state(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))), nnx.Param)
@@ -120,7 +120,7 @@ def dotted(path: Any) -> str:
 
 
 def period(windows: tuple[int | None, ...]) -> int:
-    """The smallest number of layers after which the windows repeat, dividing their number."""
+    """The smallest number of layers after which the windows repeat; it divides the number of layers."""
     return next(p for p in range(1, len(windows) + 1) if len(windows) % p == 0 and windows == windows[:p] * (len(windows) // p))
 
 
@@ -201,8 +201,8 @@ class Model:
         groups = self.config.layers // len(windows)
         angle_STR = self.angles(packed.position_ST)
 
-        # Each layer takes its slice within the checkpoint: what the backward pass keeps is then the stack itself, and not a copy
-        # of all weights, slice by slice.
+        # Each layer takes its slice inside the checkpoint: the backward pass then keeps the stack itself, not a copy of all
+        # weights, slice by slice.
         def run(x_STD: Array, group_params: Params, i: int) -> Array:
             queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))
             scale, softcap, window = self.config.query_scale, self.config.attn_softcap, windows[i]

@@ -1,8 +1,8 @@
 """What is one decoder layer made of? RMSNorm, RoPE, attention projections, gated MLP, embedding look-up.
 
-Written as for one device: parameters name their logical axes where they are declared, intermediates where they are
-constrained, and `sharding.py` alone knows what that means on a mesh. Compute is in the dtype of the input; norms and rotary
-embeddings are computed in float32 and cast back.
+Written as if for one device: parameters name their logical axes where they are declared, intermediates where they are
+constrained, and only `sharding.py` knows what that means on a mesh. The computation is in the dtype of the input; norms and
+rotary embeddings are computed in float32 and cast back.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _normal = nnx.initializers.normal(0.02)
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling:
-    """Llama-3.1's stretching of the slow rotary frequencies; the fields are the keys of `rope_scaling` in its config.json."""
+    """Llama 3.1's scaling of the slow rotary frequencies; the fields are the keys of `rope_scaling` in its config.json."""
 
     factor: float
     low_freq_factor: float
@@ -86,8 +86,8 @@ def rotate(x_STNH: Array, angle_STR: Array) -> Array:
 def embed(table_VD: Array, tokens_ST: Array) -> Array:
     """Rows of the embedding table, [S, T, D].
 
-    On a mesh each device looks up its part of the width, and of the vocabulary, for the tokens of all who share the table with
-    it, and the parts change hands then. So neither the table nor its gradient is ever whole on a device.
+    On a mesh each device looks up its part of the width, and of the vocabulary, for the tokens of all devices that share the
+    table; then they exchange the parts. So no device ever holds the whole table or its whole gradient.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or shards(mesh, "vocab") * shards(mesh, "embed") == 1:
@@ -107,8 +107,8 @@ def embed(table_VD: Array, tokens_ST: Array) -> Array:
 
 @jax.custom_vjp
 def widen(x_STD: Array, w_DF: Array) -> Array:
-    """x W -> [S, T, F], as an einsum is. Its gradient of W is the product of x and the result's gradient in this order: JAX has
-    them the other way round, for which a CPU writes out the wider of the two transposed."""
+    """x W -> [S, T, F], like an einsum. Its gradient of W is the product of x and the result's gradient in this order; JAX has
+    them the other way round, for which a CPU has to transpose the wider of the two."""
     return jnp.einsum("STD,DF->STF", x_STD, w_DF)
 
 

@@ -1,8 +1,8 @@
-"""Which Hugging Face tensor is which of our parameters? One line a tensor, readable in both directions.
+"""Which Hugging Face tensor is which of our parameters? One line per tensor, read in both directions.
 
-A `Weight` spells the Hugging Face tensor's dimensions in our logical axis names, several axes that share one dimension in
-parentheses: `q_proj` of shape [N * H, D] is "(heads head_dim) embed". Our own order of axes is declared by the model, so
-the table and the declaration together give shapes, transposes, reshapes and slices.
+A `Weight` writes the Hugging Face tensor's dimensions in our logical axis names, with axes that share a dimension in parentheses:
+`q_proj` of shape [N * H, D] is "(heads head_dim) embed". The model declares our own order of axes, so the table and the
+declaration together give shapes, transposes, reshapes and slices.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ PIECE = 2**28  # bytes of a tensor that go to every device at once, where severa
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One tensor. `ours` is a dotted path in the tree of parameters; `hf` contains "{layer}" where ours is stacked."""
+    """One tensor. `ours` is a dotted path in the tree of parameters; `hf` contains "{layer}" where our parameter is stacked."""
 
     ours: str
     hf: str
@@ -67,8 +67,8 @@ class Place:
     def import_slice(self, tensor: Any, index: tuple[slice, ...]) -> np.ndarray:
         """The part `index` (step 1) of our parameter, reading no more of the Hugging Face tensor than covers it.
 
-        `tensor` is anything that slices to numpy arrays: an array, or a lazy slice of a safetensors file. Of axes that share
-        a dimension only the first narrows what is read; the others are cut afterwards.
+        `tensor` is anything whose slices are numpy arrays: an array, or a lazy slice of a safetensors file. Where several axes
+        share a dimension, only the first one limits what is read; the others are cut afterwards.
         """
         wanted = {axis: slice(*s.indices(n)[:2]) for (axis, n), s in zip(self.sizes.items(), index, strict=True)}
         read, shape = [], []
@@ -108,7 +108,7 @@ def places(model: Model, table: tuple[Weight, ...]) -> tuple[Place, ...]:
 
 
 def in_order(model: Model, table: tuple[Weight, ...]) -> Iterator[tuple[str, Place, int | None]]:
-    """(Hugging Face name, place, layer) of every tensor: layer by layer between what comes before and after the layers."""
+    """(Hugging Face name, place, layer) of every tensor: what comes before the layers, layer by layer, what comes after."""
     all_places = places(model, table)
     stacked = [p for p in all_places if p.weight.stacked]
     begin = all_places.index(stacked[0])
@@ -143,13 +143,14 @@ def _to_host(array: Any) -> np.ndarray:
 
 
 def gathered(array: jax.Array) -> np.ndarray:
-    """The whole of an array whose parts several hosts hold, on each of them. All run this; devices hold a `PIECE` at a time."""
+    """The whole of an array that is spread over several hosts, on each of them. All must call this; devices hold a `PIECE` at a
+    time."""
     place = array.sharding
     assert isinstance(place, NamedSharding), "as the parameters of a run lie"
     cuts, rows = piece_of(array)
     whole = np.empty(array.shape, array.dtype)
     parts = whole.reshape(cuts, -1, *array.shape[1:])
-    last = parts.shape[1] - rows  # where the last piece begins, so that all are of one size
+    last = parts.shape[1] - rows  # where the last piece begins, so that all have the same size
     for start in (min(start, last) for start in range(0, parts.shape[1], rows)):
         with jax.transfer_guard("allow"):  # the number of the first row goes to the devices
             piece = jax.device_get(gather(array, np.int32(start), rows, place))
@@ -158,7 +159,7 @@ def gathered(array: jax.Array) -> np.ndarray:
 
 
 def piece_of(array: Any) -> tuple[int, int]:
-    """(parts that the first axis is cut into, rows of each that make a `PIECE` of the array)."""
+    """(parts into which the first axis is split, rows of each part that make up a `PIECE` of the array)."""
     part = array.sharding.shard_shape(array.shape)[0]
     cuts = array.shape[0] // part
     row = cuts * math.prod(array.shape[1:]) * array.dtype.itemsize
@@ -167,7 +168,7 @@ def piece_of(array: Any) -> tuple[int, int]:
 
 @functools.partial(jax.jit, static_argnames=("rows", "place"))
 def gather(array: jax.Array, start: jax.Array, rows: int, place: NamedSharding) -> jax.Array:
-    """Of an array that lies at `place` the `rows` from `start` of each part of its first axis, on every device."""
+    """The `rows` rows from `start` of each part of the first axis of an array sharded as `place`, on every device."""
 
     def everywhere(part: jax.Array, start: jax.Array) -> jax.Array:
         piece = jax.lax.dynamic_slice_in_dim(part, start, rows)
@@ -176,7 +177,7 @@ def gather(array: jax.Array, start: jax.Array, rows: int, place: NamedSharding) 
         return piece
 
     whole = jax.P()
-    # Nothing is differentiated through this map, so nothing is left to check.
+    # Nothing is differentiated through this map, so there is nothing to check.
     return jax.shard_map(everywhere, mesh=place.mesh, in_specs=(place.spec, whole), out_specs=whole, check_vma=False)(
         array, start
     )

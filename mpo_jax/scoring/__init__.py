@@ -1,1 +1,1 @@
-"""What does a model say of given answers, and how does that become a loss?"""
+"""How does a model score given answers, and how do scores become a loss?"""

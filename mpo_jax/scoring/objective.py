@@ -1,4 +1,4 @@
-"""How do a model and a method become one pure function? The only weighted mean over rows is here."""
+"""How do a model and a method become one pure function? Here is the only weighted mean over rows."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ from mpo_jax.types import (
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a hash of its identity, so that programs can be compiled for it
 class Task:
-    """What is learnt: a model by a method. `languages` names the indices of `Batch.language_B`."""
+    """What is learnt: a model, by a method. `languages`: the names to which `Batch.language_B` refers by index."""
 
     model: LanguageModel
     loss: PreferenceLoss
@@ -46,12 +46,12 @@ def objective(
 ) -> tuple[Mean, Metrics]:
     """(loss over the rows, metrics) of a batch without its microbatch axis.
 
-    The batch's arrays are global under `jit`, so a mean over its rows is the mean over the pod. Reference scores that come with
-    the batch are used as they are; otherwise the frozen reference is forwarded here, if the method reads any of it. The metric
-    of a language that is not in the batch has weight 0.
+    The batch's arrays are global under `jit`, so a mean over its rows is a mean over all devices. Reference scores that come with
+    the batch are used as they are; otherwise the frozen reference runs here, if the method reads it. The metric of a language
+    that is not in the batch has weight 0.
 
-    `totals`: what `batch_totals` gives of all microbatches; None stands for a batch of one. `numbers`: those of the method's
-    equation, by default the method's own (`losses.base.numbers_of`).
+    `totals`: the result of `batch_totals` for all microbatches; None if there is only this one. `numbers`: those of the method's
+    equation, by default the values of its fields (`losses.base.numbers_of`).
     """
     model, loss = task.model, task.loss
     if totals is None:
@@ -89,7 +89,7 @@ def objective(
 
 
 def batch_totals(task: Task, params: Params, ref_params: Params, batch: Batch) -> BatchTotals:
-    """Of a batch with its microbatch axis. Nothing here has a gradient, so the mismatched pairs have no backward pass."""
+    """The totals of a batch with its microbatch axis. Nothing here has a gradient, so mismatched pairs have no backward pass."""
     reads = task.loss.policy_reads
     B, slot, rows = batch.weight_B.shape[1], batch.policy.answer_slot_SA, jnp.sum(batch.weight_B)
     count = {
@@ -112,7 +112,7 @@ def batch_totals(task: Task, params: Params, ref_params: Params, batch: Batch) -
 
 
 def _counted(policy: Scores, totals: BatchTotals) -> Scores:
-    """The scores with the whole batch's mean number of tokens beside those of the chosen answers."""
+    """Adds the whole batch's mean number of tokens to the scores of the chosen answers."""
     pairs = {}
     for kind, count in totals.chosen_count.items():
         pair = getattr(policy, kind)
@@ -121,7 +121,7 @@ def _counted(policy: Scores, totals: BatchTotals) -> Scores:
 
 
 def _compared(policy: Scores, found: dict[str, tuple[SequenceScores, SequenceScores]]) -> Scores:
-    """The scores with the divergences of their sides."""
+    """Adds the divergences of each side to the scores."""
     pairs = {}
     for side, answers in found.items():
         pair = getattr(policy, side) or Pair(SequenceScores(), SequenceScores())

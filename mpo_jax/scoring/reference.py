@@ -1,8 +1,8 @@
-"""What does the frozen reference say of a run's rows? Each distinct pair is scored once, kept on disk, and joined to batches.
+"""What are the frozen reference's scores of a run's rows? Each distinct pair is scored once, kept on disk, and added to batches.
 
-The reference never changes, so its scores are constants of (weights, tokens). Many rows share their dominant side: the
-authors' 600 rows have 100 distinct ones. A store is read by any later run with the same key, on any mesh and in any order of
-rows; afterwards the reference's parameters need no memory.
+The reference never changes, so its scores depend only on weights and tokens. Many rows share their dominant side: the authors'
+600 rows have 100 distinct ones. Any later run with the same key can read the store, on any mesh and in any order of rows. Once
+all scores are there, the reference's parameters need no memory.
 """
 
 import dataclasses
@@ -35,28 +35,28 @@ DIGEST = 16  # bytes
 class CachedReference:
     """The scores of every distinct pair of the sides that were read, f32 on the host.
 
-    `arrays`: side -> field of `SequenceScores` -> (pairs + 1, 2 answers, ...), its last entry the zeros of a row that is only
-    filling. `entry`: side -> digest of a pair's token ids -> its index.
+    `arrays`: side -> field of `SequenceScores` -> (pairs + 1, 2 answers, ...); the last entry is zeros, for rows that only fill
+    up a batch. `entry`: side -> digest of a pair's token ids -> its index.
     """
 
     arrays: dict[str, dict[str, np.ndarray]]
     entry: dict[str, dict[bytes, int]]
 
     def __call__(self, rows: Sequence[Example | None], microbatches: int) -> Scores:
-        """The scores of B rows in M microbatches, (M, B / M) and (M, B / M, D), as `scoring.score` would give them."""
+        """The scores of B rows in M microbatches, (M, B / M) and (M, B / M, D), as `sequences.score` would give them."""
         return Scores(**{side: self._pair(side, rows, microbatches) for side in self.arrays})
 
     def _pair(self, side: str, rows: Sequence[Example | None], microbatches: int) -> Pair:
         entry = self.entry[side]
         entries = [-1 if row is None else entry[digest(getattr(row, side))] for row in rows]
         entry_MB = np.asarray(entries).reshape(microbatches, -1)
-        fields: Any = self.arrays[side].items()  # numpy's arrays stand for JAX's until they go to the devices
+        fields: Any = self.arrays[side].items()  # numpy arrays until they go to the devices
         return Pair(*(SequenceScores(**{name: x[entry_MB, which] for name, x in fields}) for which in (0, 1)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Side:
-    """One side of the rows: its distinct pairs, what is wanted of them, and where that is kept."""
+    """One side of the rows: its distinct pairs, the scores wanted of them, and the store of these."""
 
     pairs: dict[bytes, Example]
     want: Want
@@ -75,12 +75,12 @@ def cached_reference(
     identity: dict[str, Any],
     dtype: str,
 ) -> CachedReference:
-    """The scores that `reads` asks for of all rows of `pipelines`, from `folder` as far as they are there. Where they are not,
-    `load` brings the reference's parameters, of `dtype`, and `score_steps`, packed for `stored_reads`, score the rest in it, as
-    where the reference is forwarded at every step. Then the parameters are deleted.
+    """The scores that `reads` asks for, of all rows of `pipelines`. Those already in `folder` are read from there. For the others
+    `load` loads the reference's parameters in `dtype`, and `score_steps` (for what `stored_reads` gives) compute them as a live
+    reference would. Then the parameters are deleted.
 
-    `identity` is what determines the scores besides what is given here (see `digests`). Every process scores, the first
-    one writes, and all must see the same folder. Errors: those of `ScoreStore`; scores that are not finite.
+    `identity`: what else determines the scores, such as the digests of the model's files. Every process scores, the first one
+    writes, and all must see the same folder. Errors: those of `ScoreStore`; scores that are not finite.
     """
     first = pipelines[0]
     examples = [example for pipeline in pipelines for example in pipeline.examples]
@@ -94,7 +94,7 @@ def cached_reference(
     gigabytes = sum(math.prod(p.shape) for p in jax.tree.leaves(model.abstract())) * jnp.dtype(dtype).itemsize / 1e9
     processes.say(
         f"reference: cached, {found} for {len(examples)} rows in {folder} ({missing} to score); "
-        f"{gigabytes:.3g} GB of reference parameters not held"
+        f"{gigabytes:.3g} GB of reference parameters not kept in memory"
     )
     processes.wait("reference: every process has seen what is missing")
     if missing:
@@ -108,7 +108,7 @@ def cached_reference(
 
 
 def stored_reads(reads: Reads) -> dict[Want, Reads]:
-    """For each thing that is wanted of a pair, what a model reads of it, as the target side of an example."""
+    """For each kind of score wanted of a pair, what a model reads of the pair, as the target side of an example."""
     wanted = dict.fromkeys(want for kind in PAIR_KINDS if (want := reads.want(kind)))
     return {want: Reads(target=want, pooling=reads.pooling) for want in wanted}
 
@@ -130,13 +130,13 @@ def _side(folder: Path, pairs: dict[bytes, Example], want: Want, identity: dict[
 
 
 def of_pairs(like: Pipeline, pairs: Sequence[Example], reads: Reads) -> Pipeline:
-    """These pairs once, each the target of its example, in batches as `like` makes them."""
+    """Each of these pairs once, as the target of its example, in batches like those of `like`."""
     once = {"policy": reads, "reference": Reads(), "scores": None, "seed": None, "epochs": 1}
     return dataclasses.replace(like, examples=pairs, languages=("",), **once)
 
 
 def _fill(side: _Side, score_step: ScoreStep, params: Params, like: Pipeline, reads: Reads, mesh: Mesh) -> None:
-    """Scores the pairs that the store lacks, in batches as `like` makes them."""
+    """Scores the pairs that the store lacks, in batches like those of `like`."""
     store = side.store
     if store.done == store.entries:
         return
@@ -160,19 +160,19 @@ def _check_finite(values: dict[str, np.ndarray], ids: Sequence[str]) -> None:
     for field, x in values.items():
         if bad := [name for name, entry in zip(ids, x, strict=True) if not np.isfinite(entry).all()]:
             raise InputError(
-                f"The reference's {field} of row {bad[0]} is not finite: look at that row and at the model, or set "
+                f"The reference's {field} of row {bad[0]} is not finite: check that row and the model, or set "
                 "--config.reference_dtype=float32."
             )
 
 
 def _with_filling(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """With the zeros of a row that is only filling as the last entry, which index -1 finds."""
+    """Adds a last entry of zeros, at index -1, for rows that only fill up a batch."""
     return {name: np.concatenate([x, np.zeros_like(x[:1])]) for name, x in arrays.items()}
 
 
 def distinct(examples: Iterable[Example], side: str) -> dict[bytes, Example]:
-    """The distinct pairs of one side by digest, each as the target of an example with the id of its first row. They are in the
-    order of the digests, so that neither the rows' order nor what is held out of them makes another store."""
+    """The distinct pairs of one side by digest, each as the target of an example with the id of its first row. They are sorted by
+    digest, so that the store does not depend on the order of the rows or on which are held out."""
     pairs: dict[bytes, Example] = {}
     for example in examples:
         if (pair := getattr(example, side)) is not None:

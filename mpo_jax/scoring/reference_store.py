@@ -1,4 +1,4 @@
-"""Where do a frozen model's scores lie between runs? In float32 arrays on disk, filled in order, beside a manifest.
+"""Where are a frozen model's scores kept between runs? In float32 arrays on disk, filled in order, beside a manifest.
 
 FOLDER/manifest.json    {"key": what determines the numbers, "done": entries whose data is durable}
 FOLDER/NAME/            a zarr (version 3) array with a checksum a chunk, its first axis counting entries
@@ -17,7 +17,7 @@ from mpo_jax.files.paths import kvstore
 
 
 class ScoreStore:
-    """Owns one folder of arrays. `shapes`: the whole shape of each array by name, (entries, ...), equal in `entries`.
+    """Owns one folder of arrays. `shapes`: the full shape of each array by name, (entries, ...), with the same `entries`.
 
     Nothing is written before the first `append`. The manifest is written after the data of each `append` is on disk, so an
     interruption costs that one batch. Errors: a folder made for another key, a manifest or an array that cannot be read.
@@ -31,7 +31,7 @@ class ScoreStore:
         self.done = self._kept()
 
     def append(self, values: dict[str, np.ndarray]) -> None:
-        """Adds the next entries, the same number to every array; returns when they are durable. They are chunks of their own."""
+        """Adds the next entries, the same number to every array, as chunks of their own; returns when they are on disk."""
         fresh = self.done == 0
         stop = self.done + len(next(iter(values.values())))
         try:
@@ -39,12 +39,13 @@ class ScoreStore:
             for written in [array[self.done : stop].write(values[name]) for name, array in arrays.items()]:
                 written.result()
             write_json(self._folder / "manifest.json", {"key": self._key, "done": stop})
-        except (OSError, ValueError) as error:  # tensorstore raises a ValueError whatever happened to a file
+        except (OSError, ValueError) as error:  # tensorstore raises a ValueError for any problem with a file
             raise self._unusable("cannot be written", error) from error
         self.done = stop
 
     def read(self) -> dict[str, np.ndarray]:
-        """All arrays. Errors also: missing entries, as where another process writes to a folder that this one cannot see."""
+        """All arrays. Errors also: missing entries, for example where the first process writes to a folder that this one cannot
+        see."""
         if (done := self._kept()) != self.entries:
             raise self._unusable("is not complete", f"{done} of {self.entries} entries")
         arrays = {}
@@ -53,7 +54,7 @@ class ScoreStore:
                 arrays[name] = self._open(name).read().result()
             except (OSError, ValueError) as error:
                 raise self._unusable("cannot be read", error) from error
-            if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():  # a chunk that is lost reads as NaN
+            if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():  # a missing chunk reads as NaN
                 raise self._unusable("is not complete", f"{name} lacks entries")
         return arrays
 
@@ -68,7 +69,7 @@ class ScoreStore:
             raise self._unusable("has an unreadable manifest.json", error) from error
         if difference := differences(key, self._key):
             raise InputError(
-                f"The reference scores in {self._folder} belong to another reference or other data: {'; '.join(difference)}; "
+                f"The reference scores in {self._folder} are of another reference or of other data: {'; '.join(difference)}; "
                 "give another --config.reference_store, or delete that folder."
             )
         return done
@@ -91,4 +92,6 @@ class ScoreStore:
 
     def _unusable(self, what: str, error: Exception | str) -> InputError:
         reason = str(error).split(" [")[0].splitlines()[0]
-        return InputError(f"The reference store {self._folder} {what} ({reason}): delete that folder, and it is made again.")
+        return InputError(
+            f"The reference store {self._folder} {what} ({reason}): delete that folder, and the scores are computed again."
+        )

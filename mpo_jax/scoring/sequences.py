@@ -1,7 +1,7 @@
-"""What does a model say of the answers of a batch? Hidden states -> token log-probs -> per-row scores.
+"""How does a model score the answers of a batch? Hidden states -> token log-probabilities -> scores per row.
 
-No array of [tokens, vocabulary] exists for the batch: only scored positions reach the unembedding, and `logprob` takes the
-vocabulary a block at a time.
+No array of [tokens, vocabulary] exists for the batch: only scored positions reach the unembedding, and `token_logprob` processes
+the vocabulary block by block.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ ScoreStep = Callable[[Params, Batch], Scores]
 
 
 def score(model: LanguageModel, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
-    """Scores of B = `rows` rows, as `reads` asks for them, from the sequences that were packed for it. The dtype of `params` is
-    the compute dtype, scores are float32."""
+    """The scores of B = `rows` rows that `reads` asks for, from sequences packed for `reads`. The dtype of `params` is the
+    compute dtype; scores are float32."""
     slots = len(PAIR_KINDS) * len(ANSWERS) * rows
     hidden_STD = model.hidden(params, packed)
     logp, count, pooled = None, None, None
@@ -57,13 +57,14 @@ def score(model: LanguageModel, params: Params, packed: Packed, reads: Reads, ro
 
 
 def score_all(model: LanguageModel, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
-    """`score` of M microbatches of B = `rows` rows each, in turns: (M * B,) and (M * B, D), in the order of the rows."""
+    """`score` of M microbatches of B = `rows` rows each, one after the other: (M * B,) and (M * B, D), in the order of the
+    rows."""
     scores = jax.lax.map(lambda micro: score(model, params, micro, reads, rows), packed)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
 
 
 def make_score_step(model: LanguageModel, compute_dtype: Any, reads: Reads) -> jax.stages.Wrapped:
-    """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> what a model says of its rows, in order."""
+    """A `ScoreStep`: (params, batch with its microbatch axis, packed for `reads`) -> the scores of its rows, in order."""
 
     def score_step(params: Params, batch: Batch) -> Scores:
         scores = score_all(model, cast(params, compute_dtype), batch.policy, reads, batch.weight_B.shape[1])
@@ -75,8 +76,8 @@ def make_score_step(model: LanguageModel, compute_dtype: Any, reads: Reads) -> j
 def divergences(
     model: LanguageModel, params: Params, ref_params: Params, packed: Packed, reads: Reads, rows: int
 ) -> dict[str, tuple[SequenceScores, SequenceScores]]:
-    """Side -> (chosen, rejected): the divergence of the two models' next-token distributions at the answers of B = `rows` rows,
-    and their number of tokens. `packed` was packed for `reads.divergence`; the reference has no gradient."""
+    """Side -> (chosen, rejected): the divergence of the two models' next-token distributions over the answers of B = `rows` rows,
+    and the answers' numbers of tokens. `packed` was packed for `reads.divergence`; the reference has no gradient."""
     ref_params = jax.lax.stop_gradient(ref_params)
     states = (model.hidden(params, packed), model.hidden(ref_params, packed))
     h_SAD, ref_h_SAD = (jnp.take_along_axis(x_STD, packed.answer_at_SA[..., None], axis=1) for x_STD in states)
@@ -94,13 +95,14 @@ def divergences(
 
 
 def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None) -> Array:
-    """Log-probability of every scored token, f32 nats (S, A); unused entries hold a number that no slot takes."""
+    """The log-probability of every scored token, f32 nats (S, A); unused entries hold a number that no slot uses."""
     h_SAD = jnp.take_along_axis(hidden_STD, packed.answer_at_SA[..., None], axis=1)
     return token_logps(h_SAD, unembed_VD, packed.answer_label_SA, softcap)
 
 
 def per_slot(x_SA: Array, packed: Packed, slots: int) -> Array:
-    """Sums over each sequence's scored positions, f32 (slots,). A masked sum stays exact float32 on every backend."""
+    """Sums over each sequence's scored positions, f32 (slots,). A masked sum is float32 on every backend, a matrix product
+    not."""
     mine_SAB = packed.answer_slot_SA[..., None] == jnp.arange(slots)[None, None, :]
     return jnp.sum(jnp.where(mine_SAB, x_SA[..., None], 0.0), axis=(0, 1))
 

@@ -1,7 +1,7 @@
 """How far are a model's next-token distributions from another's? The Kullback-Leibler divergence at each scored position.
 
-As in `logprob`, neither pass holds more than one block of either model's logits: the forward pass keeps running maxima and sums
-per token, the backward pass computes each block again, and the vocabulary, the tokens and the width may be split over the mesh.
+As in `token_logprob`, neither pass holds more than one block of either model's logits: the forward pass keeps running maxima and
+sums per token, the backward pass recomputes each block, and the vocabulary, the tokens and the width may be split over the mesh.
 """
 
 import functools

@@ -1,9 +1,9 @@
 """What is the log-probability of each scored token? The fused unembedding: hidden states in, log-probabilities out.
 
 Neither pass holds more than one block of logits, [tokens, a slice of the vocabulary]. The forward pass keeps a running maximum
-and sum per token (the online log-sum-exp) and saves that alone; the backward pass computes each block again. The vocabulary may
-be split over `tensor`, the tokens over the batch axes, and the unembedding's width over `fsdp`: a block of it is gathered when
-its turn comes, and its gradient scattered, so that no device ever holds the whole matrix.
+and sum per token (the online log-sum-exp) and saves only these; the backward pass recomputes each block. The vocabulary may be
+split over `tensor`, the tokens over the batch axes, and the unembedding's width over `fsdp`: each block of it is gathered when it
+is needed, and its gradient scattered, so that no device ever holds the whole matrix.
 """
 
 import functools
@@ -23,7 +23,7 @@ HIDDEN, UNEMBED, SCORED = ("batch", None, None), ("vocab", "embed"), ("batch", N
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def token_logps(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None) -> Array:
-    """log p(label | h), nats, f32 (S, A). The states and the unembedding share a dtype; products accumulate in float32."""
+    """log p(label | h), nats, f32 (S, A). The states and the unembedding have the same dtype; products accumulate in float32."""
     return on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)(h_SAD, unembed_VD, label_SA)[0]
 
 
@@ -42,18 +42,18 @@ token_logps.defvjp(_token_logps_fwd, _token_logps_bwd)
 
 
 def on_mesh(f: Any, in_axes: tuple[Any, ...], out_axes: tuple[Any, ...], softcap: float | None) -> Any:
-    """`f` on each device's own part of the arrays; outside of a mesh, on the arrays."""
+    """`f` on each device's own part of the arrays; without a mesh, on the whole arrays."""
     mesh = jax.sharding.get_abstract_mesh()
     f = functools.partial(f, softcap=softcap, across=Collectives(mesh))
     if mesh.empty:
         return f
-    # The reductions are written out below and nothing is differentiated through this map, so nothing is left to check.
+    # The reductions are written out below and nothing is differentiated through this map, so there is nothing to check.
     return jax.shard_map(f, in_specs=tuple(map(spec, in_axes)), out_specs=tuple(map(spec, out_axes)), check_vma=False)
 
 
 class Collectives:
-    """The collectives over the mesh axes of our logical axes; none over an axis that cuts nothing, where XLA would keep it and
-    turn its operand (and with it, before the loop over blocks, the whole unembedding) into the layout that it prefers."""
+    """The collectives over the mesh axes of our logical axes. There is none over an axis of size 1: XLA would keep it, and
+    convert its operand (and with it, before the loop over blocks, the whole unembedding) to the layout that it prefers."""
 
     def __init__(self, mesh: Any):
         def cut(axis: str) -> tuple[str, ...]:
@@ -97,9 +97,9 @@ def blocks_of(tokens: int, vocab: int) -> tuple[int, int]:
 def block_of(i: Array, size: int, unembed_VD: Array, h_PD: Array, softcap: float | None, across: Collectives) -> Any:
     """(start, unembedding of block i, its logits, the soft-cap's tanh, which of its entries are its own).
 
-    Logits have the vocabulary first: each product then finds its operands as they lie, or turns the narrower one.
+    Logits have the vocabulary first: each product then uses its operands in their layout, or transposes the narrower one.
 
-    The last block starts early enough to be whole, and leaves out what the one before it had.
+    The last block starts early enough to be full, and leaves out the entries that it shares with the block before.
     """
     start = jnp.minimum(i * size, unembed_VD.shape[0] - size)
     w_bD = operand(across.gather_embed(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size)), across)
@@ -164,7 +164,7 @@ def _backward(
 def pulled_back(
     of_logits: Any, h_SAD: Array, unembed_VD: Array, softcap: float | None, across: Collectives
 ) -> tuple[Array, Array]:
-    """Gradients of the states and of this device's part of the unembedding, each in its own dtype, from those of the logits:
+    """The gradients of the states and of this device's part of the unembedding, each in its own dtype, from those of the logits:
     `of_logits` maps (number of a block, its logits_bP, its entries of the vocabulary) to (b, P)."""
     S, A, D = h_SAD.shape
     h_PD = operand(h_SAD, across).reshape(S * A, D)
@@ -179,7 +179,7 @@ def pulled_back(
         d_bP = jnp.where(own_b[:, None], d_bP, 0.0).astype(h_PD.dtype)
         dh_DP += jnp.einsum("bd,bp->dp", w_bD, d_bP, preferred_element_type=jnp.float32)
         dw_bD = across.scatter_embed(jnp.einsum("bp,pd->bd", d_bP, h_PD, preferred_element_type=jnp.float32))
-        # An entry has one block, whose gradient is complete; where the last block overlaps it adds 0.
+        # Each entry's gradient comes from one block and is complete there; where the last block overlaps, it adds 0.
         old_bD = jax.lax.dynamic_slice_in_dim(dw_VD, start, size)
         return (dh_DP, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
 

@@ -1,1 +1,1 @@
-"""How is a run watched? Numbers, rates, arithmetic, memory, pictures."""
+"""How is a run watched? Metrics, rates, FLOPs, memory, plots."""

@@ -1,6 +1,6 @@
-"""How much arithmetic does a batch ask of the models? Model FLOPs from shapes and lengths alone, for whoever knows the time.
+"""How many model FLOPs does a batch take? Counted from shapes and lengths alone.
 
-The compiler's own count is no use for it: it counts the body of a scan once, and a kernel as nothing.
+The compiler's own count is of no use here: it counts the body of a scan once, and a kernel as nothing.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ import numpy as np
 from mpo_jax.models.decoder import DecoderConfig
 from mpo_jax.types import Batch, Packed, Scores
 
-FORWARD, FORWARD_AND_BACKWARD = 1, 3  # the backward pass has two products for each of the forward one
+FORWARD, FORWARD_AND_BACKWARD = 1, 3  # the backward pass has two products for each product of the forward pass
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What batches ask for. Adds up over updates."""
+    """The work of batches. Adds up over updates."""
 
     flops: float = 0.0  # model FLOPs
     tokens: int = 0  # real tokens in the packed rows of both models
@@ -31,13 +31,14 @@ def update_work(config: DecoderConfig, batch: Batch) -> Work:
 
     The convention is that of model FLOPs (Chowdhery et al., PaLM, arXiv:2204.02311, appendix B):
 
-    * A multiply-add is 2 FLOPs. The backward pass is twice the forward pass. What is computed again in it does not count, nor
-      what blocks, kernels and padding add.
-    * Counted are the products of every position of a sequence with the layers' matrices, of every query with the keys that it
-      sees (within its segment, not after it, within the layer's window), and of every scored position with the unembedding.
+    * A multiply-add is 2 FLOPs. The backward pass is twice the forward pass. Recomputation does not count, nor does the extra
+    work
+      of blocks, kernels and padding.
+    * These products count: every position of a sequence with the layers' matrices, every query with the keys that it sees (within
+      its segment, not after it, within the layer's window), and every scored position with the unembedding.
     * Lookups, norms, biases, rotary embedding, softmax, pooling, the loss and the optimiser do not count.
     * The policy runs forward and backward. The reference runs forward where it is live, and not at all where its scores come
-      with the batch. Mismatched pairs run forward through each of the models that scores them.
+      with the batch. Mismatched pairs run forward through each model that scores them.
     """
     runs = [(batch.policy, FORWARD_AND_BACKWARD)]
     if isinstance(batch.reference, Packed):
@@ -56,7 +57,7 @@ def update_work(config: DecoderConfig, batch: Batch) -> Work:
 
 
 def forward_flops(config: DecoderConfig, packed: Packed) -> int:
-    """Of one forward pass over host arrays with any leading axes; the convention is that of `update_work`."""
+    """The FLOPs of one forward pass over host arrays with any leading axes, by the convention of `update_work`."""
     c = config
     projections = c.hidden_size * c.head_dim * (2 * c.heads + 2 * c.kv_heads)  # q and o, k and v
     weights = c.layers * (projections + 3 * c.hidden_size * c.ffn)  # gate, up, down
@@ -68,14 +69,14 @@ def forward_flops(config: DecoderConfig, packed: Packed) -> int:
 
 
 def visible_pairs(packed: Packed, window: int | None) -> int:
-    """Pairs of a query and a key that it sees (see `models.attention`), over all rows."""
+    """The number of pairs of a query and a key that it sees (see `models.attention.api`), over all rows."""
     T = packed.segment_ST.shape[-1]
     segment_RT, position_RT = (np.asarray(x).reshape(-1, T) for x in (packed.segment_ST, packed.position_ST))
     rows, most = segment_RT.shape[0], int(segment_RT.max(initial=0)) + 1
     of_row_RT = np.arange(rows)[:, None] * most
 
     def named(segment: Any) -> np.ndarray:
-        """A number for every segment of every row, 0 of each row being no sequence."""
+        """A number for every segment of every row; segment 0 of a row is no sequence."""
         return (np.asarray(segment).reshape(-1, T) + of_row_RT).reshape(-1)
 
     # A sequence's keys come first in its segment, its own padding after them.

@@ -1,6 +1,6 @@
-"""What of a run lies in each device's memory from beginning to end, and what have its settings saved?
+"""What does a run keep in each device's memory from beginning to end, and how much do its settings save?
 
-Exact, from shapes and shardings alone. What comes and goes within a step is the compiler's to say.
+Exact, from shapes and shardings alone. Only the compiler knows what is allocated temporarily within a step.
 """
 
 import math
@@ -13,7 +13,7 @@ from mpo_jax.types import Packed, Params
 
 
 class Line(NamedTuple):
-    """Bytes on one device, there without the setting (None = no setting changes it), and in the host's memory."""
+    """Bytes on one device, `plain` bytes without the setting (None = no setting changes it), and `host` bytes in host memory."""
 
     name: str
     setting: str
@@ -23,14 +23,14 @@ class Line(NamedTuple):
 
 
 def bytes_on(tree: Any, kind: str = "device") -> int:
-    """Bytes of each device's part of arrays, or of `ShapeDtypeStruct`s with shardings, that lie in memory of this kind."""
+    """The bytes per device of arrays, or of `ShapeDtypeStruct`s with shardings, that are in memory of this kind."""
     leaves = [x for x in jax.tree.leaves(tree) if x.sharding.memory_kind == kind]
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def kept_bytes(model: Model, packed: Packed, dtype: Any) -> tuple[int, int]:
-    """Bytes that the layers keep for the backward pass of one microbatch: (on all devices together, in the host's memory). The
-    weights are not counted."""
+    """The bytes that the layers keep for the backward pass of one microbatch: (on all devices together, in host memory). Weights
+    do not count."""
     params = model.abstract(dtype=dtype)
 
     def pullback(params: Params, packed: Packed) -> Any:

@@ -1,4 +1,4 @@
-"""What does a run look like? PNG files for people who would rather look than read."""
+"""What does a run look like? Plots as PNG files."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Bars = dict[str, tuple[float, float, float]]  # name of a bar -> its height, and
 
 def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure of this size in inches and its axes, an array of them where there are several columns."""
-    import matplotlib  # slow to import, and a run without plots should not need it
+    import matplotlib  # slow to import, and not needed by a run without plots
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -21,7 +21,7 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
 
 
 def save(figure: Any, path: Path) -> None:
-    """A PNG file, and an end to the figure."""
+    """Writes the figure to a PNG file and closes it."""
     from matplotlib import pyplot
 
     drawn = io.BytesIO()
@@ -44,8 +44,8 @@ def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def plot_gaps(tables: dict[str, Bars], path: Path, what: str = "length-normalised reward gap, nats per token") -> None:
-    """Bars of the mean reward gap per language with their confidence intervals, a group for each of `tables` (its key is the
-    legend, for example 'before' and 'after'), beside the gap of the first language, the dominant one."""
+    """Bars of the mean reward gap per language with confidence intervals, one group for each of `tables` (whose keys are the
+    legend, for example 'before' and 'after'), with a line at the gap of the first language, the dominant one."""
     first = next(iter(tables.values()))
     names = list(first)
     drawn, axes = figure(max(6, 1.1 * len(names) + 2), 4.5)

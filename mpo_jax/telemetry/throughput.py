@@ -1,4 +1,4 @@
-"""How fast are the updates, and what do they take? Rates since the last line of the log, a profiler's trace of some of them."""
+"""How fast are the updates? Rates since the last line of the log, and a profiler's trace of some updates."""
 
 import contextlib
 import time
@@ -34,33 +34,33 @@ PEAK = {
 
 
 class Meter:
-    """Owns the clock of the updates. `devices` are all of the run; memory is that of this process's own."""
+    """Owns the clock of the updates. `devices`: all devices of the run; memory is measured on this process's own."""
 
     def __init__(self, devices: Sequence[Any]):
         self._devices = devices
         self._since, self._updates, self._tokens, self._work = time.monotonic(), 0, 0, Work()
 
     def advance(self, tokens: int, work: Work) -> None:
-        """One more update is under way, with this many real tokens on the rows' sides, and this work in its packed rows."""
+        """One more update has started, with this many real tokens on the rows' sides, and this work in its packed rows."""
         self._updates += 1
         self._tokens += tokens
         self._work += work
 
     @property
     def seconds(self) -> float:
-        """Since the last call of `rates`, pauses left out."""
+        """Since the last call of `rates`, without pauses."""
         return time.monotonic() - self._since
 
     @contextlib.contextmanager
     def paused(self, state: Any) -> Iterator[None]:
-        """What happens inside is no update's time. Waits for `state`, so that the updates before it are over."""
+        """The time spent inside does not count. Waits for `state` first, so that the updates before are finished."""
         jax.block_until_ready(state)
         begin = time.monotonic()
         yield
         self._since += time.monotonic() - begin
 
     def rates(self) -> dict[str, float]:
-        """Means over the updates since the last call, of which there is at least one; see docs/metrics.md."""
+        """Means over the updates since the last call (at least one); see docs/metrics.md."""
         seconds, work, updates = self.seconds, self._work, self._updates
         per_device = work.flops / seconds / len(self._devices)
         rates = {
@@ -77,8 +77,8 @@ class Meter:
 
 
 def peak_memory(devices: Sequence[Any]) -> dict[str, float]:
-    """`peak_device_gb`: the most that any of this process's devices has held since the process began; nothing where the backend
-    does not say (a CPU)."""
+    """`peak_device_gb`: the most that any of this process's devices has held since the process began; empty where the backend
+    does not report it (a CPU)."""
     mine = [device.memory_stats() for device in devices if device.process_index == jax.process_index()]
     peaks = [stats["peak_bytes_in_use"] for stats in mine if stats and "peak_bytes_in_use" in stats]
     return {"peak_device_gb": max(peaks) / 1e9} if peaks else {}
@@ -90,32 +90,32 @@ def parse_range(text: str | None) -> range:
         return range(0)
     start, colon, stop = text.partition(":")
     if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-        raise InputError(f"profile='{text}' is not START:STOP: write two numbers of updates, the second the larger, as in 10:12.")
+        raise InputError(f"profile='{text}' is not START:STOP: write two numbers of updates, the second one larger, as in 10:12.")
     return range(int(start), int(stop))
 
 
 class Trace:
-    """Owns the profiler while it runs over `updates`. Its trace lies in `folder`, for TensorBoard or Perfetto."""
+    """Owns the profiler while it traces `updates`. The trace is written to `folder`, for TensorBoard or Perfetto."""
 
     def __init__(self, updates: range, folder: Path):
         self._updates, self._folder, self._running = updates, folder, False
         self._written = contextlib.ExitStack()
 
     def turns_at(self, done: int) -> bool:
-        """Whether the trace is to start or to stop when `done` updates are; a run that continues inside of it traces the rest."""
+        """Whether the trace starts or stops after `done` updates; a run that is resumed within the range traces the rest."""
         return done == self._updates.stop if self._running else done in self._updates
 
     def turn(self) -> str:
-        """Starts or stops; a line for the person."""
+        """Starts or stops the trace; returns a line for the user."""
         if self._running:
             self.close()
-            return f"profile: the trace is in {self._folder}"
+            return f"profile: trace written to {self._folder}"
         jax.profiler.start_trace(self._written.enter_context(written_locally(self._folder)))
         self._running = True
         return f"profile: tracing until {self._updates.stop} updates are done"
 
     def close(self) -> None:
-        """Writes what there is of a trace that still runs."""
+        """Writes a trace that is still running, as far as it goes."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False

@@ -1,4 +1,4 @@
-"""Where do a run's numbers go? To a progress bar, `metrics.jsonl`, TensorBoard, and Weights & Biases when asked."""
+"""Where do a run's metrics go? To a progress bar, `metrics.jsonl`, TensorBoard, and Weights & Biases on request."""
 
 import dataclasses
 import json
@@ -16,8 +16,8 @@ from mpo_jax.files.paths import Lines, in_bucket, naming, path_of, write
 
 @dataclasses.dataclass
 class MetricsConfig:
-    """A line of metrics every `every` updates. `wandb` names a project of Weights & Biases, whose package has to be installed; a
-    run that is continued here is continued there."""
+    """Metrics are written every `every` updates. `wandb`: a project of Weights & Biases, whose package must be installed; a
+    resumed run continues there too."""
 
     every: int = 1
     tensorboard: bool = True
@@ -28,7 +28,7 @@ class MetricsConfig:
             raise InputError(f"metrics.every={self.every} must be at least 1.")
 
 
-# Metric -> its label and form beside the progress bar.
+# Metric -> its label and format beside the progress bar.
 SHOWN = {
     "loss": ("loss", "{:.4g}"),
     "step_seconds": ("s", "{:.3g}"),
@@ -41,23 +41,24 @@ SHOWN = {
 
 
 class MetricWriter:
-    """Owns the run's metric files. Lines after `start`, left by an interrupted run, are dropped: the run writes them again."""
+    """Owns the run's metric files. Lines after `start`, left by an interrupted run, are dropped, since this run writes them
+    again."""
 
     def __init__(self, config: MetricsConfig, folder: Path, start: int, updates: int, run: dict[str, Any]):
         self._wandb = _wandb(config.wandb, folder, run, start > 0) if config.wandb else None
         path = folder / "metrics.jsonl"
         if path.exists():
-            keep_until(path, start or -1)  # a run from the start evaluates its start again
+            keep_until(path, start or -1)  # a run from scratch evaluates at step 0 again
         self._jsonl = Lines(path)
         self._tensorboard = TensorBoard(folder / "tensorboard", start) if config.tensorboard else None
         self._bar = tqdm(total=updates, initial=start, unit="update", desc="train", mininterval=1.0)
 
     def advance(self) -> None:
-        """One more update is under way."""
+        """One more update has started."""
         self._bar.update()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """`step` = updates done. A metric that weighed nothing (a language that was not in the batch) is NaN and left out."""
+        """`step` = updates done. A metric with weight 0 (of a language that was not in the batch) is NaN and left out."""
         values = {name: float(value) for name, value in values.items() if not math.isnan(value)}
         self._jsonl.write(json.dumps({"step": step, **values}))
         if self._tensorboard is not None:
@@ -69,11 +70,11 @@ class MetricWriter:
             self._bar.set_postfix(shown, refresh=False)
 
     def say(self, line: str) -> None:
-        """A line for the person, above the progress bar."""
+        """Prints a line for the user, above the progress bar."""
         self._bar.write(line)
 
     def flush(self) -> None:
-        """Returns when the lines so far would outlive this process."""
+        """Returns when the lines so far would survive this process."""
         self._jsonl.flush()
 
     def close(self) -> None:
@@ -122,8 +123,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class TensorBoard:
-    """Owns a file of TensorBoard's, flushed every `EVERY` seconds and at the end. It is written where it is asked to be:
-    tensorboardX's writer has a thread for that, which ends at the first error, and the run would wait for it without end."""
+    """Owns a TensorBoard file, flushed every `EVERY` seconds and at the end. It is written in the calling thread: tensorboardX's
+    own writer has a thread that ends at the first error, after which the run would wait for it for ever."""
 
     EVERY = 120.0
 
@@ -132,7 +133,7 @@ class TensorBoard:
         from tensorboardX.proto import event_pb2
 
         if in_bucket(folder):
-            record_writer.register_writer_factory("gs", _Events)  # its own keeps writing when the program ends
+            record_writer.register_writer_factory("gs", _Events)  # tensorboardX's own keeps writing when the program ends
         else:
             folder.mkdir(exist_ok=True)
         self._folder, self._next = folder, 0.0
@@ -158,7 +159,7 @@ class TensorBoard:
 
 
 class _Events:
-    """TensorBoard's file in a bucket, written anew at each of its flushes."""
+    """The TensorBoard file in a bucket, rewritten at each flush."""
 
     @classmethod
     def open(cls, path: str) -> "_Events":
@@ -182,7 +183,7 @@ class _Events:
 
 
 def _wandb(project: str, folder: Path, run: dict[str, Any], continued: bool) -> Any:
-    """The run of a project, new or, where this one is continued, the one whose name lies in `folder`."""
+    """A run of the W&B project: a new one, or for a resumed run the one whose name is kept in `folder`."""
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -191,8 +192,8 @@ def _wandb(project: str, folder: Path, run: dict[str, Any], continued: bool) -> 
         ) from error
     kept = folder / "wandb.json"
     known = json.loads(kept.read_text(encoding="utf-8"))["id"] if continued and kept.exists() else None
-    # It keeps its numbers itself, and a local copy where that can be. It passes over steps that it already has, and a setting may
-    # have changed since (checkpoint.resume).
+    # W&B keeps the numbers itself, and a local copy where possible. It skips steps that it already has, and settings may have
+    # changed since (checkpoint.resume).
     copy = None if in_bucket(folder) else str(folder)
     opened = wandb.init(project=project, dir=copy, config=run, id=known, resume="allow", allow_val_change=True)
     write_json(kept, {"id": opened.id})

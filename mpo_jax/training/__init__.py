@@ -1,1 +1,1 @@
-"""From a config to a trained model: what a run is, its steps, and what comes out of it."""
+"""What is a run, what is a step, and what is the result?"""

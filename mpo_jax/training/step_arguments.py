@@ -1,4 +1,4 @@
-"""Which numbers of a run are arguments of its compiled step? Runs that differ in these alone share one program."""
+"""Which numbers of a run are arguments of its compiled step? Runs that differ only in these share one program."""
 
 from typing import Any
 

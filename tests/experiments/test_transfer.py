@@ -63,7 +63,7 @@ def test_the_command_writes_its_results_and_the_same_again(tmp_path, monkeypatch
     ("argument", "sentence"),
     [
         ("--methods=mop", "did you mean 'mpo'?"),
-        ("--seeds=0", "give 1 or more"),
+        ("--seeds=0", "must be at least 1"),
         ("--noise=0.1,0.2", "0 first"),
         ("--flips=0,2", "shares from 0 to 1"),
         ("--flips=0,some", "shares from 0 to 1"),

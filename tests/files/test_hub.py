@@ -53,7 +53,7 @@ def test_a_failed_download_is_a_sentence(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(InputError, match=r"user/name .*\(no route\): check the name and the network.*HF_TOKEN"):
         hub.resolve("user/name")
-    with pytest.raises(InputError, match=r"user/name@v1 .*: check the name, the revision, the network"):
+    with pytest.raises(InputError, match=r"user/name@v1 .*: check the name, the revision and the network"):
         hub.resolve("user/name@v1")
 
 

@@ -154,7 +154,7 @@ def test_a_slice_from_nothing_to_the_export_with_a_preemption_and_an_interruptio
     world.preempt()
     out, err = world.end(watch, *files)
     # it says what happened, and shows every update of worker 0's log once a slice
-    for sentence in ("the slice was taken away", "has saved: starting it again", "The run is done"):
+    for sentence in ("the slice was preempted", "has saved: starting it again", "The run is done"):
         assert sentence in err
     assert [out.count(f"update {k}\n") for k in range(1, 8)] == [1] * 7
     # started three times on each worker: by hand, after the preemption, after code 42
@@ -275,7 +275,7 @@ def test_a_slice_that_is_gone_before_its_request_says_so_is_asked_for_again(worl
     ready(world)
     world.run("train", "--", *TRAINER)
     world.preempt(state="ACTIVE")
-    assert "the slice was taken away" in world.run("watch", "--", *TRAINER, "--config.fails=0")
+    assert "the slice was preempted" in world.run("watch", "--", *TRAINER, "--config.fails=0")
 
 
 def test_two_trainers_are_refused_and_so_is_setup_under_one(world):
@@ -295,8 +295,8 @@ def test_without_its_arguments_watch_resumes_nothing(world):
 @pytest.mark.parametrize(
     ("denial", "sentence"),
     [
-        ("Quota limit 'TPUV5sPreemptible' has been exceeded.", "ask for quota of the Cloud TPU API"),
-        ('There is no more capacity in the zone "z"', "z has no such slice free"),
+        ("Quota limit 'TPUV5sPreemptible' has been exceeded.", "request quota for the Cloud TPU API"),
+        ('There is no more capacity in the zone "z"', "no such slice is free in z"),
     ],
 )
 def test_what_google_denies_is_explained(world, denial, sentence):
@@ -360,7 +360,7 @@ def test_help_names_the_usage(world, script):
         ("train", {"OUTPUT": "s3://bucket/x"}, "names no folder in a bucket"),
         ("train", {}, "The trainer has no arguments"),
         ("local", {}, "The trainer has no arguments"),
-        ("watch", {"RETRIES": "often"}, "RETRIES=often is no number of times"),
+        ("watch", {"RETRIES": "often"}, "RETRIES=often is not a number"),
         ("watch", {}, "There is no slice or request named mine"),
     ],
 )

@@ -152,6 +152,16 @@ def test_blocks_that_nobody_sees_are_not_visited():
     np.testing.assert_array_equal(np.asarray(attend(q, k, v))[:, whole], out[:, whole])
 
 
+def test_blocks_after_a_query_are_not_visited():
+    """Non-finite numbers later in the same sequence do no harm to what comes before."""
+    where = Places(np.arange(64, dtype=np.int32)[None], np.ones((1, 64), np.int32))
+    attend = jax.jit(by_blocks((where, where), None, None, block=4))
+    q, k, v = qkv((1, 64, N, K, H))
+    out = np.asarray(attend(q, k, v))
+    k[:, 32:] = v[:, 32:] = np.nan
+    np.testing.assert_array_equal(np.asarray(attend(q, k, v))[:, :32], out[:, :32])
+
+
 FAMILIES = {  # heads, key/value heads, soft-cap, window
     "llama": (4, 2, None, None),
     "gemma2_global": (2, 1, 50.0, None),

@@ -190,7 +190,9 @@ def test_a_device_without_host_memory_is_named():
     class OfAbacus:
         devices = np.asarray([Device()])
 
-    with pytest.raises(InputError, match=r"optim\.offload=True needs memory of the kind 'pinned_host', and Abacus has beads"):
+    with pytest.raises(
+        InputError, match=r"optim\.offload=True needs memory of the kind 'pinned_host', but Abacus has only beads"
+    ):
         abstract_state({}, make_optimizer(OptimConfig(offload=True), 10), OfAbacus())
 
 

@@ -53,8 +53,8 @@ def test_policy_and_reference_may_share_what_is_frozen():
 @pytest.mark.parametrize(
     ("frozen", "words"),
     [
-        ("embeding", "'embeding' names no parameters of this model: write some of embedding, .*layers.attention"),
-        ("layers.mlp.u", "'layers.mlp.u' names no parameters"),
+        ("embeding", "this model has no parameters 'embeding': choose from embedding, .*layers.attention"),
+        ("layers.mlp.u", "no parameters 'layers.mlp.u'"),
         ("embedding,unembedding,layers,final_norm", "leaves nothing to train"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Who sees whom: one contract, and the code of each platform."""
+"""Attention: one contract, and the code for each platform."""

@@ -1,7 +1,7 @@
-"""Who sees whom, and what do they see? Grouped-query attention within segments, of packed rows or of a cache of keys.
+"""Which query sees which keys, and with what result? Grouped-query attention within segments, on packed rows or a cache of keys.
 
-No array over queries x keys of a whole row exists on any platform: a kernel goes block by block and saves, for its backward
-pass, the result and one log-sum-exp a query.
+No platform holds an array of queries x keys for a full row: a kernel goes block by block and saves, for its backward pass, the
+result and one log-sum-exp per query.
 """
 
 import jax
@@ -28,19 +28,20 @@ def attention(
 ) -> Array:
     """What each query sees, [S, T, N, H] in the dtype of v; softmax in float32.
 
-    A query sees a key of its segment whose position is its own or an earlier one, fewer than `window` positions back (None = any
+    A query sees the keys of its segment at its own position and at earlier ones, fewer than `window` positions back (None = any
     number; Hugging Face's convention, where a window of 1 is the query itself). Segment 0 is no sequence: it sees nothing and is
     not seen. Scores are multiplied by `scale`, then capped to softcap * tanh(score / softcap). A query that sees no key gives 0.
     Query head n reads key/value head n // (N / K).
 
-    Queries and keys may differ in number and in places, as where the keys are a cache. Where they are as many (T = U), both are
-    the tokens of packed rows: segments are contiguous, and positions count up by one within them. Inside of a mesh each device
-    computes its own rows and heads. The platform that the mesh (or else JAX) computes on chooses the kernel:
+    Queries and keys may differ in number and position, as where the keys are a cache. Where there are equally many (T = U), both
+    are the tokens of packed rows: segments are contiguous, and positions count up by one within them. On a mesh each device
+    computes its own rows and heads. The platform of the mesh (or, without one, of JAX) decides which kernel runs:
 
     * TPU: JAX's splash kernel for packed rows, blocks in plain XLA for a cache.
-    * GPU: blocks in plain XLA, rows together. JAX's Triton kernel has one segment id for queries and keys, so a sequence's own
-      padding could not look without being looked at, and it has neither soft-cap nor window; cuDNN's public interface takes
-      segments as an array of queries x keys only.
+    * GPU: blocks in plain XLA, rows together. JAX's Triton kernel has the same segment ids for queries and keys, so a sequence's
+    own
+      padding could not attend without being attended to, and it has neither soft-cap nor window; cuDNN's public interface takes
+      segments only as a mask of queries x keys.
     * CPU: blocks in plain XLA, row by row, in float32.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -52,14 +53,14 @@ def attention(
             return tpu_splash.attend(q_STNH, k_SUKH, v_SUKH, queries.segment, keys.segment, **how)
         rows_at_once = q_STNH.shape[0]
         if platform == "cpu":
-            # A CPU multiplies bfloat16 many times slower than float32.
+            # A CPU multiplies bfloat16 many times more slowly than float32.
             q_STNH, k_SUKH, v_SUKH = (x.astype(jnp.float32) for x in (q_STNH, k_SUKH, v_SUKH))
             rows_at_once = None
         return xla_blocks.attend(q_STNH, k_SUKH, v_SUKH, queries, keys, rows_at_once=rows_at_once, **how)
 
     with jax.named_scope("attention"):
         if not mesh.empty:
-            # Rows take as many steps as their segments ask for, so devices differ. Nothing is reduced over them.
+            # The number of steps of a row depends on its segments, so it differs between devices. Nothing is reduced over them.
             inputs = tuple(map(spec, (QUERIES, KEYS, KEYS, TOKENS, TOKENS)))
             on_device = jax.shard_map(on_device, in_specs=inputs, out_specs=spec(QUERIES), check_vma=False)
         return on_device(q_STNH, k_SUKH, v_SUKH, queries, keys).astype(v_SUKH.dtype)

@@ -1,7 +1,7 @@
 """How is attention computed on a TPU? By JAX's splash kernel, which never writes a score to memory.
 
-It skips the blocks that causality and window leave empty, and masks by segment within the others. Key/value heads are shared in
-the kernel, not repeated.
+It skips the blocks that causality and window leave empty, and masks by segment within the others. Key/value heads are shared
+within the kernel, not repeated.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from mpo_jax.types import Array
 
 BLOCK = 512  # tokens at most, of queries and of keys
 LANES = 128  # a block is a multiple of this
-# The fused backward kernel has a partial gradient of q for each block of keys; with more of them than this, q's gradient has a
+# The fused backward kernel makes a partial gradient of q for each block of keys; with more blocks than this, q's gradient gets a
 # kernel of its own, which computes the scores once more.
 FUSED_BLOCKS = 4
 
@@ -31,9 +31,9 @@ def attend(
     saved_as: str,
     interpret: bool = False,
 ) -> Array:
-    """The contract of `attention.attention` on one device, for rows whose segments are contiguous.
+    """`api.attention` on one device, for rows whose segments are contiguous.
 
-    The result and its log-sum-exps carry the checkpoint name `saved_as`. `interpret` runs the kernel on any platform, slowly.
+    The result and its log-sum-exps have the checkpoint name `saved_as`. `interpret` runs the kernel on any platform, slowly.
     """
     T = q_STNH.shape[1]
     blocks = -(-T // BLOCK)
@@ -48,14 +48,14 @@ def attend(
     kernel = _kernel(q_SNTH.shape[1], length, block, softcap, window, saved_as, interpret)
     seen_SNTH = jax.vmap(kernel)(q_SNTH, k_SKTH, v_SKTH, segment_ST, kv_segment_ST)
     seen_STNH = jnp.swapaxes(seen_SNTH, 1, 2)
-    # To a query that sees nothing the kernel gives a mean over hidden keys.
+    # For a query that sees nothing the kernel returns a mean over hidden keys.
     return jnp.where(_sees_any(segment_ST, kv_segment_ST, window)[:, :, None, None], seen_STNH, 0)[:, :T]
 
 
 def _kernel(
     heads: int, length: int, block: int, softcap: float | None, window: int | None, saved_as: str, interpret: bool
 ) -> Any:
-    # Imported here: Pallas takes long to import, and nothing but a TPU needs it.
+    # Imported here: Pallas is slow to import, and only a TPU needs it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 

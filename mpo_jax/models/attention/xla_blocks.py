@@ -1,8 +1,8 @@
 """How is attention computed where there is no kernel for it? Block by block, in plain XLA.
 
-The forward pass keeps a running maximum and sum of each query (the online softmax) and saves the result and its log-sum-exp;
-the backward pass computes each block of scores again. Blocks that causality, segments and window leave empty are never
-visited: in a packed row of five sequences that is four of five.
+The forward pass keeps a running maximum and sum per query (the online softmax) and saves the result and its log-sum-exp; the
+backward pass recomputes each block of scores. Blocks that causality, segments and window leave empty are never visited: in a
+packed row of five sequences that is four blocks in five.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _POSITIONS = 2**18  # more than a sequence has; a row may then have 8191 segment
 
 @dataclasses.dataclass(frozen=True)
 class _How:
-    """What is static. G query heads share a key/value head."""
+    """The static settings. G query heads share a key/value head."""
 
     G: int
     scale: float
@@ -47,9 +47,9 @@ def attend(
     rows_at_once: int | None = None,
     block: int = BLOCK,
 ) -> Array:
-    """The contract of `api.attention` on one device.
+    """`api.attention` on one device.
 
-    The result and its log-sum-exps carry the checkpoint name `saved_as`. `rows_at_once` packed rows are computed together, and
+    The result and its log-sum-exps have the checkpoint name `saved_as`. `rows_at_once` packed rows are computed together, and
     take as many steps as the longest of them; None = one row after the other.
     """
     S, T, N, H = q_STNH.shape
@@ -57,8 +57,8 @@ def attend(
     how = _How(N // K, scale, softcap, window, rows_at_once, saved_as)
 
     def cut(x: Array) -> Array:
-        """[S, tokens, ...] -> [S, blocks, tokens of one, ...]: evenly cut, so that filling the last block costs less than a token
-        for each block; what is added belongs to no sequence"""
+        """[S, tokens, ...] -> [S, blocks, tokens of a block, ...], evenly split, so that the padding is less than a token per
+        block; padding belongs to no sequence."""
         blocks = -(-x.shape[1] // block)
         length = -(-x.shape[1] // blocks)
         x = jnp.pad(x, [(0, 0), (0, blocks * length - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
@@ -79,7 +79,7 @@ def _keys(segment: Array) -> Array:
     return jnp.where(segment == 0, -1, segment)
 
 
-# In what follows the queries of a row are cut into b blocks of t tokens and its keys into c blocks of u; g are the G * t queries
+# From here on the queries of a row are split into b blocks of t tokens and its keys into c blocks of u; g are the G * t queries
 # of a block that read one key/value head. `where` is (places of the queries, bt; places of the keys, cu).
 
 
@@ -104,10 +104,10 @@ _seen.defvjp(_seen_fwd, _seen_bwd)
 
 
 def _visits(where: Any, window: int | None) -> tuple[Array, Array]:
-    """For each block of queries the first block of keys that it may see, and the one after the last.
+    """For each block of queries: the first block of keys that it may see, and the one after the last.
 
-    Ranges of segments and positions decide, so blocks within may be empty, but none without is seen, in whatever order
-    segments come.
+    Decided by ranges of segments and positions: blocks inside the range may be empty, but none outside is seen, whatever the
+    order of the segments.
     """
     (position_bt, segment_bt), (key_position_cu, key_segment_cu) = where
 
@@ -117,7 +117,7 @@ def _visits(where: Any, window: int | None) -> tuple[Array, Array]:
     q_low_b, q_high_b = low_high(segment_bt, segment_bt > 0)
     k_low_c, k_high_c = low_high(key_segment_cu, key_segment_cu > 0)
     meets_bc = (q_low_b[:, None] <= k_high_c[None, :]) & (k_low_c[None, :] <= q_high_b[:, None])
-    # Segment and position as one number: a query sees no key that has a higher one.
+    # Segment and position as one number: a query sees no key with a higher one.
     _, last_b = low_high(segment_bt * _POSITIONS + position_bt, segment_bt > 0)
     first_c, _ = low_high(key_segment_cu * _POSITIONS + key_position_cu, key_segment_cu > 0)
     meets_bc &= first_c[None, :] <= last_b[:, None]
@@ -162,7 +162,8 @@ def _forward(row: Any, how: _How) -> tuple[Array, Array]:
         zeros_KgH = jnp.zeros(q_KgH.shape, jnp.float32)
         zeros_Kg = zeros_KgH[:, :, 0]
         top_Kg, sum_Kg, seen_KgH = jax.lax.fori_loop(begin, end, key_block, (zeros_Kg + _HIDDEN, zeros_Kg, zeros_KgH))
-        # Before its first visible key a query's sum is of hidden ones; `shrink` forgets it. Without any, nothing has.
+        # Before its first visible key a query sums over hidden ones; `shrink` then discards that. A query that sees no key keeps
+        # it.
         sees_Kg = top_Kg > _HIDDEN / 2
         seen_KgH = jnp.where(sees_Kg[:, :, None], seen_KgH / jnp.where(sees_Kg, sum_Kg, 1.0)[:, :, None], 0.0)
         lse_Kg = jnp.where(sees_Kg, top_Kg + jnp.log(jnp.where(sees_Kg, sum_Kg, 1.0)), -_HIDDEN)

@@ -1,1 +1,1 @@
-"""In what do the families differ? One file each."""
+"""In what do the model families differ? One file for each."""

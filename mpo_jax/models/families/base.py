@@ -1,7 +1,7 @@
-"""What is a family? A reader of its config.json, a table of its weights, and the chat format of MPO's authors.
+"""What is a model family? A reader of its config.json, a table of its weights, and the chat format of MPO's authors.
 
-Beside the type: the parts of both that the families share. Readers accept the published spelling of a config.json and the one
-that transformers 5 writes; what a config asks for and the decoder does not do is an error that names the key.
+This file also has the parts of readers and tables that the families share. Readers accept the published spelling of a config.json
+and that of transformers 5; a key that asks for something the decoder cannot do is an error that names the key.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ RawConfig = dict[str, Any]  # a parsed config.json
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """All that the library knows of one `model_type`."""
+    """Everything that the library knows about one `model_type`."""
 
     model_type: str
     read_config: Callable[[RawConfig], DecoderConfig]
@@ -43,16 +43,16 @@ UNEMBEDDING = (Weight("unembedding", "lm_head.weight", "vocab embed"),)  # absen
 
 
 def integer(raw: RawConfig, key: str, default: int | None = None) -> int:
-    """A count; without a default the key must be there."""
+    """A count; without a default the key is required."""
     value = raw.get(key)
     value = default if value is None else value
     if not isinstance(value, int) or value < 1:
-        raise InputError(f"config.json has {key!r}: {value!r}, which must be an integer above 0: take the published file.")
+        raise InputError(f"config.json has {key!r}: {value!r}, but it must be an integer above 0: use the published config.json.")
     return value
 
 
 def only(raw: RawConfig, key: str, supported: Any) -> None:
-    """Refuses a key that asks for something else than `supported`, which is also what its absence means."""
+    """Refuses a key with another value than `supported`, which is also its default."""
     if raw.get(key) not in (None, supported):
         raise InputError(f"config.json has {key!r}: {raw[key]!r}, which is not supported: choose a model with {supported!r}.")
 
@@ -60,7 +60,9 @@ def only(raw: RawConfig, key: str, supported: Any) -> None:
 def activation(name: str) -> Activation:
     names: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
     if name not in names:
-        raise InputError(f"config.json asks for the activation {name!r}: choose a model with one of {', '.join(names)}.")
+        raise InputError(
+            f"config.json has the activation {name!r}, which is not supported: choose a model with one of {', '.join(names)}."
+        )
     return names[name]
 
 
@@ -70,14 +72,16 @@ def rope(raw: RawConfig) -> tuple[float, Llama3Scaling | None]:
     theta = given.get("rope_theta", raw.get("rope_theta", 10_000.0))
     kind = given.get("rope_type", given.get("type", "default"))
     if any(isinstance(value, dict) for value in given.values()) or kind not in ("default", "llama3"):
-        raise InputError(f"config.json has the rotary embedding {given}: choose a model with one of type 'default' or 'llama3'.")
+        raise InputError(
+            f"config.json has the rotary embedding {given}, which is not supported: choose a model with 'default' or 'llama3'."
+        )
     only(given, "partial_rotary_factor", 1.0)
     only(raw, "partial_rotary_factor", 1.0)
     if kind == "default":
         return float(theta), None
     fields = [field.name for field in dataclasses.fields(Llama3Scaling)]
     if missing := [name for name in fields if name not in given]:
-        raise InputError(f"config.json has a 'llama3' rotary embedding without {missing}: take the published file.")
+        raise InputError(f"config.json has a 'llama3' rotary embedding without {missing}: use the published config.json.")
     return float(theta), Llama3Scaling(*(given[name] for name in fields))
 
 
@@ -86,7 +90,8 @@ def windows(raw: RawConfig, layers: int, window: int | None, sliding: Callable[[
     types = raw.get("layer_types") or ["sliding_attention" if sliding(layer) else "full_attention" for layer in range(layers)]
     if len(types) != layers or set(types) - {"sliding_attention", "full_attention"}:
         raise InputError(
-            f"config.json has 'layer_types': {types}: write 'sliding_attention' or 'full_attention' for each of {layers} layers."
+            f"config.json has 'layer_types': {types}, but it must name 'sliding_attention' or 'full_attention' for each of the "
+            f"{layers} layers."
         )
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
@@ -96,12 +101,16 @@ def heads(raw: RawConfig, *, default_kv_heads: int | None = None, default_head_d
     n, width = integer(raw, "num_attention_heads"), integer(raw, "hidden_size")
     kv_heads = integer(raw, "num_key_value_heads", default_kv_heads or n)
     if n % kv_heads:
-        raise InputError(f"config.json has 'num_attention_heads': {n}, which 'num_key_value_heads': {kv_heads} must divide.")
+        raise InputError(
+            f"config.json has 'num_attention_heads': {n}, which is not a multiple of 'num_key_value_heads': {kv_heads}: use the "
+            "published config.json."
+        )
     return n, kv_heads, integer(raw, "head_dim", default_head_dim or width // n)
 
 
 def write_config(raw: RawConfig, dtype: str) -> RawConfig:
-    """The source's config.json with the weights' dtype, in the spelling that every version of transformers reads."""
+    """The original config.json with the dtype of the exported weights, in the spelling that every version of transformers
+    reads."""
     theta, scaling = rope(raw)
     kept = {k: v for k, v in raw.items() if k not in ("rope_parameters", "rope_scaling", "dtype")}
     legacy = {"rope_theta": theta, "torch_dtype": dtype}

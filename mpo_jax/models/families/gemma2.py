@@ -13,7 +13,7 @@ OWN_WEIGHTS = (
 
 
 def read_config(raw: base.RawConfig) -> DecoderConfig:
-    """Defaults of absent keys are those of transformers' `Gemma2Config`; `hidden_activation` goes before `hidden_act`."""
+    """Absent keys have the defaults of transformers' `Gemma2Config`; `hidden_activation` takes precedence over `hidden_act`."""
     base.only(raw, "attention_bias", False)
     base.only(raw, "use_bidirectional_attention", False)
     layers, width = base.integer(raw, "num_hidden_layers"), base.integer(raw, "hidden_size")

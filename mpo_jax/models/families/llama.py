@@ -9,7 +9,7 @@ MLP_NORM = Weight("layers.mlp_norm", "model.layers.{layer}.post_attention_layern
 
 
 def read_config(raw: base.RawConfig) -> DecoderConfig:
-    """Defaults of absent keys are those of transformers' `LlamaConfig`."""
+    """Absent keys have the defaults of transformers' `LlamaConfig`."""
     base.only(raw, "attention_bias", False)
     base.only(raw, "mlp_bias", False)
     layers = base.integer(raw, "num_hidden_layers")

@@ -14,7 +14,7 @@ OWN_WEIGHTS = (
 
 
 def read_config(raw: base.RawConfig) -> DecoderConfig:
-    """Defaults of absent keys are those of transformers' `Qwen2Config`."""
+    """Absent keys have the defaults of transformers' `Qwen2Config`."""
     layers = base.integer(raw, "num_hidden_layers")
     heads, kv_heads, head_dim = base.heads(raw, default_kv_heads=32)
     window = base.integer(raw, "sliding_window", 4096) if raw.get("use_sliding_window") else None

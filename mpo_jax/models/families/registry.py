@@ -1,4 +1,4 @@
-"""Which family is this checkpoint? The one place where a string decides."""
+"""Which family does a checkpoint belong to? Its `model_type` decides."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ FAMILIES: dict[str, Family] = {f.model_type: f for f in (llama.FAMILY, gemma2.FA
 def build(hf_dir: Path | str, *, remat: str = "full") -> tuple[Family, Model, RawConfig]:
     """The family, the model and the parsed config.json of a folder in Hugging Face's layout.
 
-    Errors: no or broken config.json, an unknown `model_type`, something that the decoder does not do.
+    Errors: a missing or broken config.json, an unknown `model_type`, something that the decoder cannot do.
     """
     path = path_of(hf_dir) / "config.json"
     try:
@@ -24,7 +24,9 @@ def build(hf_dir: Path | str, *, remat: str = "full") -> tuple[Family, Model, Ra
         raise InputError(f"{path} cannot be read as JSON ({error}): give a folder in Hugging Face's layout.") from None
     if not isinstance(raw, dict) or raw.get("model_type") not in FAMILIES:
         found = raw.get("model_type") if isinstance(raw, dict) else raw
-        raise InputError(f"{path} has 'model_type': {found!r}: choose a model of one of the types {', '.join(FAMILIES)}.")
+        raise InputError(
+            f"{path} has 'model_type': {found!r}, which is not supported: choose a model of type {', '.join(FAMILIES)}."
+        )
     family = FAMILIES[raw["model_type"]]
     try:
         only(raw, "quantization_config", None)
