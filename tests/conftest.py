@@ -7,11 +7,10 @@ import os
 import shutil
 import tempfile
 
+import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile a lot and compute little, so LLVM need not optimise.
-os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-)
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), xla_flags.devices(8)])
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # What one test has compiled the others find, also those of other workers, in a folder that ends with the session: tests leave

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import xla_flags
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
@@ -41,7 +42,7 @@ def start_command(module: str, arguments: list[str], count: int, hosts: str) -> 
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": xla_flags.devices(DEVICES // count),
     }
     command = [sys.executable, "-m", module, *arguments]
     meet = [f"{hosts}.coordinator=127.0.0.1:{port}", f"{hosts}.count={count}"] if count > 1 else []

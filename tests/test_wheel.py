@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import xla_flags
 from packaging.requirements import Requirement
 
 import mpo_jax
@@ -80,7 +81,7 @@ def test_quickstart_runs_where_the_wheel_is_installed(installed, tmp_path):
         file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:10]), encoding="utf-8")
     command = [sys.executable, "-m", "mpo_jax.train", "--config=quickstart", "--config.epochs=1", "--config.batch_size=5"]
     command += ["--config.compilation_cache=", "--config.metrics.tensorboard=False"]
-    env = {**os.environ, "PYTHONPATH": str(installed), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = {**os.environ, "PYTHONPATH": str(installed), "XLA_FLAGS": xla_flags.FAST}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "quickstart"
