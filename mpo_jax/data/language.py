@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 UNKNOWN = "und"
-SURE = 0.3  # the least probability, which is calibrated, of an answer: on short sentences fewer than 2 % are wrong above it
+SURE = 0.3  # a guess is an answer from this probability on: on short sentences fewer than 2 % of such answers are wrong
 NO_LANGUAGE = "zxx"  # the classifier's class of numbers, code and markup
 
 
