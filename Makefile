@@ -38,7 +38,7 @@ faults: $(VENV)/.runtime
 	$(BIN)/python tests/faults.py --runs $(RUNS)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
 
 # The stamps say which requirements are installed, so that a second call installs nothing.
 $(VENV)/.runtime: requirements.txt | $(BIN)/python

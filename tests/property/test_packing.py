@@ -17,16 +17,16 @@ EMPTY = {"tokens_ST": PAD, "segment_ST": 0, "kv_segment_ST": 0, "position_ST": 0
 EMPTY |= {"answer_slot_SA": -1, "answer_label_SA": 0, "answer_at_SA": 0}
 BOTH = Want.LOGP | Want.HIDDEN
 WANTS = [Want.NOTHING, Want.LOGP, Want.HIDDEN, BOTH, Want.KL_OF_POLICY, Want.HIDDEN | Want.KL_OF_POLICY]
-length = st.integers(1, 9) | st.sampled_from([1, 7, 8, 40])
+lengths = st.sampled_from(list(itertools.product([1, 2, 5, 7, 8, 9, 40], repeat=3)))  # of a prompt and its two answers
 
 
 @st.composite
 def examples(draw) -> list[Example]:
     """Every token is another number, so that each says whose it is."""
     count = itertools.count(PAD + 1)
-    some = lambda: np.fromiter(itertools.islice(count, draw(length)), np.int32)  # noqa: E731
+    pair = lambda: TokenPair(*(np.fromiter(itertools.islice(count, n), np.int32) for n in draw(lengths)))  # noqa: E731
     made = range(draw(st.integers(1, 5)))
-    return [Example(f"r{i}", "sw", *(TokenPair(some(), some(), some()) for _ in PAIR_KINDS)) for i in made]
+    return [Example(f"r{i}", "sw", *(pair() for _ in PAIR_KINDS)) for i in made]
 
 
 @st.composite
