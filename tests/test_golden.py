@@ -4,6 +4,7 @@ import golden
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "combos", "methods"), [("llama_untied", range(7, 8), False), ("qwen2_tied", range(10, 11), True)]
 )

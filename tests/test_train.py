@@ -307,6 +307,7 @@ def test_a_training_that_has_ended_can_be_exported_whatever_is_left_of_the_rest(
     assert "+" in (tmp_path / "run" / "export" / "README.md").read_text().partition("## Reward gaps")[2][:400]
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_bit_for_bit_and_needs_no_moments(world, tmp_path, interrupted):
     """Computed in bfloat16 and exported in float32, interrupted once: the frozen weights of the export are the source's."""
     frozen = ["--config.frozen=embedding,layers.mlp", "--config.compute_dtype=bfloat16", "--config.export.dtype=float32"]

@@ -44,8 +44,8 @@ class OptimConfig:
         check_choice("optim.moments_dtype", self.moments_dtype, DTYPES)
         if not 0 <= self.warmup < 1:
             raise InputError(f"optim.warmup={self.warmup} must be a share of the updates, from 0 up to, but not including, 1.")
-        if self.peak_lr <= 0 or self.clip_norm <= 0:
-            raise InputError(f"optim.peak_lr={self.peak_lr} and optim.clip_norm={self.clip_norm} must both be above 0.")
+        if not (0 < self.peak_lr < math.inf and self.clip_norm > 0):
+            raise InputError(f"optim.peak_lr={self.peak_lr} and optim.clip_norm={self.clip_norm} must both be numbers above 0.")
 
 
 SMALLEST_SQUARE = 1e-30  # Adafactor adds it to squared gradients, so that no second moment is 0

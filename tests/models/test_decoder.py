@@ -228,6 +228,7 @@ print("agreed")
 """
 
 
+@pytest.mark.slow
 def test_meshes_agree_and_the_compiler_does_not_complain():
     """Tied, because then one sharded table is both looked up and multiplied with."""
     root = Path(__file__).parent.parent.parent

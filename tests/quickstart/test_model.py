@@ -99,6 +99,7 @@ def test_config_reads_all_data_in_two_shapes():
     assert len(shapes) <= 2, "every shape takes a compilation"
 
 
+@pytest.mark.slow
 def test_config_runs(tmp_path, monkeypatch):
     """Cut to three updates on six rows, with nothing held out."""
     monkeypatch.chdir(ROOT)

@@ -91,7 +91,9 @@ def test_scores_are_those_of_a_live_reference(tmp_path, pooling):
             )
 
 
-@pytest.mark.parametrize(("pooling", "shape"), [("mean", (1, 1, 1)), ("mean_padded", (2, 2, 2))])
+@pytest.mark.parametrize(
+    ("pooling", "shape"), [pytest.param("mean", (1, 1, 1), marks=pytest.mark.slow), ("mean_padded", (2, 2, 2))]
+)
 def test_three_updates_are_those_of_a_live_reference(tmp_path, pooling, shape):
     on, loss = tiny.mesh(*shape), Mpo(retain_pooling=pooling)
     with jax.set_mesh(on):

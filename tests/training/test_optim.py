@@ -238,6 +238,8 @@ def test_what_is_drawn_depends_on_the_update_and_the_weight_alone():
         ({"warmup": 1.0}, "optim.warmup=1.0 must be a share"),
         ({"warmup": -0.1}, "optim.warmup=-0.1"),
         ({"peak_lr": 0.0}, "optim.peak_lr=0.0 .* above 0"),
+        ({"peak_lr": math.nan}, "optim.peak_lr=nan"),
+        ({"peak_lr": math.inf}, "optim.peak_lr=inf"),
         ({"clip_norm": -1.0}, "optim.clip_norm=-1.0"),
     ],
 )

@@ -145,6 +145,7 @@ def test_moments_lie_where_their_parameters_do():
 WIDE = tiny.model(hidden_size=128, ffn=256, heads=8, kv_heads=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "offload"), [("adafactor", False), ("adamw", True)])
 def test_every_choice_of_moments_computes_the_same_on_a_mesh(kind, offload):
     """Three updates, factored or offloaded, on (2, 2, 2), and on one device that keeps its moments."""
