@@ -269,9 +269,12 @@ def test_no_permission_is_a_sentence(world, tmp_path):
         command(world, tmp_path)
 
 
+WILD = "--config.optim.peak_lr=1e30"  # the weights after update 2 are too large to compute with
+
+
 def test_numbers_that_are_not_finite_stop_the_run_with_the_rows(world, tmp_path):
     with pytest.raises(InputError) as error:
-        command(world, tmp_path, "--config.optim.peak_lr=1e30", "--config.optim.warmup=0.0", "--config.optim.clip_norm=1e30")
+        command(world, tmp_path, WILD)
     assert "not finite" in str(error.value)
     assert "rows r" in str(error.value)
     assert not (tmp_path / "run" / "export").exists()
@@ -279,10 +282,9 @@ def test_numbers_that_are_not_finite_stop_the_run_with_the_rows(world, tmp_path)
 
 def test_a_state_is_never_kept_before_its_loss_has_been_looked_at(world, tmp_path):
     """A loss that is not finite between two lines of the log: no checkpoint of it takes the place of a good one."""
-    wild = ["--config.optim.peak_lr=1e30", "--config.optim.warmup=0.0", "--config.optim.clip_norm=1e30"]
-    with pytest.raises(InputError, match="update 2 is not finite"):
-        command(world, tmp_path, *wild, "--config.metrics.every=100", "--config.checkpoint.every=1", "--config.eval_every=0")
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
+    with pytest.raises(InputError, match="update 3 is not finite"):
+        command(world, tmp_path, WILD, "--config.metrics.every=100", "--config.checkpoint.every=1", "--config.eval_every=0")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step_2"
 
 
 @pytest.mark.parametrize("left", [None, "{"], ids=["gone", "half a file"])

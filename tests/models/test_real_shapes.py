@@ -39,7 +39,7 @@ REAL = {
     ),
 }  # fmt: skip
 MILLIONS = {"meta-llama/Llama-3.1-8B-Instruct": 8030, "google/gemma-2-9b-it": 9242, "Qwen/Qwen2.5-7B-Instruct": 7616}
-MESHES = [(1, 8, 1), (2, 2, 2), (1, 4, 2), (1, 4, 4)]
+MESHES = [(1, 8, 1), (2, 2, 2), (1, 4, 4)]
 
 
 def real_model(name, remat="full"):

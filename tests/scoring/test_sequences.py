@@ -15,7 +15,7 @@ def score(model, params, packed, reads, rows):
 
 
 def naive(model, params, packed, slots):
-    """Full logits of the whole batch, then a gather and a loop over slots."""
+    """Full logits of the whole batch, then a gather and a sum for each slot."""
     hidden_STD = model.hidden(params, packed)
     logits_STV = jnp.einsum("std,vd->stv", hidden_STD, model.unembedding(params))
     if model.config.final_softcap:
@@ -23,14 +23,17 @@ def naive(model, params, packed, slots):
     logp_STV = jax.nn.log_softmax(logits_STV)
     rows_SA = jnp.arange(packed.answer_at_SA.shape[0])[:, None]
     logp_SA = logp_STV[rows_SA, packed.answer_at_SA, packed.answer_label_SA]
-    logp = jnp.stack([jnp.sum(jnp.where(packed.answer_slot_SA == b, logp_SA, 0)) for b in range(slots)])
+    logp = lambda b: jnp.sum(jnp.where(packed.answer_slot_SA == b, logp_SA, 0))  # noqa: E731
     weight_ST = lambda b: jnp.where(packed.pool_slot_ST == b, packed.pool_weight_ST, 0)  # noqa: E731
-    pooled = jnp.stack([jnp.einsum("std,st->d", hidden_STD, weight_ST(b)) for b in range(slots)])
-    return logp, pooled
+    pooled = lambda b: jnp.einsum("std,st->d", hidden_STD, weight_ST(b))  # noqa: E731
+    return jax.vmap(logp)(jnp.arange(slots)), jax.vmap(pooled)(jnp.arange(slots))
 
 
-@pytest.mark.parametrize("changes", [{}, {"tied": True, "final_softcap": 3.0}], ids=["untied", "tied and capped"])
-@pytest.mark.parametrize("block", [512, 40], ids=["one block", "three, the last one overlapping"])
+@pytest.mark.parametrize(
+    ("changes", "block"),
+    [({}, 512), ({"tied": True, "final_softcap": 3.0}, 40)],
+    ids=["untied, one block", "tied and capped, three blocks, the last one overlapping"],
+)
 def test_blockwise_equals_full_logits_in_value_and_gradient(changes, block, monkeypatch):
     monkeypatch.setattr(token_logprob, "BLOCK", 1)
     monkeypatch.setattr(token_logprob, "SMALLEST_BLOCK", block)

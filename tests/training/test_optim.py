@@ -48,7 +48,7 @@ def test_every_learning_rate_is_the_documented_one(updates, W, decay):
 
 def one_update(config, params, grads, updates=10):
     optimizer = make_optimizer(config, updates)
-    return optimizer.update(params, grads, optimizer.transform.init(params), 0, config.peak_lr)[0]
+    return jax.jit(optimizer.update)(params, grads, jax.jit(optimizer.transform.init)(params), 0, config.peak_lr)[0]
 
 
 def test_the_first_update_has_learning_rate_zero():
@@ -95,9 +95,9 @@ def updates_of(config, grads):
     """The updates that these gradients make, one after the other."""
     optimizer = make_optimizer(config, 10)
     params = {"w": jnp.zeros(grads[0].shape)}
-    state, updates = optimizer.transform.init(params), []
+    state, updates, update = optimizer.transform.init(params), [], jax.jit(optimizer.update)
     for k, grad in enumerate(grads):
-        after, state, _ = optimizer.update(params, {"w": jnp.asarray(grad)}, state, k, config.peak_lr)
+        after, state, _ = update(params, {"w": jnp.asarray(grad)}, state, k, config.peak_lr)
         updates.append(np.asarray(after["w"]))
     return updates
 
