@@ -39,12 +39,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What loads the TPU compiler comes last: after it JAX's profiler ends the process (libtpu 0.0.51 hands jaxlib 0.10.2 a table
-    of another size). Properties are marked, for `make test-slow` to try more examples of them."""
+    """Properties are marked, for `make test-slow` to try more examples of them."""
     for item in items:
         if "property" in item.path.parts:
             item.add_marker("property")
-    items.sort(key=lambda item: item.get_closest_marker("tpu") is not None)
+
+
+@pytest.fixture(scope="module")
+def tpu_compiler():
+    """The TPU compiler, loaded so that it ends no process: libtpu 0.0.51 ends one whose XLA_FLAGS it does not know, which it reads
+    at its first program, and hands jaxlib 0.10.2's profiler a table of another size, at which the next trace would end it."""
+    from jax._src import xla_bridge
+    from jax.experimental.compilation_cache import compilation_cache
+
+    from mpo_jax.planning import tpu_compiler
+
+    compilation_cache.reset_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        patch.setattr(xla_bridge._profiler, "register_plugin_profiler", lambda c_api: None)
+        device = jax.sharding.SingleDeviceSharding(tpu_compiler.devices("v5e:1x1")[0])
+        jax.jit(jax.numpy.sin).lower(jax.ShapeDtypeStruct((8, 128), "float32", sharding=device)).compile()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

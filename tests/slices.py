@@ -42,7 +42,7 @@ def needs_compiler(test):
     """Marks a test that compiles for TPUs, or loads what would."""
     absent = importlib.util.find_spec("libtpu") is None
     reason = "the TPU compiler is not installed: pip install -r requirements-tpu-plan.txt"
-    return pytest.mark.slow(pytest.mark.tpu(pytest.mark.skipif(absent, reason=reason)(test)))
+    return pytest.mark.slow(pytest.mark.usefixtures("tpu_compiler")(pytest.mark.skipif(absent, reason=reason)(test)))
 
 
 def planned(run, topology, **options) -> slice_fit.SliceReport:

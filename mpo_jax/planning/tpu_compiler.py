@@ -51,11 +51,12 @@ class Memory:
 
 def devices(topology: str, slices: int = 1) -> Sequence[Any]:
     """The devices of a slice such as "v5e:2x4", or of several. To be called before JAX computes anything: it keeps JAX itself on
-    the CPU.
+    the CPU, and keeps no programs, since those of a TPU cannot be read again here.
 
     Errors: libtpu is not installed, or does not know the name.
     """
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:

@@ -23,6 +23,15 @@ def test_the_compiler_itself_refuses_what_does_not_fit():
 
 
 @needs_compiler
+def test_a_program_is_compiled_again_where_programs_are_kept():
+    """With a warning, which is an error here, JAX would fail to read what it kept."""
+    jax.config.update("jax_enable_compilation_cache", True)
+    for _ in range(2):
+        x = jax.ShapeDtypeStruct((16, 128), jnp.float32, sharding=SingleDeviceSharding(tpu_compiler.devices("v5e:1x1")[0]))
+        assert tpu_compiler.compile_for(jax.jit(jnp.cos).lower(x), "TPU v5 lite").fits
+
+
+@needs_compiler
 def test_a_program_that_cannot_be_written_down_has_its_memory():
     x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=SingleDeviceSharding(tpu_compiler.devices("v5e:1x1")[0]))
     lowered: Any = Unwritten(jax.jit(jnp.sin).lower(x))
