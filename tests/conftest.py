@@ -23,9 +23,6 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# Tracing makes many objects that live, and looking through them for garbage took a seventh of the time.
-gc.set_threshold(200_000, 50, 50)
-
 from pathlib import Path
 
 import jax
@@ -33,6 +30,8 @@ import pytest
 from world import command, make_world
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes many objects that live, and looking through them for garbage took a seventh of the time.
+gc.set_threshold(200_000, 50, 50)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,8 +46,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module")
 def tpu_compiler():
-    """The TPU compiler, loaded so that it ends no process: libtpu 0.0.51 ends one whose XLA_FLAGS it does not know, which it reads
-    at its first program, and hands jaxlib 0.10.2's profiler a table of another size, at which the next trace would end it."""
+    """The TPU compiler, loaded so that it ends no process: libtpu 0.0.51 ends one whose XLA_FLAGS it does not know, which it
+    reads at its first program, and hands jaxlib 0.10.2's profiler a table of another size, at which the next trace would end it.
+    """
     from jax._src import xla_bridge
     from jax.experimental.compilation_cache import compilation_cache
 
