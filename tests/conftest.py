@@ -32,8 +32,6 @@ from world import command, make_world
 # Tracing makes many objects that live, and looking through them for garbage took a seventh of the time.
 gc.set_threshold(200_000, 50, 50)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tracing makes many objects that live, and looking through them for garbage took a seventh of the time.
-gc.set_threshold(200_000, 50, 50)
 
 ROOT = Path(__file__).resolve().parent.parent
 
