@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap"}
 # From the top to the ground: a package imports itself and what stands below it, and models, data and losses not one another.
 PACKAGES = (
-    *("experiments", "planning", "training", "evaluation", "scoring", "checkpoints", "telemetry"),
+    *("experiments", "planning", "training", "evaluation", "generation", "scoring", "checkpoints", "telemetry"),
     *("models", "data", "losses"),
     *("files", "devices"),
 )

@@ -131,3 +131,11 @@ def inner_jaxprs(jaxpr):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 yield from inner_jaxprs(inner)
+
+
+def assert_metrics(got, expected, *, rtol: float = 1e-5) -> None:
+    """Rewards and gaps are differences of log-probabilities, which cancel: their rounding is on the scale of those."""
+    assert got.keys() == expected.keys()
+    scale = max(abs(float(expected[name])) for name in ("logps/chosen", "logps/rejected"))
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=rtol, atol=1e-6 * scale, err_msg=name)

@@ -67,9 +67,7 @@ def plain():
 @pytest.mark.parametrize(("shape", "parts"), [((1, 1, 1), 4), ((2, 2, 2), 1)], ids=["microbatches", "eight devices"])
 def test_every_method_computes_the_same_on_any_mesh_and_in_microbatches(plain, shape, parts):
     (values, params), (other_values, other_params) = plain, run(tiny.mesh(*shape), parts)
-    assert values.keys() == other_values.keys()
-    for name, value in values.items():
-        np.testing.assert_allclose(other_values[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+    tiny.assert_metrics(other_values, values, rtol=2e-5)
     for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(other_params), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(x).max())
 
@@ -79,8 +77,8 @@ def test_evaluation_in_microbatches_is_that_of_every_method_in_training(plain):
     policy, reference = tiny.two_params(MODEL)
     step = make_eval_step(Task(MODEL, EVERY, tiny.LANGUAGES), jnp.float32)
     batch = tiny.micro(tiny.batch(ROWS, weight=[1, 1, 1, 0], divergence=True), 2)
-    for name, mean in step(policy, Frozen({}, reference), batch, step_numbers(EVERY, PEAK_LR)).items():
-        np.testing.assert_allclose(mean.value, plain[0][name], rtol=2e-5, atol=2e-6, err_msg=name)
+    means = step(policy, Frozen({}, reference), batch, step_numbers(EVERY, PEAK_LR))
+    tiny.assert_metrics({name: mean.value for name, mean in means.items()}, {name: plain[0][name] for name in means}, rtol=2e-5)
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
