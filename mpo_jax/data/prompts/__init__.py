@@ -1,0 +1,1 @@
+"""Where do prompts come from? One reader for each published set."""
