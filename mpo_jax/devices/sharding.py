@@ -18,17 +18,20 @@ from mpo_jax.errors import InputError
 from mpo_jax.types import Batch, Packed
 
 MESH_AXES = ("data", "fsdp", "tensor")
+# Where tokens are generated, weights stay where they are: what would be gathered for every token is summed over `width` instead.
+GENERATION_AXES = ("data", "width", "tensor")
 
-RULES: dict[str, str | tuple[str, ...] | None] = {
+# Of the axes of a rule those hold that the mesh has.
+RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-    "vocab": "tensor",
-    "head_dim": None,
-    "norm": None,
-    "layers": None,
+    "embed": ("fsdp", "width"),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "head_dim": (),
+    "norm": (),
+    "layers": (),
 }
 
 LogicalAxes = tuple[str | None, ...]
@@ -89,16 +92,34 @@ def arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(one, (n, 1, 1), devices, allow_split_physical_axes=True)
 
 
-def spec(axes: LogicalAxes) -> PartitionSpec:
-    """Logical axes -> PartitionSpec. An axis that is not in `RULES` is a programming error."""
-    return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
+def make_generation_mesh(*, width: int, tensor: int, devices: Sequence[Any]) -> Mesh:
+    """A mesh on which text is generated: `tensor` splits heads, feed-forward layers and vocabulary, `width` the other side of
+    every matrix, and what remains of the devices holds copies, each with rows of its own.
+
+    Errors: numbers whose product does not divide the number of devices."""
+    if min(width, tensor) < 1 or len(devices) % (width * tensor):
+        raise InputError(
+            f"width={width} times tensor={tensor} devices hold one copy of the weights, but that does not divide the number of "
+            f"devices, {len(devices)}: choose two numbers whose product does."
+        )
+    sizes = (len(devices) // (width * tensor), width, tensor)
+    return Mesh(arranged(devices, sizes), GENERATION_AXES, axis_types=(AxisType.Auto,) * len(GENERATION_AXES))
+
+
+def mesh_axes(mesh: Mesh | AbstractMesh, axis: str) -> tuple[str, ...]:
+    """The mesh axes over which a logical axis is split. An axis that is not in `RULES` is a programming error."""
+    return tuple(name for name in RULES[axis] if name in mesh.shape)
+
+
+def spec(axes: LogicalAxes, mesh: Mesh | AbstractMesh | None = None) -> PartitionSpec:
+    """Logical axes -> PartitionSpec for this mesh, or for the one set by `jax.set_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    return PartitionSpec(*(None if axis is None else mesh_axes(mesh, axis) or None for axis in axes))
 
 
 def shards(mesh: Mesh | AbstractMesh, axis: str) -> int:
     """The number of pieces into which a logical axis is split on this mesh."""
-    rule = RULES[axis]
-    names = (rule,) if isinstance(rule, str) else rule or ()
-    return math.prod(mesh.shape[name] for name in names)
+    return math.prod(mesh.shape[name] for name in mesh_axes(mesh, axis))
 
 
 def named(mesh: Mesh | AbstractMesh, axes: LogicalAxes, shape: tuple[int, ...], name: str) -> NamedSharding:
@@ -108,10 +129,10 @@ def named(mesh: Mesh | AbstractMesh, axes: LogicalAxes, shape: tuple[int, ...], 
         if axis is not None and size % shards(mesh, axis):
             raise InputError(
                 f"{name} of shape {shape} cannot be sharded: its axis '{axis}' has {size} entries, but the rule '{axis}' -> "
-                f"{RULES[axis]} splits it into {shards(mesh, axis)} parts on the mesh {dict(mesh.shape)}; choose a mesh whose "
-                f"{RULES[axis]} divides {size}."
+                f"{' x '.join(mesh_axes(mesh, axis))} splits it into {shards(mesh, axis)} parts on the mesh {dict(mesh.shape)}; "
+                f"choose a mesh whose {' x '.join(mesh_axes(mesh, axis))} divides {size}."
             )
-    return NamedSharding(mesh, spec(axes))
+    return NamedSharding(mesh, spec(axes, mesh))
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -7,7 +7,7 @@ pure functions of them: `lax.scan` over stacked layers under `jax.checkpoint`. F
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -194,6 +194,14 @@ class Model:
     def unembedding(self, params: Params) -> Array:
         """The matrix W [V, D] whose product with a hidden state gives the logits, before `final_softcap`."""
         return params["embedding"] if self.config.tied else params["unembedding"]
+
+    def unrolled(self, params: Params, tokens_ST: Array, position_ST: Array, attends: Sequence[Attend]) -> Array:
+        """States after the final norm, [S, T, D], of layers that lie one by one in the tuple `params["layers"]`, each with an
+        `attend` of its own."""
+        x_STD, angle_STR = self.embed(params, tokens_ST), self.angles(position_ST)
+        for layer_params, attend in zip(params["layers"], attends, strict=True):
+            x_STD = self.layer(layer_params)(x_STD, angle_STR, attend)
+        return self.final_norm(params, x_STD)
 
     def hidden(self, params: Params, packed: Packed) -> Array:
         """States after the final norm, [S, T, D] in the dtype of `params`, which is the dtype of the computation."""

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mpo_jax.devices.sharding import RULES, spec
+from mpo_jax.devices.sharding import mesh_axes, spec
 from mpo_jax.types import Array
 
 BLOCK = 2**22  # logits of one block on one device: 16 MB in f32
@@ -57,8 +57,7 @@ class Collectives:
 
     def __init__(self, mesh: Any):
         def cut(axis: str) -> tuple[str, ...]:
-            rule = RULES[axis]
-            return tuple(name for name in ((rule,) if isinstance(rule, str) else rule or ()) if mesh.shape.get(name, 1) > 1)
+            return tuple(name for name in mesh_axes(mesh, axis) if mesh.shape[name] > 1)
 
         self.vocab, self.embed, self.batch = cut("vocab"), cut("embed"), cut("batch")
         # A CPU multiplies bfloat16 many times slower than float32, and the product of two bfloat16 is exact in float32.

@@ -1,0 +1,168 @@
+"""How are requests answered on a mesh? Batch by batch: prompts become tokens, two programs write, tokens become text.
+
+Made for thousands of prompts at a time, as in evaluation and in making data, not for serving.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mpo_jax.data.conversation import Conversation
+from mpo_jax.devices.sharding import everywhere, host_to_global, shards
+from mpo_jax.errors import InputError
+from mpo_jax.generation import programs
+from mpo_jax.generation.base import Decoding, Request, Response
+from mpo_jax.generation.sampling import Draw
+from mpo_jax.generation.shapes import Asked, batches, rounded, stacked
+from mpo_jax.models.decoder import Model
+from mpo_jax.types import Array, Params
+
+
+@dataclasses.dataclass
+class Spent:
+    """What the answers so far have cost. `slots`: rows times steps of the loop; `tokens` of them were wanted."""
+
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    slots: int = 0
+    tokens: int = 0
+
+    def __str__(self) -> str:
+        idle = 1 - self.tokens / max(self.slots, 1)
+        return (
+            f"{self.prefill_seconds:.1f} s reading prompts, {self.decode_seconds:.1f} s writing answers, of which {idle:.0%} went "
+            "to rows that had ended"
+        )
+
+
+class Engine:
+    """A `Responder` of parameters on a mesh.
+
+    `params` are those of `weights.placed`, in the dtype of the computation; `mesh` is one of `make_generation_mesh`. `known` says
+    which model this is, as JSON. `positions`: how many tokens the model can read, or None. `shared`: the mesh spans several
+    processes, which then all must ask for the same.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: Params,
+        mesh: Mesh,
+        conversation: Conversation,
+        decoding: Decoding,
+        *,
+        batch_size: int,
+        known: dict[str, Any],
+        positions: int | None = None,
+        shared: bool = False,
+    ):
+        self.model, self.params, self.mesh, self.conversation, self.decoding = model, params, mesh, conversation, decoding
+        self.batch_size, self.positions, self.shared = batch_size, positions, shared
+        self.dtype = params["final_norm"].dtype
+        self.known, self.spent = known, Spent()
+        self._draw = jax.tree.map(lambda x: host_to_global(np.asarray(x), mesh, ()), Draw.of(decoding))
+        self._stop_E = host_to_global(np.asarray(conversation.stop_ids, np.int32), mesh, ())
+        self._programs: dict[tuple[int, int, int], Any] = {}
+        self._cache: programs.Cache | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        decoding = {name: value for name, value in dataclasses.asdict(self.decoding).items() if name != "samples"}
+        return {**self.known, "dtype": jnp.dtype(self.dtype).name, "chat": self.conversation.settings, "decoding": decoding}
+
+    def respond(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
+        """Errors: a prompt that is longer than the model's positions, before anything is written."""
+        asked = [self._asked(request) for request in requests]
+        for part, rows, prompt_slots in batches(asked, self.batch_size, shards(self.mesh, "batch")):
+            tokens_BN, count_B, ended_B = self.write(part, rows, prompt_slots)
+            for row, one in enumerate(part):
+                ids = tokens_BN[row, : count_B[row]]
+                yield (
+                    one.request,
+                    Response(
+                        text=self.conversation.decode(ids),
+                        stopped="end" if ended_B[row] else "length",
+                        prompt_tokens=len(one.tokens),
+                        new_tokens=len(ids),
+                        tokens=tuple(map(int, ids)),
+                    ),
+                )
+
+    def write(self, part: Sequence[Asked], rows: int, prompt_slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The answers to one batch: token ids int32 [B, N], their number int32 [B], whether they ended bool [B]."""
+        arrays = stacked(part, rows, prompt_slots)
+        arrays["key_B2"] = np.zeros((rows, 2), np.uint32)
+        for row, one in enumerate(part):
+            arrays["key_B2"][row] = answer_key(self.decoding.seed, one.request)
+        on_mesh = {name: host_to_global(x, self.mesh, ("batch",)) for name, x in arrays.items()}
+        with jax.set_mesh(self.mesh):
+            prefill, decode, cache = self._compiled(rows, prompt_slots, rounded(self.decoding.max_new_tokens))
+            begin = time.perf_counter()
+            cache, logits_BV = prefill(self.params, cache, on_mesh["tokens_BT"], on_mesh["length_B"])
+            jax.block_until_ready(logits_BV)
+            middle = time.perf_counter()
+            rest = (on_mesh["length_B"], on_mesh["limit_B"], on_mesh["key_B2"], self._stop_E, self._draw)
+            self._cache, answers = decode(self.params, cache, logits_BV, *rest)
+            tokens_BN, count_B, ended_B, steps = jax.device_get(answers)
+        self.spent.prefill_seconds += middle - begin
+        self.spent.decode_seconds += time.perf_counter() - middle
+        self.spent.slots += rows * int(steps)
+        self.spent.tokens += int(count_B.sum())
+        return tokens_BN, count_B, ended_B
+
+    def _asked(self, request: Request) -> Asked:
+        tokens = self.conversation.tokens(request.messages)
+        limit = self.decoding.max_new_tokens
+        if self.positions is not None:
+            if len(tokens) >= self.positions:
+                raise InputError(
+                    f"Prompt '{request.prompt.id}' in '{request.prompt.language}' has {len(tokens)} tokens with its chat format, "
+                    f"but the model reads at most {self.positions}, its answer included: shorten it or take it out."
+                )
+            limit = min(limit, self.positions - len(tokens))
+        return Asked(request, tokens, limit)
+
+    def _compiled(self, rows: int, prompt_slots: int, new_slots: int) -> tuple[Any, Any, programs.Cache]:
+        """(prefill, decode, a cache for them), whose buffers both programs take over and give back."""
+        slots = prompt_slots + new_slots
+        abstract = programs.abstract_cache(self.model, rows, slots, self.dtype, self.mesh)
+        if (shape := (rows, prompt_slots, new_slots)) not in self._programs:
+            self._programs[shape] = jitted(self.model, abstract, new_slots)
+        if self._cache is None or self._cache[0].k_BKUH.shape != abstract[0].k_BKUH.shape:
+            self._cache = None  # before the next one takes its place
+            places = jax.tree.map(lambda x: x.sharding, abstract)
+            self._cache = jax.jit(functools.partial(_zeros, abstract), out_shardings=places)()
+        return *self._programs[shape], self._cache
+
+
+def jitted(model: Model, cache: programs.Cache, new_slots: int) -> tuple[Any, Any]:
+    """(prefill, decode) for caches of this abstract shape. Answers are replicated, so that every process can read them."""
+    places = jax.tree.map(lambda x: x.sharding, cache)
+
+    def decode(*args: Any) -> tuple[programs.Cache, programs.Answers]:
+        cache, answers = programs.decode(model, *args, new_slots=new_slots)
+        return cache, jax.tree.map(everywhere, answers)
+
+    prefill = functools.partial(programs.prefill, model)
+    return (
+        jax.jit(prefill, donate_argnums=1, out_shardings=(places, None)),
+        jax.jit(decode, donate_argnums=1, out_shardings=(places, None)),
+    )
+
+
+def answer_key(seed: int, request: Request) -> np.ndarray:
+    """The random key of an answer, uint32 [2]: of the seed, the prompt, the sample and the turn, and of nothing else."""
+    name = "\0".join((str(seed), request.prompt.language, request.prompt.id, str(request.sample), str(request.turn)))
+    return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), np.uint32)
+
+
+def _zeros(abstract: programs.Cache) -> Array:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)

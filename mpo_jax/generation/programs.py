@@ -1,0 +1,163 @@
+"""What is computed to write an answer? A prefill, which reads the prompts, and one loop, which writes until every row has stopped.
+
+Both run the model's own layers: `attend` is a closure over a cache. A row of a cache has T slots for its prompt and N for its
+answer. How many slots of the prompt are real is told by its length, never by a token's id; every row writes its n-th token to
+slot T + n, so that all rows are updated in place together.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mpo_jax.devices.sharding import constrain, named
+from mpo_jax.generation.sampling import Draw, choose
+from mpo_jax.generation.weights import as_declared
+from mpo_jax.models.attention import cached
+from mpo_jax.models.attention.api import attention
+from mpo_jax.models.decoder import Attend, Model
+from mpo_jax.types import Array, Params, Places
+
+CACHE = ("batch", "kv_heads", None, "head_dim")
+
+
+class KeyValues(NamedTuple):
+    """What a layer has seen, [B, K, U, H] each in the compute dtype."""
+
+    k_BKUH: Array
+    v_BKUH: Array
+
+
+Cache = tuple[KeyValues, ...]  # one a layer
+
+
+class Answers(NamedTuple):
+    """B answers of up to N tokens; `tokens_BN` int32 is 0 after the end, `count_B` int32 includes the end token, `ended_B` tells
+    whether there is one, `steps` int32 () is the number of times that the loop ran over all rows."""
+
+    tokens_BN: Array
+    count_B: Array
+    ended_B: Array
+    steps: Array
+
+
+def abstract_cache(model: Model, rows: int, slots: int, dtype: Any, mesh: Mesh) -> Cache:
+    c = model.config
+    shape = (rows, c.kv_heads, slots, c.head_dim)
+    one = jax.ShapeDtypeStruct(shape, dtype, sharding=named(mesh, CACHE, shape, "cache"))
+    return (KeyValues(one, one),) * c.layers
+
+
+def prefill(model: Model, params: Params, cache: Cache, tokens_BT: Array, length_B: Array) -> tuple[Cache, Array]:
+    """(the cache with the prompts in its first slots, logits of each answer's first token f32 [B, V]).
+
+    `params` are those of `weights.placed`; `tokens_BT` int32 holds each prompt from its first slot on, `length_B` int32 its
+    number of tokens, at least 1."""
+    params = as_declared(model, params)
+    c, filled = model.config, list(cache)
+    position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
+    places = Places(position_BT, (position_BT < length_B[:, None]).astype(jnp.int32))
+
+    def attend_of(layer: int) -> Attend:
+        def attend(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array) -> Array:
+            filled[layer] = KeyValues(
+                *(_put(old, jnp.swapaxes(new, 1, 2), 0) for old, new in zip(cache[layer], (k_BTKH, v_BTKH), strict=True))
+            )
+            how = {"scale": c.query_scale, "softcap": c.attn_softcap, "window": c.layer_windows[layer]}
+            return attention(q_BTNH, k_BTKH, v_BTKH, places, places, **how)
+
+        return attend
+
+    hidden_BTD = model.unrolled(params, tokens_BT, position_BT, [attend_of(layer) for layer in range(c.layers)])
+    last_B1D = jnp.take_along_axis(hidden_BTD, (length_B - 1)[:, None, None], axis=1)
+    return tuple(filled), logits(model, params, last_B1D)
+
+
+def next_logits(
+    model: Model, params: Params, cache: Cache, token_B: Array, length_B: Array, number: Array, prompt_slots: int
+) -> tuple[Cache, Array]:
+    """One step: every row's token number `number` int32 () enters the cache; (the cache, logits of the token after it f32
+    [B, V])."""
+    params = as_declared(model, params)
+    c, grown = model.config, list(cache)
+    B, _, U, _ = cache[0].k_BKUH.shape
+    slot_U = jnp.arange(U, dtype=jnp.int32)
+    mine_U = slot_U >= prompt_slots
+    keys = Places(
+        jnp.where(mine_U[None], length_B[:, None] + slot_U[None] - prompt_slots, slot_U[None]),
+        (mine_U[None] | (slot_U[None] < length_B[:, None])).astype(jnp.int32),
+    )
+    queries = Places((length_B + number)[:, None], jnp.ones((B, 1), jnp.int32))
+
+    def attend_of(layer: int) -> Attend:
+        def attend(q_B1NH: Array, k_B1KH: Array, v_B1KH: Array) -> Array:
+            grown[layer] = KeyValues(
+                *(
+                    _put(old, jnp.swapaxes(new, 1, 2), prompt_slots + number)
+                    for old, new in zip(cache[layer], (k_B1KH, v_B1KH), strict=True)
+                )
+            )
+            how = {"scale": c.query_scale, "softcap": c.attn_softcap, "window": c.layer_windows[layer]}
+            return cached.attend(q_B1NH, *grown[layer], queries, keys, **how)
+
+        return attend
+
+    attends = [attend_of(layer) for layer in range(c.layers)]
+    hidden_B1D = model.unrolled(params, token_B[:, None], queries.position, attends)
+    return tuple(grown), logits(model, params, hidden_B1D)
+
+
+def decode(
+    model: Model,
+    params: Params,
+    cache: Cache,
+    logits_BV: Array,
+    length_B: Array,
+    limit_B: Array,
+    key_B2: Array,
+    stop_E: Array,
+    draw: Draw,
+    *,
+    new_slots: int,
+) -> tuple[Cache, Answers]:
+    """Writes until every row has stopped: at one of the ids `stop_E`, or at `limit_B` int32 tokens, at most `new_slots`; a row
+    whose limit is 0 only fills up the batch."""
+    B, prompt_slots = len(length_B), cache[0].k_BKUH.shape[2] - new_slots
+
+    def chosen(number: Array, logits_BV: Array, so_far: Answers) -> tuple[Array, Answers, Array]:
+        token_B = choose(logits_BV, key_B2, number, draw)
+        going_B = ~so_far.ended_B & (so_far.count_B < limit_B)
+        token_B = jnp.where(going_B, token_B, 0)
+        tokens_BN = jax.lax.dynamic_update_slice(so_far.tokens_BN, token_B[:, None], (0, number))
+        count_B = so_far.count_B + going_B
+        ended_B = so_far.ended_B | (going_B & jnp.isin(token_B, stop_E))
+        return token_B, Answers(tokens_BN, count_B, ended_B, number + 1), jnp.any(~ended_B & (count_B < limit_B))
+
+    def more(state: Any) -> Array:
+        return state[-1]
+
+    def write(state: Any) -> Any:
+        cache, token_B, so_far, _ = state
+        cache, logits_BV = next_logits(model, params, cache, token_B, length_B, so_far.steps - 1, prompt_slots)
+        return cache, *chosen(so_far.steps, logits_BV, so_far)
+
+    none = Answers(jnp.zeros((B, new_slots), jnp.int32), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), jnp.int32(0))
+    first = chosen(jnp.int32(0), logits_BV, none)
+    cache, _, answers, _ = jax.lax.while_loop(more, write, (cache, *first))
+    return cache, answers
+
+
+def logits(model: Model, params: Params, hidden_B1D: Array) -> Array:
+    """f32 [B, V]."""
+    with jax.named_scope("logits"):
+        logits_VB = jnp.einsum(
+            "VD,BD->VB", model.unembedding(params), hidden_B1D[:, 0], preferred_element_type=jnp.float32
+        )
+        if model.final_softcap is not None:
+            logits_VB = model.final_softcap * jnp.tanh(logits_VB / model.final_softcap)
+        return constrain(logits_VB.T, "batch", "vocab")
+
+
+def _put(old_BKUH: Array, new_BKTH: Array, slot: Any) -> Array:
+    return jax.lax.dynamic_update_slice(old_BKUH, new_BKTH.astype(old_BKUH.dtype), (0, 0, slot, 0))
