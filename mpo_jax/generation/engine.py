@@ -37,10 +37,8 @@ class Spent:
 
     def __str__(self) -> str:
         idle = 1 - self.tokens / max(self.slots, 1)
-        return (
-            f"{self.prefill_seconds:.1f} s reading prompts, {self.decode_seconds:.1f} s writing answers, of which {idle:.0%} went "
-            "to rows that had ended"
-        )
+        read, wrote = self.prefill_seconds, self.decode_seconds
+        return f"{read:.1f} s reading prompts, {wrote:.1f} s writing answers, of which {idle:.0%} went to rows that had ended"
 
 
 class Engine:

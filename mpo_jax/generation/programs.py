@@ -1,4 +1,4 @@
-"""What is computed to write an answer? A prefill, which reads the prompts, and one loop, which writes until every row has stopped.
+"""What is computed to write an answer? A prefill reads the prompts, then one loop writes until every row has stopped.
 
 Both run the model's own layers: `attend` is a closure over a cache. A row of a cache has T slots for its prompt and N for its
 answer. How many slots of the prompt are real is told by its length, never by a token's id; every row writes its n-th token to
@@ -151,9 +151,7 @@ def decode(
 def logits(model: Model, params: Params, hidden_B1D: Array) -> Array:
     """f32 [B, V]."""
     with jax.named_scope("logits"):
-        logits_VB = jnp.einsum(
-            "VD,BD->VB", model.unembedding(params), hidden_B1D[:, 0], preferred_element_type=jnp.float32
-        )
+        logits_VB = jnp.einsum("VD,BD->VB", model.unembedding(params), hidden_B1D[:, 0], preferred_element_type=jnp.float32)
         if model.final_softcap is not None:
             logits_VB = model.final_softcap * jnp.tanh(logits_VB / model.final_softcap)
         return constrain(logits_VB.T, "batch", "vocab")

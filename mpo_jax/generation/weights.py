@@ -7,7 +7,6 @@ compilers would copy each layer's slice first. With its output axes first a weig
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from mpo_jax.devices.sharding import LogicalAxes, named

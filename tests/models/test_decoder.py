@@ -65,36 +65,13 @@ def test_equals_stored_outputs_of_transformers(name):
     np.testing.assert_allclose(logits(model, params, hidden), expected["logits"], atol=1e-5)
 
 
-def hf_config(name: str, tied: bool):
-    tf = pytest.importorskip("transformers")
-    common = dict(
-        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=64, pad_token_id=None, attn_implementation="eager", tie_word_embeddings=tied,
-    )  # fmt: skip
-    llama3 = dict(rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
-    match name:
-        case "llama":
-            return tf.LlamaConfig(**common, rope_parameters=llama3 | dict(original_max_position_embeddings=32))
-        case "gemma2":
-            return tf.Gemma2Config(
-                **common, head_dim=12, query_pre_attn_scalar=20, sliding_window=8, attn_logit_softcapping=2.0,
-                final_logit_softcapping=4.0,
-            )  # fmt: skip
-        case _:
-            return tf.Qwen2Config(**common, use_sliding_window=True, sliding_window=8, max_window_layers=2)
-
-
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen2"])
 def test_equals_transformers_live(name, tied, tmp_path):
     torch = pytest.importorskip("torch")
-    from transformers import AutoModelForCausalLM
+    import hf_models
 
-    torch.manual_seed(1)
-    hf = AutoModelForCausalLM.from_config(hf_config(name, tied)).float().eval()
-    with torch.no_grad():
-        for parameter in hf.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    hf = hf_models.random(name, tied)
     hf.save_pretrained(tmp_path)
     lengths, T = [24, 17], 24
     tokens_ST, mask_ST = tokens(2, T), (np.arange(T)[None] < np.array(lengths)[:, None]).astype(np.int32)

@@ -38,7 +38,5 @@ def attend(
         if window is not None:
             sees_SU &= back_SU < window
         weight_SKGU = jax.nn.softmax(jnp.where(sees_SU[:, None, None], score_SKGU, _HIDDEN), axis=-1)
-        seen_SKGH = jnp.einsum(
-            "SKGU,SKUH->SKGH", weight_SKGU.astype(v_SKUH.dtype), v_SKUH, preferred_element_type=jnp.float32
-        )
+        seen_SKGH = jnp.einsum("SKGU,SKUH->SKGH", weight_SKGU.astype(v_SKUH.dtype), v_SKUH, preferred_element_type=jnp.float32)
         return seen_SKGH.reshape(S, 1, N, H).astype(v_SKUH.dtype)

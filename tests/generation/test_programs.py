@@ -1,0 +1,112 @@
+"""A prefill and steps give what the packed forward pass gives, of every family, at every offset, on any mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mpo_jax.devices.sharding import make_generation_mesh
+from mpo_jax.generation import programs
+from mpo_jax.generation.sampling import Draw
+from mpo_jax.generation.weights import placed
+from mpo_jax.types import Packed
+
+GREEDY = Draw(None, None, None)
+FAMILIES = {
+    "llama": {},
+    "gemma2": {
+        "layer_windows": (3, None), "tied": True, "norm_offset": 1, "attn_softcap": 2.0, "final_softcap": 4.0,
+        "post_norms": True, "embed_scale": 32**0.5, "activation": "gelu_tanh",
+    },
+    "qwen2": {"qkv_bias": True, "tied": True, "layer_windows": (None, 3)},
+    "grouped": {"kv_heads": 2},
+}  # fmt: skip
+# (width, tensor) of eight devices; what remains holds copies
+MESHES = {"one": (1, 1), "8,1,1": (1, 1), "1,1,8": (1, 8), "2,2,2": (2, 2)}
+PROMPT, NEW = 8, 5
+
+
+def mesh(name: str):
+    width, tensor = MESHES[name]
+    return make_generation_mesh(width=width, tensor=tensor, devices=jax.devices()[: 1 if name == "one" else 8])
+
+
+def model_and_params(family: str):
+    model = tiny.model(**FAMILIES[family])
+    return model, tiny.two_params(model)[0]
+
+
+def empty(model, rows, slots, on, dtype=jnp.float32):
+    abstract = programs.abstract_cache(model, rows, slots, dtype, on)
+    return jax.tree.map(lambda x: jnp.full(x.shape, 7.0, x.dtype, device=x.sharding), abstract)  # what an earlier batch left
+
+
+def all_logits(model, params, tokens_ST):
+    """Of the packed forward pass, at every position."""
+    S, T = tokens_ST.shape
+    ones, position = np.ones((S, T), np.int32), np.tile(np.arange(T, dtype=np.int32), (S, 1))
+    hidden_STD = model.hidden(params, Packed(tokens_ST, position, ones, ones, *(np.zeros((S, 0), np.int32),) * 5))
+    logits_STV = jnp.einsum("STD,VD->STV", hidden_STD, model.unembedding(params))
+    cap = model.final_softcap
+    return logits_STV if cap is None else cap * jnp.tanh(logits_STV / cap)
+
+
+@pytest.mark.parametrize("on", MESHES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefill_and_steps_equal_the_packed_forward(family, on):
+    if family == "grouped" and on == "1,1,8":
+        pytest.skip("two key/value heads cannot be split eight ways")
+    model, params = model_and_params(family)
+    tokens_ST = np.random.default_rng(1).integers(0, tiny.VOCAB, (PROMPT, PROMPT + NEW)).astype(np.int32)
+    length_B = np.arange(1, PROMPT + 1, dtype=np.int32)  # every offset between the prompt's end and the answer's first slot
+    expected = all_logits(model, params, tokens_ST)
+    with jax.set_mesh(on := mesh(on)):
+        weights = placed(model, params, on, jnp.float32, consume=False)
+        cache = empty(model, PROMPT, PROMPT + NEW, on)
+        prompt_BT = np.where(np.arange(PROMPT)[None] < length_B[:, None], tokens_ST[:, :PROMPT], 5).astype(np.int32)
+        cache, logits_BV = jax.jit(functools.partial(programs.prefill, model))(weights, cache, prompt_BT, length_B)
+        rows = np.arange(PROMPT)
+        np.testing.assert_allclose(logits_BV, expected[rows, length_B - 1], rtol=1e-5, atol=1e-5)
+        step = jax.jit(functools.partial(programs.next_logits, model, prompt_slots=PROMPT))
+        for number in range(NEW):
+            at_B = length_B + number
+            cache, logits_BV = step(weights, cache, tokens_ST[rows, at_B], length_B, np.int32(number))
+            np.testing.assert_allclose(logits_BV, expected[rows, at_B], rtol=1e-5, atol=1e-5)
+
+
+def greedy(model, params, tokens, limit, stop=()):
+    """One row by itself, from the packed forward pass."""
+    written = []
+    while len(written) < limit:
+        row = np.asarray([[*tokens, *written]], np.int32)
+        written.append(int(jnp.argmax(all_logits(model, params, row)[0, -1])))
+        if written[-1] in stop:
+            break
+    return written
+
+
+def test_the_loop_stops_each_row_at_its_own_end():
+    model, params = model_and_params("qwen2")
+    tokens_BT = np.random.default_rng(2).integers(0, tiny.VOCAB, (4, PROMPT)).astype(np.int32)
+    length_B, limit_B = np.asarray([8, 3, 5, 1], np.int32), np.asarray([5, 3, 5, 0], np.int32)
+    free = [greedy(model, params, tokens_BT[row, :n], 5) for row, n in enumerate(length_B)]
+    stop = (free[0][1], free[2][4])  # the first row ends in the middle, the third with its last token
+    on = mesh("one")
+    with jax.set_mesh(on):
+        weights = placed(model, params, on, jnp.float32, consume=False)
+        cache, logits_BV = jax.jit(functools.partial(programs.prefill, model))(
+            weights, empty(model, 4, PROMPT + NEW, on), tokens_BT, length_B
+        )
+        _, answers = jax.jit(functools.partial(programs.decode, model, new_slots=NEW))(
+            weights, cache, logits_BV, length_B, limit_B, np.zeros((4, 2), np.uint32), np.asarray(stop, np.int32), GREEDY
+        )
+    for row, n in enumerate(length_B):
+        expected = greedy(model, params, tokens_BT[row, :n], limit_B[row], stop)
+        count = int(answers.count_B[row])
+        assert answers.tokens_BN[row, :count].tolist() == expected
+        assert not np.any(answers.tokens_BN[row, count:])
+        assert bool(answers.ended_B[row]) == (len(expected) > 0 and expected[-1] in stop)
+    assert int(answers.steps) == max(int(x) for x in answers.count_B), "the loop ends with its last row"
