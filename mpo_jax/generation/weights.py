@@ -1,31 +1,71 @@
-"""In which form are weights read fastest, token by token? Layer by layer, output axes first, on the mesh of generation.
+"""In which form are weights read fastest, token by token? Layer by layer, as matrices [out, in], on the mesh of generation.
 
 A loop over tokens reads every weight once a token. A layer's own arrays are read where they are; of a stack of layers, some
-compilers would copy each layer's slice first. With its output axes first a weight is the left operand of `layers.product`.
+compilers would copy each layer's slice first. A matrix of two dimensions needs no change of layout before a product, and with its
+outputs first it is the left operand of `layers.product`.
 """
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from mpo_jax.devices.sharding import LogicalAxes, named
+from mpo_jax.devices.sharding import named
 from mpo_jax.models.decoder import Model, dotted
 from mpo_jax.types import Array, Params
 
 
-def outputs_first(axes: LogicalAxes) -> LogicalAxes:
-    """The order of axes in memory. Every matrix of a layer has the model's width on one side, which here changes sides."""
-    if len(axes) > 1 and axes[0] == "embed":
-        return (*axes[1:], "embed")
-    if len(axes) > 1 and axes[-1] == "embed":
-        return ("embed", *axes[:-1])
-    return axes
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """How one parameter of a layer is stored. `axes` and `shape` are those that the model declares. Every matrix of a layer has
+    the model's width on one side; `order` puts the outputs first, and `split` is their number."""
+
+    name: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        n = len(self.axes)
+        if n == 1 or "embed" not in self.axes:
+            return tuple(range(n))
+        return (*range(1, n), 0) if self.axes[0] == "embed" else (n - 1, *range(n - 1))
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The declared axes that each stored one is made of."""
+        if len(self.axes) == 1 or "embed" not in self.axes:
+            return tuple((i,) for i in self.order)
+        n = len(self.axes) - 1
+        return (self.order[:n], self.order[n:]) if self.axes[0] == "embed" else (self.order[:1], self.order[1:])
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        return tuple(math.prod(self.shape[i] for i in group) for group in self.groups)
+
+    def sharding(self, mesh: Mesh) -> NamedSharding:
+        """Errors: an axis that its mesh axis does not divide."""
+        named(mesh, self.axes, self.shape, self.name)
+        return named(mesh, tuple(self.axes[group[0]] for group in self.groups), self.stored_shape, self.name)
+
+    def store(self, x: Array) -> Array:
+        return x.transpose(self.order).reshape(self.stored_shape)
+
+    def view(self, stored: Array) -> Array:
+        """The declared form; within a program this moves nothing."""
+        ordered = stored.reshape([self.shape[i] for i in self.order])
+        return ordered.transpose([self.order.index(i) for i in range(len(self.axes))])
 
 
-def layer_axes(model: Model) -> Params:
-    """The axes of each parameter of one layer, in memory."""
-    return jax.tree.map(lambda axes: outputs_first(axes[1:]), model.axes()["layers"], is_leaf=_is_axes)
+def matrices(model: Model) -> Params:
+    """A `Matrix` for each parameter of one layer."""
+
+    def one(path: Any, stack: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> Matrix:
+        return Matrix(f"layers.{dotted(path)}", axes[1:], stack.shape[1:])
+
+    return jax.tree_util.tree_map_with_path(one, model.abstract()["layers"], model.axes()["layers"])
 
 
 def placed(model: Model, params: Params, mesh: Mesh, dtype: Any, *, consume: bool) -> Params:
@@ -35,57 +75,39 @@ def placed(model: Model, params: Params, mesh: Mesh, dtype: Any, *, consume: boo
     With `consume` each stack is deleted when its layers are there, so that memory never holds more than one stack twice.
     """
 
-    def move(path: Any, x: Array, axes: LogicalAxes) -> Any:
-        name = dotted(path)
-        x = jax.device_put(x.astype(dtype), named(mesh, axes, x.shape, name))
-        if axes[0] != "layers":
-            return x
-        shape = dict(zip(axes, x.shape, strict=True))
-        order = outputs_first(axes[1:])
-        place = named(mesh, order, tuple(shape[axis] for axis in order), name)
-        layers = _unstack(tuple(axes[1:].index(axis) for axis in order), place)(x)
+    def move(path: Any, x: Array, axes: tuple[str, ...]) -> Array:
+        return jax.device_put(x.astype(dtype), named(mesh, axes, x.shape, dotted(path)))
+
+    def unstack(matrix: Matrix, x: Array, axes: tuple[str, ...]) -> list[Array]:
+        stack = move((), x, axes)
+        layers = jax.jit(lambda stack: [matrix.store(layer) for layer in stack], out_shardings=matrix.sharding(mesh))(stack)
         if consume:
             jax.block_until_ready(layers)
-            x.delete()
+            stack.delete()
         return layers
 
-    tree = jax.tree_util.tree_map_with_path(move, params, model.axes())
-    by_parameter = tree["layers"]
-    layers = tuple(
-        jax.tree.map(lambda parts, i=i: parts[i], by_parameter, is_leaf=lambda x: isinstance(x, tuple))
-        for i in range(model.config.layers)
-    )
-    return {**tree, "layers": layers}
+    axes = dict(model.axes())
+    by_parameter = jax.tree.map(unstack, matrices(model), params["layers"], axes.pop("layers"))
+    is_list = lambda x: isinstance(x, list)  # noqa: E731
+    layers = tuple(jax.tree.map(lambda parts, i=i: parts[i], by_parameter, is_leaf=is_list) for i in range(model.config.layers))
+    others = {name: params[name] for name in axes}
+    return {**jax.tree_util.tree_map_with_path(move, others, axes), "layers": layers}
 
 
 def abstract_placed(model: Model, mesh: Mesh, dtype: Any) -> Params:
     """The shapes, dtypes and shardings of what `placed` makes."""
-    params = model.abstract(mesh, dtype)
 
-    def one(path: Any, stack: jax.ShapeDtypeStruct, axes: LogicalAxes) -> jax.ShapeDtypeStruct:
-        shape = dict(zip(axes, stack.shape, strict=True))
-        order = outputs_first(axes[1:])
-        sizes = tuple(shape[axis] for axis in order)
-        return jax.ShapeDtypeStruct(sizes, dtype, sharding=named(mesh, order, sizes, dotted(path)))
+    def one(matrix: Matrix) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(matrix.stored_shape, dtype, sharding=matrix.sharding(mesh))
 
-    layer = jax.tree_util.tree_map_with_path(one, params["layers"], model.axes()["layers"])
-    return {**params, "layers": (layer,) * model.config.layers}
+    layer = jax.tree.map(one, matrices(model))
+    return {**model.abstract(mesh, dtype), "layers": (layer,) * model.config.layers}
 
 
 def as_declared(model: Model, params: Params) -> Params:
-    """The same weights with the axes that the model declares; within a program this moves nothing."""
-
-    def one(x: Array, axes: LogicalAxes) -> Array:
-        order = outputs_first(axes[1:])
-        return x.transpose([order.index(axis) for axis in axes[1:]])
-
-    axes = model.axes()["layers"]
-    return {**params, "layers": tuple(jax.tree.map(one, layer, axes) for layer in params["layers"])}
-
-
-def _unstack(order: tuple[int, ...], place: NamedSharding) -> Any:
-    return jax.jit(lambda stack: tuple(stack[i].transpose(order) for i in range(len(stack))), out_shardings=place)
-
-
-def _is_axes(x: Any) -> bool:
-    return isinstance(x, tuple)
+    """The same weights with the axes that the model declares."""
+    known = matrices(model)
+    return {
+        **params,
+        "layers": tuple(jax.tree.map(lambda matrix, x: matrix.view(x), known, layer) for layer in params["layers"]),
+    }

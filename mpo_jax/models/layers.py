@@ -114,16 +114,22 @@ def embed(table_VD: Array, tokens_ST: Array) -> Array:
 def product(equation: str, x: Array, w: Array) -> Array:
     """The einsum of states and a weight, such as "STD,DNH->STNH".
 
-    Where a row has one token, as in decoding, the weight is the left operand: some CPUs then multiply twice as fast, if in memory
-    the weight has its output axes first.
+    Where a row has one token, as in decoding, this is the product of two matrices with the weight on the left: a TPU then changes
+    the layout of none that is stored as [out, in], and some CPUs multiply twice as fast.
     """
     if x.shape[1] > 1:
         return jnp.einsum(equation, x, w)
     of_x, of_w, out = equation.replace("->", ",").split(",")
+    size = dict(zip(of_x + of_w, x.shape + w.shape, strict=True))
     summed = [axis for axis in of_w if axis in of_x]
-    by_axis = lax.dot_general(w, x, (([of_w.index(a) for a in summed], [of_x.index(a) for a in summed]), ((), ())))
-    found = [axis for axis in of_w + of_x if axis not in summed]
-    return by_axis.transpose([found.index(axis) for axis in out])
+    free_w, free_x = ([axis for axis in axes if axis not in summed] for axes in (of_w, of_x))
+
+    def matrix(y: Array, axes: str, free: list[str]) -> Array:
+        return y.transpose([axes.index(axis) for axis in free + summed]).reshape(math.prod(size[axis] for axis in free), -1)
+
+    found = lax.dot_general(matrix(w, of_w, free_w), matrix(x, of_x, free_x), (((1,), (1,)), ((), ())))
+    axes = free_w + free_x
+    return found.reshape([size[axis] for axis in axes]).transpose([axes.index(axis) for axis in out])
 
 
 @jax.custom_vjp
