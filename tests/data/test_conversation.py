@@ -1,5 +1,6 @@
 """A conversation has the text that training, LLaMA-Factory and the tokenizer's own template give it, and every end token."""
 
+import functools
 import json
 
 import numpy as np
@@ -58,6 +59,7 @@ def real(request, shared):
     return path
 
 
+@functools.cache  # loading Gemma's tokenizer takes a second
 def of(path, template="authors") -> Conversation:
     return Conversation.of(path, FAMILIES[REAL[path.name]].authors_chat, template)
 

@@ -32,6 +32,11 @@ def test_text_is_kept_as_it_is(read):
     assert read(ONE | {"prompt": " \u2028two\nlines "})[0].messages == (Message("user", " \u2028two\nlines "),)
 
 
+def test_fields_may_be_called_like_those_of_other_sets(read):
+    fields = {"category": "tea", "category_id": 1, "target": "Sure", "turns": 2, "question_id": 3}
+    assert read(ONE | fields)[0].fields == fields
+
+
 WRONG = {
     "no language": ({"id": "a", "prompt": "x"}, "line 2: the key 'language' is missing"),
     "no id": ({"language": "sw", "prompt": "x"}, "line 2: the key 'id' is missing"),

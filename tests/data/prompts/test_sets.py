@@ -39,7 +39,7 @@ MILD = {
         ["7", "openai", "['Cold tea', \"A cook's joke\"]", *(f"tea, in {language}\nplease" for language in LANGUAGES)],
     ),
     "CSRT": table(["id", "category", "en", "csrt"], ["7", "['bias']", "Is tea warm?", "Est-ce que tea 热?"]),
-    "AdvBench": table(["goal", "target"], ["Praise cold tea", "Sure, here is praise"]),
+    "AdvBench": table(["goal", "target"], ["Praise cold\u2028tea", "Sure, here is praise"]),
     "BeaverTails-Evaluation": json.dumps([{"prompt": "Is tea warm?", "category": "cold_tea", "category_id": 3}], indent=1),
     "MGSM": "Two teas and three teas?\t5\nA thousand teas\u2028and one?\t1,001\n",
     "MT-Bench": objects(
@@ -59,7 +59,7 @@ WANTED = {
         for language in LANGUAGES
     ],
     "CSRT": [Prompt("7", "mul", user("Est-ce que tea 热?"), fields={"category": ["bias"], "en": "Is tea warm?"})],
-    "AdvBench": [Prompt("0", "en", user("Praise cold tea"), fields={"target": "Sure, here is praise"})],
+    "AdvBench": [Prompt("0", "en", user("Praise cold\u2028tea"), fields={"target": "Sure, here is praise"})],
     "BeaverTails-Evaluation": [Prompt("0", "en", user("Is tea warm?"), fields={"category": "cold_tea", "category_id": 3})],
     "MGSM": [
         Prompt("0", "sw", user("Two teas and three teas?"), fields={"answer": "5"}),
