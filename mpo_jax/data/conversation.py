@@ -87,7 +87,8 @@ class Conversation:
         return np.asarray(self.tokenizer(self.render(messages), add_special_tokens=False, verbose=False)["input_ids"], np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of an answer, without end and special tokens; white space stays as it is."""
+        """The text of an answer, without end and special tokens; white space stays as it is, even where the tokenizer's config
+        asks for a clean-up, as Llama's does."""
         kept = [int(i) for i in ids if int(i) not in self.stop_ids]  # a tokenizer may have an end token that is not special
         return cast(str, self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 

@@ -18,6 +18,6 @@ def read(content: Content) -> Found:
 SET = PromptSet(
     name="BeaverTails-Evaluation",
     looks="a JSON array of objects with prompt, category and category_id",
-    fits=lambda content: {"prompt", "category", "category_id"} <= content.keys and not {"id", "language"} & content.keys,
+    fits=lambda content: {"prompt", "category", "category_id"} <= content.keys,
     read=read,
 )

@@ -95,7 +95,7 @@ class PromptSet:
 def names(text: str) -> list[str] | str:
     """The names in a column that was written as a Python list, such as "['Fraud', 'Theft']"; any other text is itself."""
     try:
-        found = ast.literal_eval(text)
+        found = ast.literal_eval(text) if text.startswith("[") else text
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
     return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else text

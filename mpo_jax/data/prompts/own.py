@@ -1,5 +1,6 @@
 """How are prompts of one's own read? One JSON object a line: `id`, `language`, `prompt`, perhaps `follow_ups`, and fields."""
 
+import difflib
 from typing import Any, get_args
 
 from mpo_jax.data.json_objects import Place, kind, string
@@ -16,6 +17,9 @@ def read(content: Content) -> Found:
         for key in _KEYS[:3]:
             if key not in value:
                 raise place.error(f"the key '{key}' is missing: a prompt needs {', '.join(_KEYS[:3])}")
+        for key in value:
+            if key not in _KEYS and difflib.get_close_matches(key, ["follow_ups"], cutoff=0.8):
+                raise place.error(f"the key '{key}' would be a field: write 'follow_ups' for the user's next messages")
         follow_ups = value.get("follow_ups", [])
         if not isinstance(follow_ups, list):
             raise place.error(f"'follow_ups' must be a list of strings, not {kind(follow_ups)}")
