@@ -13,11 +13,11 @@ Text is kept as it is given: nothing is stripped, repaired or left out. The firs
 
 import dataclasses
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from mpo_jax.data.json_objects import Place, kind, read_values, string
 from mpo_jax.data.language import UNKNOWN, vote
 from mpo_jax.errors import InputError
 from mpo_jax.files.hub import check_revision
@@ -46,18 +46,13 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where an object was found, for error messages, and what it may lack."""
+class _Place(Place):
+    """Where an object was found, and what it may lack."""
 
-    where: str
     allow_empty_prompt: bool
-
-    def error(self, problem: str) -> InputError:
-        return InputError(f"{self.where}: {problem}.")
 
 
 _TEXTS = ("prompt", "chosen", "rejected")
-_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can escape one alone, and no text is made of it
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<split>[\w.\[\]%:+-]+))?")
 
 
@@ -74,7 +69,7 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
         raise InputError(f"{name} is a directory: give the data file in it.")
     check_revision(name)
     if path.exists():
-        objects = _read_file(path)
+        objects = read_values(path)
     elif hub and not path.suffix.startswith(".json"):
         objects = _read_hub(hub["name"], hub["revision"], hub["split"] or "train")
     else:
@@ -93,46 +88,15 @@ def read_texts(path: str | Path) -> list[Row]:
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a .jsonl file of objects with language, prompt and answer.")
     rows = []
-    for i, (where, value) in enumerate(_read_file(path)):
+    for i, (where, value) in enumerate(read_values(path)):
         place = _Place(where, allow_empty_prompt=False)
         keys = ("language", "prompt", "answer")
         if not isinstance(value, dict) or set(value) != set(keys):
             raise place.error(f"a text must be an object with exactly the keys {', '.join(keys)}")
-        language, prompt, answer = (_string(value[key], key, place) for key in keys)
+        language, prompt, answer = (string(value[key], key, place) for key in keys)
         texts = {"prompt": prompt, "chosen": answer, "rejected": answer}
         rows.append(Row(str(i), None, *_pair(texts, language, UNKNOWN, "target", place)))
     return rows
-
-
-def _read_file(path: Path) -> list[tuple[str, Any]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give a readable .json or .jsonl file.") from None
-    if text.lstrip().startswith("["):
-        values = _read_json(text, path, 1, "repair the file")
-        return [(f"{path}, row {i}", value) for i, value in enumerate(values)]
-    lines = enumerate(text.split("\n"), start=1)  # not splitlines: U+2028 may stand within a JSON string
-    return [
-        (f"{path}, line {number}", _read_json(line, path, number, "write one JSON object a line"))
-        for number, line in lines
-        if line.strip()
-    ]
-
-
-def _read_json(text: str, path: Path, number: int, advice: str) -> Any:
-    """The value of a text that begins in line `number` of the file."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number + error.lineno - 1}, is not JSON ({error.msg}): {advice}.") from None
-    except (ValueError, RecursionError):  # Python reads no integer of more than 4300 digits
-        raise InputError(
-            f"{path}, line {number}, cannot be read, since a number in it is too long or its brackets are nested too deeply: "
-            f"{advice}."
-        ) from None
 
 
 def _read_hub(name: str, revision: str | None, split: str) -> list[tuple[str, Any]]:
@@ -156,29 +120,29 @@ def _read_hub(name: str, revision: str | None, split: str) -> list[tuple[str, An
 
 def _row(value: Any, default_id: str, place: _Place) -> Row:
     if not isinstance(value, dict):
-        raise place.error(f"a row must be an object with the key 'target', not {_kind(value)}")
+        raise place.error(f"a row must be an object with the key 'target', not {kind(value)}")
     if "target_conversations" in value:
         source = _authors_side(value, "source", UNKNOWN, place)[0]
         return Row(default_id, source, *_authors_side(value, "target", source.language, place))
     _check_keys(value, ("id", "source", "target"), place)
     if value.get("target") is None:
         raise place.error("the key 'target' is missing: write an object with prompt, chosen and rejected")
-    identity = default_id if value.get("id") is None else _string(value["id"], "id", place)
+    identity = default_id if value.get("id") is None else string(value["id"], "id", place)
     source = None if value.get("source") is None else _side(value["source"], "source", UNKNOWN, place)[0]
     return Row(identity, source, *_side(value["target"], "target", source.language if source else UNKNOWN, place))
 
 
 def _side(value: Any, side: str, unlike: str, place: _Place) -> tuple[PairText, str]:
     if not isinstance(value, dict):
-        raise place.error(f"'{side}' must be an object with {', '.join(_TEXTS)}, not {_kind(value)}")
+        raise place.error(f"'{side}' must be an object with {', '.join(_TEXTS)}, not {kind(value)}")
     _check_keys(value, ("language", *_TEXTS), place, f"{side}.")
     texts = {}
     for key in _TEXTS:
         if key not in value:
             raise place.error(f"the key '{side}.{key}' is missing: write it as a string")
-        texts[key] = _string(value[key], f"{side}.{key}", place)
+        texts[key] = string(value[key], f"{side}.{key}", place)
     given = value.get("language")
-    if given is not None and not _string(given, f"{side}.language", place).strip():
+    if given is not None and not string(given, f"{side}.language", place).strip():
         raise place.error(f"'{side}.language' is empty: write a code such as \"sw\", or leave the key out")
     return _pair(texts, given, unlike, side, place)
 
@@ -189,7 +153,7 @@ def _authors_side(value: dict[str, Any], side: str, unlike: str, place: _Place) 
             raise place.error(f"the key '{key}' is missing: the authors' schema needs it for both sides")
     turns = value[f"{side}_conversations"]
     if not isinstance(turns, list) or len(turns) != 1:
-        count = f"{len(turns)} turns" if isinstance(turns, list) else _kind(turns)
+        count = f"{len(turns)} turns" if isinstance(turns, list) else kind(turns)
         raise place.error(f"'{side}_conversations' must be a list of exactly one human turn, not {count}")
     texts = {
         "prompt": _turn(turns[0], "human", f"{side}_conversations[0]", place),
@@ -202,7 +166,7 @@ def _authors_side(value: dict[str, Any], side: str, unlike: str, place: _Place) 
 def _turn(value: Any, speaker: str, key: str, place: _Place) -> str:
     if not isinstance(value, dict) or "value" not in value or value.get("from") != speaker:
         raise place.error(f'\'{key}\' must be an object with "from": "{speaker}" and a string "value"')
-    return _string(value["value"], f"{key}.value", place)
+    return string(value["value"], f"{key}.value", place)
 
 
 def _pair(texts: dict[str, str], given: str | None, unlike: str, side: str, place: _Place) -> tuple[PairText, str]:
@@ -234,16 +198,3 @@ def _check_together(rows: list[Row], places: list[str]) -> None:
         if (row.source is None) != (rows[0].source is None):
             this, other = ("a 'source'", "none") if row.source else ("no 'source'", "one")
             raise InputError(f"{where} has {this}, but the first row has {other}: give all rows a 'source', or none.")
-
-
-def _string(value: Any, key: str, place: _Place) -> str:
-    if not isinstance(value, str):
-        raise place.error(f"'{key}' must be a string, not {_kind(value)}")
-    if half := _HALF.search(value):
-        raise place.error(f"'{key}' has \\u{ord(half[0]):04x}, half of a character: write the whole character, or take it out")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return names.get(type(value), "null" if value is None else type(value).__name__)
