@@ -8,6 +8,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping
 
+from mpo_jax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
@@ -21,6 +23,10 @@ class Patience:
     longest: float = 60.0
     timeout: float = 600.0
     most_asked: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise InputError(f"timeout={self.timeout:g} must be above 0: the seconds that an answer may take.")
 
     def wait(self, failures: int, asked: float | None) -> float:
         """Seconds before the next attempt, after so many failures. `asked`: what the server asked for. A random part keeps

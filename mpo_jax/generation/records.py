@@ -33,6 +33,7 @@ KINDS: dict[type | UnionType, tuple[str, ...]] = {
     int: ("sample", "turn"),
     int | None: ("prompt_tokens", "new_tokens"),
 }
+OPTIONAL = {"error", "tokens"}  # left out where there are none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +68,24 @@ class Record:
 
     def line(self) -> str:
         """JSON without `error` and `tokens` where there are none. Half a surrogate pair, which is no text, stays an escape."""
-        fields = {name: value for name, value in vars(self).items() if value is not None or name not in ("error", "tokens")}
+        fields = {name: value for name, value in vars(self).items() if value is not None or name not in OPTIONAL}
         return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
     @classmethod
     def read(cls, line: bytes) -> Self:
-        """Errors: ValueError, TypeError or KeyError where this is not such a line."""
-        fields = json.loads(line)
+        """Errors: ValueError, in words, where this is not such a line."""
+        fields = json.loads(line.decode())
+        if not isinstance(fields, dict):
+            raise ValueError(f"it is {fields!r:.50}")
+        names = {field.name for field in dataclasses.fields(cls)}
+        if odd := [*(names - OPTIONAL - fields.keys()), *(fields.keys() - names)]:
+            raise ValueError(f"it {'lacks' if odd[0] in names else 'has'} '{odd[0]}'")
         for kind, names in KINDS.items():
             if wrong := [name for name in names if not isinstance(fields[name], kind)]:
-                raise ValueError(f"{wrong[0]} is {fields[wrong[0]]!r}")
+                raise ValueError(f"'{wrong[0]}' is {fields[wrong[0]]!r:.50}")
         if fields["stopped"] not in get_args(Stopped):
-            raise ValueError(f"stopped is {fields['stopped']!r}")
-        return cls(**{**fields, "tokens": tuple(fields["tokens"]) if fields.get("tokens") is not None else None})
+            raise ValueError(f"'stopped' is {fields['stopped']!r:.50}")
+        return cls(**{**fields, "tokens": tuple(fields["tokens"]) if "tokens" in fields else None})
 
 
 class Records:
@@ -132,9 +138,9 @@ def _read(path: Path) -> list[Record]:
     for number, line in enumerate(_whole_lines(path), start=1):
         try:
             records.append(Record.read(line))
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             raise InputError(
-                f"{path}, line {number} is not an answer ({error!r:.200}): take this line out, and the command that wrote it "
+                f"{path}, line {number} is not an answer ({error}): take this line out, and the command that wrote it "
                 "writes it again."
             ) from None
     return records
