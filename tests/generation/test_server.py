@@ -12,6 +12,7 @@ import time
 import pytest
 import toy_chat
 from fake_endpoint import MODEL, Asked, Reply, answer, echo, served, wait_until
+from processes import ROOT, finish, free_port, start_command
 
 pytest.importorskip("openai", reason="a served model needs openai: pip install -r requirements-server.txt")
 
@@ -447,9 +448,10 @@ def test_a_missing_openai_is_a_sentence(given, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: A served model needs the package openai: run `pip install openai`.\n"
 
 
-def start(given, endpoint):
-    command = [sys.executable, "-m", "mpo_jax.generate", *words(given | {"--server": endpoint.url}, "--chat"), "--concurrency=4"]
-    return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start_with(arguments):
+    command = [sys.executable, "-m", "mpo_jax.generate", *arguments]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
@@ -457,15 +459,60 @@ def test_a_command_that_is_killed_goes_on(given, tmp_path):
     """Killed twice at a random moment of its work; the file is then that of a run that nothing disturbed."""
     path = tmp_path / "out" / "responses.jsonl"
     with served(lambda asked: answer(asked, f"jibu {asked.text}", delay=0.02)) as endpoint:
+        arguments = words(given | {"--server": endpoint.url, "--concurrency": "4"}, "--chat")
         for count in (10, 30):
-            process = start(given, endpoint)
+            process = start_with(arguments)
             wait_until(lambda count=count: path.exists() and path.read_bytes().count(b"\n") >= count)
             process.kill()
             process.communicate()
-        process = start(given, endpoint)
+        process = start_with(arguments)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert "60 answers: 60 ended" in out
         assert len(endpoint.asked) <= 60 + 2 * 5, "what was there is not asked again"
         generate(prompts(60), model(endpoint, Decoding()), tmp_path / "whole")
     assert sorted(path.read_bytes().splitlines()) == sorted((tmp_path / "whole" / "responses.jsonl").read_bytes().splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_share_the_prompts(given, tmp_path, killed):
+    """And where both are killed, what they have written is not lost to one that goes on alone."""
+    folder = tmp_path / "out"
+    with served(lambda asked: answer(asked, f"jibu {asked.text}", delay=0.05)) as endpoint:
+        more = words(given | {"--server": endpoint.url, "--concurrency": "2"}, "--chat")
+        pair = start_command("mpo_jax.generate", more, 2, "--hosts")
+        if killed:
+            wait_until(lambda: len(endpoint.asked) >= 25)
+            for process in pair:
+                process.kill()
+            finish(pair)
+            (last,) = start_command("mpo_jax.generate", more, 1, "--hosts")
+            ends = finish([last])
+            assert len(endpoint.asked) <= 60 + 2 * 3, "what was there is not asked again"
+        else:
+            ends = finish(pair)
+            assert len(endpoint.asked) == 60
+            assert "answers" not in ends[1][1], "one process talks"
+    assert {code for code, _, _ in ends} == {0}, ends
+    assert "60 answers: 60 ended" in ends[0][1]
+    lines = (folder / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sorted(json.loads(line)["id"] for line in lines) == sorted(f"p{n}" for n in range(60))
+    assert {path.name for path in folder.iterdir()} == {"responses.jsonl", "generation.json"}
+
+
+@pytest.mark.slow
+def test_processes_with_other_prompts_are_told(given, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text((tmp_path / "prompts.jsonl").read_text().replace("swali 3", "lingine 3"))
+    with served() as endpoint:
+        common = {"--server": endpoint.url, "--hosts.coordinator": f"127.0.0.1:{free_port()}", "--hosts.count": "2"}
+        pair = [
+            start_with(words(given | common | {"--prompts": str(path), "--hosts.index": index}, "--chat"))
+            for index, path in (("0", tmp_path / "prompts.jsonl"), ("1", other))
+        ]
+        ends = finish(pair)
+        assert not endpoint.asked
+    for code, _, err in ends:
+        assert code == 2
+        assert "The processes do not agree, since process 1 has other prompts than process 0" in err
