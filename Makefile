@@ -45,7 +45,7 @@ $(VENV)/.runtime: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-gcs.txt $(VENV)/.runtime
+$(VENV)/.dev: requirements-dev.txt requirements-gcs.txt requirements-server.txt $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 

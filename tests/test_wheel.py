@@ -32,6 +32,7 @@ def pins(file: str) -> dict[str, str]:
     [
         ("requirements.txt", PROJECT["dependencies"]),
         ("requirements-gcs.txt", EXTRAS["gcs"]),
+        ("requirements-server.txt", EXTRAS["server"]),
         ("requirements-tpu-plan.txt", EXTRAS["tpu-plan"]),
     ],
 )

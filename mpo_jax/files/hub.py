@@ -29,7 +29,7 @@ _HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>\w[\w.
 
 def resolve(name_or_dir: str | Path, *, weights: bool = True) -> Path:
     """The folder of a model, in a file system or a bucket. A hub name like "user/name" or "user/name@revision" is downloaded
-    first; without `weights` only its configuration is required and downloaded.
+    first; without `weights` only its configuration is required, and that and its tokenizer are downloaded.
 
     The hub token is the one that huggingface_hub finds (HF_TOKEN, or `hf auth login`).
     Errors: a path that does not exist or that has a revision, a name that cannot be downloaded, a folder without config.json or
@@ -44,7 +44,7 @@ def resolve(name_or_dir: str | Path, *, weights: bool = True) -> Path:
             raise InputError(
                 f"{name} is not a folder: give the folder of a model, or a hub name like user/name or user/name@revision."
             )
-        folder = _download(on_hub["name"], on_hub["revision"], ALL_FILES if weights else CONFIG_FILES)
+        folder = _download(on_hub["name"], on_hub["revision"], ALL_FILES if weights else (*CONFIG_FILES, *TOKENIZER_FILES))
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json: give the folder of a model in Hugging Face's layout.")
     if weights:
