@@ -17,6 +17,7 @@ import os
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from mpo_jax.data.chat_format import TEMPLATES
 from mpo_jax.data.conversation import Conversation
@@ -25,13 +26,16 @@ from mpo_jax.devices import processes
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.files import hub
 from mpo_jax.files.paths import path_of
-from mpo_jax.generation.base import Decoding, Responder
+from mpo_jax.generation.base import Decoding
+from mpo_jax.generation.engine import Engine, load_engine
 from mpo_jax.generation.patience import Patience
 from mpo_jax.generation.run import generate
 from mpo_jax.generation.server import NO_KEY, Rendering, ServedModel
 from mpo_jax.models.families.registry import build
+from mpo_jax.types import DTYPES
 
 KEY = "OPENAI_API_KEY"
+BATCH_SIZE = 32
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--tokens", action="store_true", help="write the ids of the answers' tokens too")
     add_decoding(parser)
+    add_mesh(parser)
     add_server(parser)
     processes.add_options(parser)
     args = parser.parse_args(argv)
@@ -74,6 +79,17 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     options.add_argument("--seed", type=int, default=default.seed, help="of the samples (default: %(default)s)")
 
 
+def add_mesh(parser: argparse.ArgumentParser) -> None:
+    """The options of a model on this run's own devices."""
+    options = parser.add_argument_group("a model on these devices")
+    options.add_argument("--dtype", choices=DTYPES, help="dtype of weights, caches and computation (default: bfloat16)")
+    options.add_argument("--batch-size", type=int, help=f"answers written together (default: {BATCH_SIZE})")
+    options.add_argument(
+        "--tensor", type=int, help="number of devices that split heads, layers and vocabulary (default: as few as have room)"
+    )
+    options.add_argument("--width", type=int, help="number of devices that split every matrix once more (default: 1)")
+
+
 def add_server(parser: argparse.ArgumentParser) -> None:
     """The options of `ServedModel`. Without a server there are none of them."""
     options = parser.add_argument_group("a served model", "needs the package openai")
@@ -98,20 +114,33 @@ def run(args: argparse.Namespace) -> None:
     responder = served_responder(args, decoding) if args.server else engine_responder(args, decoding)
     summary = generate(prompts, responder, output, samples=decoding.samples, tokens=args.tokens)
     processes.say(f"{output}: {summary.sentence()}")
+    if isinstance(responder, Engine):
+        processes.say(f"{responder.spent}.")
 
 
-def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Responder:
-    """The model on this run's own mesh."""
+def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
+    """The model on this run's own devices. Errors: options of a server; those of the model, the chat format and the mesh."""
     for option in ("served_model", "chat", "concurrency", "timeout", "api_key_env"):
         if getattr(args, option) not in (None, False):
             raise InputError(f"--{option.replace('_', '-')} is for a served model: give --server too, or leave it out.")
     if args.model is None:
         raise InputError("Nobody answers: give --model, or --server and --served-model.")
-    raise NotImplementedError
+    return load_engine(
+        hub.resolve(args.model),
+        decoding,
+        template=args.template or "authors",
+        dtype=jnp.dtype(args.dtype or "bfloat16"),
+        batch_size=args.batch_size or BATCH_SIZE,
+        tensor=args.tensor,
+        width=args.width,
+    )
 
 
 def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedModel:
     """A server that has answered once. Errors: options that contradict each other; those of `ServedModel.check`."""
+    for option in ("dtype", "batch_size", "tensor", "width"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} is for a model on these devices: leave it or --server out.")
     if args.served_model is None:
         raise InputError(f"--server {args.server} may have several models: give --served-model too, the name of one.")
     if args.tokens:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,15 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.data.conversation import Conversation
 from mpo_jax.devices.sharding import everywhere, host_to_global, shards
 from mpo_jax.errors import InputError
+from mpo_jax.files import hub
+from mpo_jax.files.digests import fingerprint, sampled
 from mpo_jax.generation import programs
 from mpo_jax.generation.base import Decoding, Request, Response
+from mpo_jax.generation.mesh_choice import generation_mesh
 from mpo_jax.generation.sampling import Draw
 from mpo_jax.generation.shapes import Asked, batches, rounded, stacked
+from mpo_jax.generation.weights import placed
 from mpo_jax.models.decoder import Model
-from mpo_jax.types import Array, Params
+from mpo_jax.models.families.registry import build
+from mpo_jax.types import Params
 
 
 @dataclasses.dataclass
@@ -138,7 +145,31 @@ class Engine:
             self._cache = None  # before the next one takes its place
             places = jax.tree.map(lambda x: x.sharding, abstract)
             self._cache = jax.jit(functools.partial(_zeros, abstract), out_shardings=places)()
+        assert self._cache is not None
         return *self._programs[shape], self._cache
+
+
+def load_engine(
+    model_dir: Path,
+    decoding: Decoding,
+    *,
+    template: str,
+    dtype: Any,
+    batch_size: int,
+    tensor: int | None = None,
+    width: int | None = None,
+) -> Engine:
+    """The engine of a folder in Hugging Face's layout. Errors: those of the model, tokenizer, chat format and mesh."""
+    family, model, raw = build(model_dir)
+    conversation = Conversation.of(model_dir, family.authors_chat, template)
+    mesh, shared = generation_mesh(model, dtype, tensor=tensor, width=width)
+    known = {"model": fingerprint(sampled(model_dir, hub.ALL_FILES))}
+    loaded = load_params(model_dir, model, family, mesh, dtype)
+    params = placed(model, loaded, mesh, dtype, consume=True)
+    positions = raw.get("max_position_embeddings")
+    return Engine(
+        model, params, mesh, conversation, decoding, batch_size=batch_size, known=known, positions=positions, shared=shared
+    )
 
 
 def jitted(model: Model, cache: programs.Cache, new_slots: int) -> tuple[Any, Any]:
@@ -162,5 +193,5 @@ def answer_key(seed: int, request: Request) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), np.uint32)
 
 
-def _zeros(abstract: programs.Cache) -> Array:
+def _zeros(abstract: programs.Cache) -> programs.Cache:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)

@@ -25,8 +25,8 @@ CACHE = ("batch", "kv_heads", None, "head_dim")
 class KeyValues(NamedTuple):
     """What a layer has seen, [B, K, U, H] each in the compute dtype."""
 
-    k_BKUH: Array
-    v_BKUH: Array
+    k_BKUH: Any  # arrays, or their shapes and shardings
+    v_BKUH: Any
 
 
 Cache = tuple[KeyValues, ...]  # one a layer

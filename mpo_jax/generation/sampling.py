@@ -48,17 +48,15 @@ def choose(logits_BV: Array, key_B2: Array, number: Array, draw: Draw) -> Array:
 def kept(logits_BV: Array, draw: Draw) -> Array:
     """The logits, -inf where `top_k` or `top_p` leaves a token out. Tokens as probable as the last one that is kept are kept."""
     if draw.top_k is not None:
-        enough = lambda in_BV: jnp.sum(in_BV, axis=-1) >= draw.top_k  # noqa: E731
-        logits_BV = _at_least(logits_BV, enough)
+        logits_BV = _fewest(logits_BV, lambda in_BV: jnp.sum(in_BV, axis=-1), draw.top_k)
     if draw.top_p is not None:
         p_BV = jax.nn.softmax(logits_BV, axis=-1)
-        enough = lambda in_BV: jnp.sum(jnp.where(in_BV, p_BV, 0), axis=-1) >= draw.top_p  # noqa: E731
-        logits_BV = _at_least(logits_BV, enough)
+        logits_BV = _fewest(logits_BV, lambda in_BV: jnp.sum(jnp.where(in_BV, p_BV, 0), axis=-1), draw.top_p)
     return logits_BV
 
 
-def _at_least(logits_BV: Array, enough: Callable[[Array], Array]) -> Array:
-    """-inf below the highest threshold of each row at which the tokens that reach it are `enough`.
+def _fewest(logits_BV: Array, measure: Callable[[Array], Array], enough: Array) -> Array:
+    """-inf below the highest threshold of each row at which the `measure` of the tokens that reach it is `enough`.
 
     The threshold is found bit by bit, in 32 passes: no vocabulary is sorted, and one that is split over devices stays so.
     """
@@ -70,7 +68,7 @@ def _at_least(logits_BV: Array, enough: Callable[[Array], Array]) -> Array:
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low_B, high_B = bounds
         middle_B = (low_B & high_B) + ((low_B ^ high_B) >> 1)
-        ok_B = enough(order_BV >= middle_B[:, None])
+        ok_B = measure(order_BV >= middle_B[:, None]) >= enough
         return jnp.where(ok_B, middle_B, low_B), jnp.where(ok_B, high_B, middle_B)
 
     low_B, _ = jax.lax.fori_loop(0, 32, halve, (low_B, high_B))
