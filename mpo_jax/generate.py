@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     """What the command does, in each of its processes. Errors: those of the prompts, the model or server, and the folder."""
     decoding = Decoding(args.samples, args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
     output = path_of(args.output)
-    languages = args.languages.split(",") if args.languages else None
+    languages = [name.strip() for name in args.languages.split(",")] if args.languages else None
     prompts = read_prompts(args.prompts, languages=languages, limit=args.limit)
     responder = served_responder(args, decoding) if args.server else engine_responder(args, decoding)
     summary = generate(prompts, responder, output, samples=decoding.samples, tokens=args.tokens)

@@ -34,6 +34,8 @@ def test_a_name_is_downloaded_without_subfolders_and_pickles(monkeypatch):
     for revision in ("v1.0", "0e9e39f249a16976918f6564b8830bc894c89659", "refs/pr/1"):
         hub.resolve(f"user/name@{revision}", weights=False)
         assert (asked["name"], asked["revision"]) == ("user/name", revision)
+    options = {"allow_patterns": asked["allow_patterns"], "ignore_patterns": asked["ignore_patterns"]}
+    assert list(huggingface_hub.utils.filter_repo_objects(files, **options)) == ["config.json", "tokenizer.json"]
 
 
 def test_a_local_folder_has_no_revision(monkeypatch, tmp_path):

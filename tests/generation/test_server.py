@@ -1,8 +1,10 @@
 """A served model is asked for every answer until it comes, and what never comes is a record that says why."""
 
+import asyncio
 import collections
 import datetime
 import email.utils
+import gc
 import json
 import os
 import subprocess
@@ -215,6 +217,27 @@ def test_a_busy_server_is_asked_by_fewer_at_once_and_slowly_by_more():
     assert limit.now == 1
 
 
+def test_a_limit_is_kept_and_frees_its_places():
+    async def sends():
+        limit, inside, most = Limit(8), 0, []
+
+        async def one():
+            nonlocal inside
+            async with limit.one_more():
+                inside += 1
+                most.append(inside)
+                await asyncio.sleep(0)
+                inside -= 1
+
+        limit.busy(time.monotonic())
+        limit.busy(time.monotonic() + 1)
+        await asyncio.gather(*(one() for _ in range(20)))
+        return most
+
+    most = asyncio.run(sends())
+    assert (len(most), max(most)) == (20, 2)
+
+
 def test_a_server_that_bears_four_is_filled_and_not_flooded():
     def behave(asked):
         if endpoint.now > 4:
@@ -328,6 +351,7 @@ def test_a_first_reply_that_concerns_all_requests_ends_the_run(tmp_path, status,
     ):
         generate(prompts(50), model(endpoint), tmp_path)
     assert len(endpoint.asked) <= 32
+    gc.collect()  # when asyncio speaks of errors that nobody has looked at
     assert not caplog.records, "one sentence, and nothing of the other tasks"
     assert read_responses(tmp_path) == []
     with served(lambda asked: Reply({}, status) if asked.text == "swali 40" else echo(asked)) as endpoint:
