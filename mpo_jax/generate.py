@@ -32,7 +32,7 @@ from mpo_jax.generation.patience import Patience
 from mpo_jax.generation.run import generate
 from mpo_jax.generation.server import NO_KEY, Rendering, ServedModel
 from mpo_jax.models.families.registry import build
-from mpo_jax.types import DTYPES
+from mpo_jax.types import DTYPES, SIDES
 
 KEY = "OPENAI_API_KEY"
 BATCH_SIZE = 32
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", required=True, help="a file of prompts, or several with commas between them")
     parser.add_argument("--output", required=True, help="a folder for responses.jsonl and generation.json")
     parser.add_argument("--languages", help="only prompts in these, such as sw,bn (default: all)")
+    parser.add_argument("--side", choices=SIDES, help="which prompts of rows of preferences (default: target)")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each language")
     parser.add_argument(
         "--template",
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
     decoding = Decoding(args.samples, args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
     output = path_of(args.output)
     languages = [name.strip() for name in args.languages.split(",")] if args.languages else None
-    prompts = read_prompts(args.prompts, languages=languages, limit=args.limit)
+    prompts = read_prompts(args.prompts, languages=languages, limit=args.limit, side=args.side or "target")
     responder = served_responder(args, decoding) if args.server else engine_responder(args, decoding)
     summary = generate(prompts, responder, output, samples=decoding.samples, tokens=args.tokens)
     processes.say(f"{output}: {summary.sentence()}")
@@ -130,7 +131,7 @@ def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
         decoding,
         template=args.template or "authors",
         dtype=jnp.dtype(args.dtype or "bfloat16"),
-        batch_size=args.batch_size or BATCH_SIZE,
+        batch_size=BATCH_SIZE if args.batch_size is None else args.batch_size,
         tensor=args.tensor,
         width=args.width,
     )

@@ -69,6 +69,8 @@ class Engine:
         positions: int | None = None,
         shared: bool = False,
     ):
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be at least 1: the number of answers written together.")
         self.model, self.params, self.mesh, self.conversation, self.decoding = model, params, mesh, conversation, decoding
         self.batch_size, self.positions, self.shared = batch_size, positions, shared
         self.dtype = params["final_norm"].dtype
