@@ -47,9 +47,9 @@ class SamplesConfig:
     """Answers to read while a model trains, greedy, before the first update and after the last.
 
     `prompts`: a file of prompts (docs/prompts.md); '' = those of the held-out rows, source and target side. In a conversation
-    only the first answer is written. `limit`: prompts of each language, the first ones. `every`: updates between samples (0 = only
-    before and after training). `max_new_tokens`: most tokens of an answer. `tensor`: devices over which a copy of the weights is
-    split; None = as many as divide the model, which takes least memory."""
+    only the first answer is written. `limit`: only the first so many prompts of each language. `every`: updates between samples
+    (0 = only before and after training). `max_new_tokens`: most tokens of an answer. `tensor`: devices over which a copy of the
+    weights is split; None = as many as divide the model, which takes least memory."""
 
     prompts: str = ""
     limit: int = 2
@@ -70,7 +70,8 @@ def prompts_of(config: SamplesConfig, data: Data) -> list[Prompt]:
     if data.held_out is None:
         raise InputError(
             "samples would answer the prompts of held-out rows, but this run holds none out: write "
-            "--config.samples.prompts=FILE, or hold rows out with data.eval_fraction or data.eval_path."
+            "--config.samples.prompts=FILE, hold rows out with data.eval_fraction or data.eval_path, or write "
+            "--config.samples=none."
         )
     found = {}
     for side in SIDES:
@@ -165,9 +166,10 @@ class Samples:
         said = [f"update {update}, {_exchange(lines[i])}" for i in self._shown]
         if not self._told:
             self._told = True
+            tensor, took = self._mesh.shape["tensor"], time.perf_counter() - begin
             said.append(
-                f"samples: {len(lines)} answers in {time.perf_counter() - begin:.1f} s with compilation, {moved:.1f} s of them to "
-                f"copy the weights to tensor={self._mesh.shape['tensor']}; {memory / 1e9:.3g} GB of each device, free again"
+                f"samples: {len(lines)} answers in {took:.1f} s with compilation, {moved:.1f} s of them to copy the weights to "
+                f"tensor={tensor}; {memory / 1e9:.3g} GB of each device, free again"
             )
         return said
 
