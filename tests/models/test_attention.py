@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mpo_jax.models.attention import tpu_splash, xla_blocks
+from mpo_jax.models.attention import cached, tpu_splash, xla_blocks
 from mpo_jax.models.attention.api import attention
 from mpo_jax.types import Places
 
@@ -275,3 +275,18 @@ def test_saved_attention_is_not_computed_again(path):
 def test_lowers_for_a_gpu():
     f = jax.jit(jax.grad(loss_of(by_blocks(WHERE, 2.0, 3, block=5, rows_at_once=S)), argnums=(0, 1, 2)))
     jax.export.export(f, platforms=["cuda"])(*qkv())
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_one_query_a_row_sees_in_a_cache_what_packed_attention_says(window, softcap):
+    random = np.random.default_rng(7)
+    S, U, N, K, H = 3, 16, 4, 2, 8
+    q, k, v = (random.normal(size=(S, *shape)).astype(np.float32) for shape in ((1, N, H), (U, K, H), (U, K, H)))
+    queries = Places(np.asarray([[9], [3], [12]], np.int32), np.ones((S, 1), np.int32))
+    position = np.tile(random.permutation(U).astype(np.int32), (S, 1))  # slots in any order, and some that are empty
+    keys = Places(position, (random.random((S, U)) < 0.8).astype(np.int32) | (position == queries.position))
+    how = {"scale": 0.3, "softcap": softcap, "window": window}
+    found = cached.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), queries, keys, **how)
+    expected = xla_blocks.attend(q, k, v, queries, keys, **how, saved_as="x")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
