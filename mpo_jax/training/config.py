@@ -115,8 +115,10 @@ def parse(argv: list[str]) -> TrainConfig:
     path, _, variant = files[0].partition(":")
     base = load(path, variant or None)
     overrides = ["mpo_jax", *(arg for arg in argv if not arg.startswith("--config="))]
-    if base.samples is None and any(arg.startswith("--config.samples.") for arg in overrides):
-        base = dataclasses.replace(base, samples=SamplesConfig())
+    if any(arg.startswith("--config.samples.") for arg in overrides):
+        if any(arg.startswith("--config.samples=") for arg in overrides):
+            raise InputError("--config.samples is given as a whole and in part: leave out one or the other.")
+        base = dataclasses.replace(base, samples=base.samples or SamplesConfig())
     for arg in overrides:
         if arg.startswith("--config."):
             _check_field(base, arg.removeprefix("--config.").partition("=")[0])

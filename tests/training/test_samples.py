@@ -193,6 +193,8 @@ def test_any_of_its_settings_makes_one_and_none_takes_it_away(world, tmp_path):
     assert parse([config, "--config.samples.tensor=2", "--config.samples.every=7"]).samples == SamplesConfig(tensor=2, every=7)
     assert parse(["--config=quickstart"]).samples is not None
     assert parse(["--config=quickstart", "--config.samples=none"]).samples is None
+    with pytest.raises(InputError, match="as a whole and in part: leave out one or the other"):
+        parse(["--config=quickstart", "--config.samples=none", "--config.samples.limit=1"])
 
 
 def test_two_are_shown_in_two_languages_where_there_are_two():
