@@ -119,6 +119,20 @@ class Engine:
         """What it keeps on the devices: the weights, and the cache of the last batch."""
         return self.params, self._cache
 
+    def otherwise(self, decoding: Decoding, conversation: Chat | None = None) -> "Engine":
+        """An engine of the same weights, which are not copied, that draws or renders otherwise."""
+        return Engine(
+            self.model,
+            self.params,
+            self.mesh,
+            self.conversation if conversation is None else conversation,
+            decoding,
+            batch_size=self.batch_size,
+            known=self.known,
+            positions=self.positions,
+            shared=self.shared,
+        )
+
     def write(self, part: Sequence[Asked], rows: int, prompt_slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The answers to one batch: token ids int32 [B, N], their number int32 [B], whether they ended bool [B]."""
         arrays = stacked(part, rows, prompt_slots)
