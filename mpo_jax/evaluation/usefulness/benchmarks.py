@@ -46,6 +46,7 @@ def _same(codes: str) -> dict[str, str]:
 
 
 _NUMBER = ("exact_match", "flexible-extract")  # the strict match wants a phrase that chat models do not write
+_MMMLU = _same("ar_xy bn_bd de_de es_la fr_fr hi_in id_id it_it ja_jp ko_kr pt_br sw_ke yo_ng zh_cn")
 _MGSM = _same("bn de en es fr ja ru sw te th zh")
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -56,15 +57,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "global_mmlu_full": Benchmark(
         "global_mmlu_full_{language}",
         _same(
-            "am ar bn cs de el en es fa fil fr ha he hi id ig it ja ko ky lt mg ms ne nl ny pl pt ro ru si sn so sr sv sw te tr uk "
-            "vi yo zh"
+            "am ar bn cs de el en es fa fil fr ha he hi id ig it ja ko ky lt mg ms ne nl ny pl pt ro ru si sn so sr sv sw te tr "
+            "uk vi yo zh"
         ),
     ),
     "mmmlu": Benchmark(
         "mmmlu_{language}",
-        {code.partition("_")[0]: code for code in (
-            "ar_xy bn_bd de_de es_la fr_fr hi_in id_id it_it ja_jp ko_kr pt_br sw_ke yo_ng zh_cn".split()
-        )},
+        {code[:2]: code for code in _MMMLU},
         others={"en": "mmlu"},
     ),
     "belebele": Benchmark(
@@ -96,8 +95,8 @@ def wanted(asked: Sequence[str], languages: Sequence[str]) -> list[Wanted]:
         for language in languages:
             if language not in known.languages:
                 raise InputError(
-                    f"The benchmark '{name}' is not there in '{language}': it has {', '.join(known.languages)}. Leave the language "
-                    "out, or measure it in a command of its own."
+                    f"The benchmark '{name}' is not there in '{language}': it has {', '.join(known.languages)}. Leave the "
+                    "language out, or measure it in a command of its own."
                 )
             found.append(Wanted(name, language, known.in_language(language), known.figure))
     twice = {one.task for one in found if [other.task for other in found].count(one.task) > 1}
@@ -111,6 +110,6 @@ def check_known(tasks: Sequence[Wanted], there: Collection[str]) -> None:
     for one in tasks:
         if one.task not in there:
             raise InputError(
-                f"lm-evaluation-harness has no task '{one.task}': give one of {', '.join([*BENCHMARKS, 'mt_bench'])}, the name of "
-                f"one of its own tasks, which may have {HOLE} in it, or one that a YAML file in --include-path defines."
+                f"lm-evaluation-harness has no task '{one.task}': give one of {', '.join([*BENCHMARKS, 'mt_bench'])}, the name "
+                f"of one of its own tasks, which may have {HOLE} in it, or one that a YAML file in --include-path defines."
             )

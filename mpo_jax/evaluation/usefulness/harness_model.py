@@ -22,7 +22,7 @@ from mpo_jax.generation.records import read_responses
 from mpo_jax.generation.run import generate
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 
 POSITIONS = 2048  # that a model is taken to read whose config does not say, as in the harness
 MAX_NEW_TOKENS = 256  # of an answer where the task does not say, as in the harness
@@ -75,8 +75,8 @@ class Asking:
         room = self.max_length - decoding.max_new_tokens
         if room < 1:
             raise InputError(
-                f"A task asks for {decoding.max_new_tokens} new tokens, but the model reads at most {self.max_length}, its prompt "
-                "included: give a smaller --max-new-tokens, or leave the task out."
+                f"A task asks for {decoding.max_new_tokens} new tokens, but the model reads at most {self.max_length}, its "
+                "prompt included: give a smaller --max-new-tokens, or leave the task out."
             )
         self.cut.contexts += sum(len(self.text.ids(context)) > room for context in times)
         engine = self.engine.otherwise(decoding, PlainText(self.conversation, room))
@@ -102,8 +102,8 @@ def decoding_of(options: dict[str, Any]) -> Decoding:
     limit = options["max_gen_toks"]
     if not options["do_sample"]:
         return Decoding(max_new_tokens=limit)
-    drawn = {"temperature": float(options.get("temperature") or 1.0), "top_p": float(options.get("top_p") or 1.0)}
-    return Decoding(**drawn, top_k=max(int(options.get("top_k") or 0), 0), max_new_tokens=limit)
+    temperature, top_p = (float(options.get(name) or 1.0) for name in ("temperature", "top_p"))
+    return Decoding(temperature=temperature, top_p=top_p, top_k=max(int(options.get("top_k") or 0), 0), max_new_tokens=limit)
 
 
 def shortened(text: str, stops: Sequence[str]) -> str:
@@ -124,9 +124,9 @@ def rendered(conversation: Conversation, turns: Sequence[dict[str, str]], *, ans
 
 def harness_model(asking: Asking) -> "TemplateLM":
     """The harness's view of it."""
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.models.utils import normalize_gen_kwargs
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+    from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window  # pyright: ignore[reportMissingImports]
 
     class EngineModel(TemplateLM):
         @property
@@ -166,7 +166,9 @@ def harness_model(asking: Asking) -> "TemplateLM":
             return [sum(next(found)[0] for _ in part) for part in parts]
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-            options = [dict(normalize_gen_kwargs(request.args[1], asking.max_new_tokens)) for request in requests]
+            options: list[dict[str, Any]] = [
+                dict(normalize_gen_kwargs(request.args[1], asking.max_new_tokens)) for request in requests
+            ]
             together: dict[Decoding, list[int]] = {}
             for number, given in enumerate(options):
                 together.setdefault(decoding_of(given), []).append(number)

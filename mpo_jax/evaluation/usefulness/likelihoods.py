@@ -147,7 +147,7 @@ def _arrays(part: Sequence[_Row], count: int) -> dict[str, np.ndarray]:
     """The arguments of `token_scores`, in their order. Scored positions are rounded up to a power of two."""
     T = rounded(max(len(row.read) for row in part))
     A = SMALLEST
-    while A < max(row.scored for row in part):
+    while max(row.scored for row in part) > A:
         A *= 2
     tokens_ST, length_S = np.zeros((count, T), np.int32), np.ones(count, np.int32)
     at_SA, label_SA = np.zeros((count, A), np.int32), np.zeros((count, A), np.int32)

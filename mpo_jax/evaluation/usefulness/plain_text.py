@@ -38,7 +38,7 @@ class PlainText:
         beginning, as one in a chat format does."""
         tokenizer = self.conversation.tokenizer
         if special is None:
-            special = not text.startswith(tokenizer.decode([self.first_id]))
+            special = not text.startswith(str(tokenizer.decode([self.first_id])))
         return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     def tokens(self, messages: Sequence[Message]) -> np.ndarray:

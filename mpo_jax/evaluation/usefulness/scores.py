@@ -70,7 +70,7 @@ def difference(before: Items, after: Items) -> dict[str, Any]:
     return {**found, "low": low, "high": high}
 
 
-def _student(mean: float, stderr: float, freedom: int) -> tuple[float, float]:
+def _student(mean: float, stderr: float, freedom: float) -> tuple[float, float]:
     from scipy.special import stdtrit
 
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * stderr
@@ -89,7 +89,7 @@ def by_normal(value: float, stderr: float | None, n: int) -> dict[str, Any]:
     """Of a figure that is no mean of items, from the standard error that the harness gives."""
     if stderr is None or not math.isfinite(stderr):
         return {"value": value, "n": n}
-    low, high = _student(value, stderr, 10**6)
+    low, high = _student(value, stderr, math.inf)
     return {"value": value, "n": n, "stderr": stderr, "low": low, "high": high}
 
 
