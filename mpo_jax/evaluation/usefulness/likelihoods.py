@@ -97,7 +97,7 @@ class Likelihoods:
         arrays = _arrays(part, count)
         on_mesh = host_to_global(arrays, engine.mesh, ("batch",))
         with jax.set_mesh(engine.mesh):
-            logp_SA, best_SA = jax.device_get(self._program(engine.params, *on_mesh.values()))
+            logp_SA, best_SA = jax.device_get(self._program(engine.params, **on_mesh))
         for row, logp_A, best_A in zip(part, logp_SA, best_SA, strict=False):  # rows that only fill up the batch come last
             start = 0
             for number, text in row.asked:
@@ -138,13 +138,13 @@ def _rows(asked: Sequence[Continuation]) -> list[_Row]:
 
 def _batches(rows: Sequence[_Row], batch_size: int, parts: int) -> Iterator[tuple[Sequence[_Row], int]]:
     """(rows, how many rows the arrays have): all batches have the same number, a multiple of `parts`."""
-    whole = -(-min(batch_size, len(rows)) // parts) * parts
+    whole = -(-min(batch_size, max(len(rows), 1)) // parts) * parts
     for start in range(0, len(rows), whole):
         yield rows[start : start + whole], whole
 
 
 def _arrays(part: Sequence[_Row], count: int) -> dict[str, np.ndarray]:
-    """The arguments of `token_scores`, in their order. Scored positions are rounded up to a power of two."""
+    """The arguments of `token_scores`, by name. Scored positions are rounded up to a power of two."""
     T = rounded(max(len(row.read) for row in part))
     A = SMALLEST
     while max(row.scored for row in part) > A:
