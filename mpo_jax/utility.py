@@ -37,6 +37,8 @@ from mpo_jax.generation.base import Decoding
 from mpo_jax.generation.engine import Engine, load_engine
 from mpo_jax.generation.server import ServedModel
 
+LABELS = ("model", "before", "after")  # of the models, and the names of their folders
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.utility", description="Measures how useful a model is.")
@@ -91,7 +93,7 @@ def add_mt_bench(parser: argparse.ArgumentParser) -> None:
     options.add_argument("--judge-model", metavar="NAME", help="the judge's name on the server")
     options.add_argument("--judge-concurrency", type=int, help=f"most requests at once (default: {ServedModel.concurrency})")
     options.add_argument("--judge-api-key-env", metavar="NAME", help=f"environment variable that holds the key (default: {KEY})")
-    options.add_argument("--judge-only", action="store_true", help="judge the answers that OUTPUT has, without the model")
+    options.add_argument("--judge-only", action="store_true", help="judge what OUTPUT has, without a model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,10 @@ class Plan:
 def run(args: argparse.Namespace) -> None:
     """What the command does, in each of its processes. Errors: those of the options, tasks, models and the judge."""
     output, plan = path_of(args.output), planned(args)
-    names = {"before": args.model, "after": args.compare} if args.compare else {"model": args.model}
+    if args.judge_only:
+        names = {label: "" for label in LABELS if (output / label / mt_bench.NAME).is_dir()} or {LABELS[0]: ""}
+    else:
+        names = {"before": args.model, "after": args.compare} if args.compare else {"model": args.model}
     report = Report(settings_of(args), {}, {})
     for label, name in names.items():
         with loaded(args, name) as engine:
@@ -117,8 +122,9 @@ def run(args: argparse.Namespace) -> None:
     if not any(report.scores.values()):
         processes.say(f"{output} has the answers to MT-Bench: give --judge-server and --judge-model, and they are judged.")
     elif processes.first():
-        report.write(output)
-        print(f"{report.table()}\n{output / 'utility.json'} has all figures. [95 % intervals]")
+        name = mt_bench.NAME if args.judge_only else "utility"
+        report.write(output, name)
+        print(f"{report.table()}\n{output / name}.json has all figures. [95 % intervals]")
 
 
 def planned(args: argparse.Namespace) -> Plan:
@@ -128,6 +134,8 @@ def planned(args: argparse.Namespace) -> Plan:
         raise InputError(f"--limit {args.limit} must be at least 1: the number of questions of each task.")
     if args.judge_only and (asked != [mt_bench.NAME] or args.judge_server is None):
         raise InputError("--judge-only is for --tasks mt_bench and needs --judge-server: leave it out, or give these.")
+    if args.judge_only and (args.model or args.compare):
+        raise InputError("--judge-only judges the answers in --output, whoever wrote them: leave --model and --compare out.")
     if not args.judge_only and args.model is None:
         raise InputError("No model is given: write --model, a folder or a name on the Hugging Face Hub.")
     tasks = wanted([name for name in asked if name != mt_bench.NAME], languages)

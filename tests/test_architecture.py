@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mpo_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate"}
+COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate", "utility"}
 # From the top to the ground: a package imports itself and what stands below it, and models, data and losses not one another.
 PACKAGES = (
     *("experiments", "planning", "training", "evaluation", "generation", "scoring", "checkpoints", "telemetry"),
@@ -103,7 +103,7 @@ def test_heavy_and_foreign_packages_stay_out(path: Path):
         return {name.split(".")[0] for name in names}
 
     assert "torch" not in roots(ast.walk(tree))
-    assert not roots(tree.body) & {"transformers", "datasets", "matplotlib", "wandb", "tensorboardX", "py3langid", "openai"}
+    assert not roots(tree.body) & {"transformers", "datasets", "matplotlib", "wandb", "tensorboardX", "py3langid", "openai", "lm_eval"}
 
 
 def test_methods_see_scores_alone():

@@ -47,23 +47,23 @@ def write_choices(folder: Path, name: str = "toy_choice") -> None:
 
 def write_sums(folder: Path, name: str, rows: list[tuple[str, int]] = SUMS, **options) -> None:
     """MGSM's tasks in short: the last number of an answer is what counts."""
-    number = [{"function": "regex", "group_select": -1, "regex_pattern": r"(-?[$0-9.,]{2,})|(-?[0-9]+)"}, {"function": "take_first"}]
+    last = {"function": "regex", "group_select": -1, "regex_pattern": r"(-?[$0-9.,]{2,})|(-?[0-9]+)"}
     config = {
         "output_type": "generate_until",
         "doc_to_text": "Swali: {{question}}\nJibu:",
         "doc_to_target": "{{answer|string}}",
         "generation_kwargs": {"until": ["Swali:", "\n\n"], "do_sample": False, "max_gen_toks": 12} | options,
-        "filter_list": [{"name": "flexible-extract", "filter": number}],
+        "filter_list": [{"name": "flexible-extract", "filter": [last, {"function": "take_first"}]}],
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
     write_task(folder, name, [{"question": question, "answer": answer} for question, answer in rows], config)
 
 
-def write_texts(folder: Path, name: str, texts: list[str]) -> None:
+def write_texts(folder: Path, name: str, texts: list[str], **more) -> None:
     config = {
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
         "doc_to_target": "{{text}}",
         "metric_list": [{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}],
     }
-    write_task(folder, name, [{"text": text} for text in texts], config)
+    write_task(folder, name, [{"text": text} for text in texts], config | more)

@@ -20,7 +20,7 @@ from mpo_jax.evaluation.usefulness.scores import Item, Score, mean_of
 from mpo_jax.generation.base import Decoding, Responder
 from mpo_jax.generation.engine import Engine
 from mpo_jax.generation.records import Record
-from mpo_jax.generation.run import answered, generate
+from mpo_jax.generation.run import answered, complete, generate
 
 NAME, METRIC = "mt_bench", "rating"
 TEMPERATURES = {
@@ -129,12 +129,14 @@ def _answers(questions: Sequence[Prompt], folder: Path) -> dict[tuple[str, str],
     """By language and id of the question, one a turn."""
     texts: dict[tuple[str, str], list[str]] = {}
     for temperature, prompts in by_temperature(questions).items():
-        for request, record in answered(prompts, answers_at(folder, temperature)):
-            if record is None or record.stopped == "error":
-                raise InputError(
-                    f"{folder} has no answer to question {request.prompt.id} in '{request.prompt.language}': run the command "
-                    "without --judge-only first, with the same questions."
-                )
+        where = answers_at(folder, temperature)
+        if not complete(prompts, where):
+            raise InputError(
+                f"{where} does not have an answer to each of these questions: run the command without --judge-only first, with "
+                "the same questions."
+            )
+        for request, record in answered(prompts, where):
+            assert record is not None, "it is complete"
             texts.setdefault((request.prompt.language, request.prompt.id), []).append(record.text)
     return texts
 

@@ -1,4 +1,4 @@
-"""How are scores shown? In utility.json, as a table, and as bars with intervals, before beside after."""
+"""How are scores shown? As JSON, as a table, and as bars with intervals, before beside after."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,13 @@ class Report:
         first, *_, last = self.items.values()
         return {key: difference(items, last[key]) for key, items in first.items() if key in last}
 
-    def write(self, folder: Path) -> None:
-        """utility.json and utility.png."""
+    def write(self, folder: Path, name: str) -> None:
+        """NAME.json and NAME.png."""
         names = ("task", "language", "metric", "part")
         told = [dict(zip(names, key, strict=True)) | change for key, change in self.changes().items()]
         listed = {label: [dataclasses.asdict(score) for score in scores] for label, scores in self.scores.items()}
-        write_json(folder / "utility.json", {"settings": self.settings, "scores": listed, "changes": told})
-        plot(self.scores, folder / "utility.png")
+        write_json(folder / f"{name}.json", {"settings": self.settings, "scores": listed, "changes": told})
+        plot(self.scores, folder / f"{name}.png")
 
     def table(self) -> str:
         """The figures to look at, and those of parts, a line each."""
@@ -83,11 +83,15 @@ def _ends(scores: Sequence[Score]) -> list[list[float]]:
 def _cell(score: Score | None) -> str:
     if score is None:
         return "-"
-    text = "-" if score.value is None else f"{score.value:.3f}"
+    text = _number(score.value)
     if score.low is not None and score.high is not None:
-        text += f" [{score.low:.3f}, {score.high:.3f}]"
+        text += f" [{_number(score.low)}, {_number(score.high)}]"
     rest = [f"{count} {what}" for count, what in ((score.unparsed, "unparsed"), (score.errors, "errors")) if count]
     return f"{text}, n={score.n}" + "".join(f", {one}" for one in rest)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def _change(change: dict[str, Any] | None) -> str:

@@ -116,7 +116,11 @@ def test_contexts_that_are_too_long_are_cut_as_by_the_hf_backend(model, tmp_path
 @pytest.mark.parametrize("tokenizer", ["llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "gemma-2-9b-it"])
 def test_mgsm_and_choices_with_published_tokenizers(shared, tmp_path, tokenizer):
     """Of MGSM's own files, by its own task, in four languages."""
-    sizes = {"llama-3.1-8b-instruct": ("llama", 128256), "qwen2.5-7b-instruct": ("qwen2", 152064), "gemma-2-9b-it": ("gemma2", 256000)}
+    sizes = {
+        "llama-3.1-8b-instruct": ("llama", 128256),
+        "qwen2.5-7b-instruct": ("qwen2", 152064),
+        "gemma-2-9b-it": ("gemma2", 256000),
+    }
     family, vocab = sizes[tokenizer]
     make_small.make(family, shared / "data" / "tokenizers" / tokenizer, tmp_path / "model", vocab=vocab)
     tasks, names = tmp_path / "tasks", []

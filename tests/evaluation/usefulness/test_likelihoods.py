@@ -96,7 +96,10 @@ def test_nothing_is_asked():
 
 @pytest.mark.parametrize(
     ("one", "said"),
-    [(Continuation((1,), ()), "a text without tokens"), (Continuation((1, 2, 3), (4, 5)), "likelihood of 4 tokens, .* at most 3")],
+    [
+        (Continuation((1,), ()), "a text without tokens"),
+        (Continuation((1, 2, 3), (4, 5)), "likelihood of 4 tokens, .* at most 3"),
+    ],
 )
 def test_what_cannot_be_scored_is_a_sentence(one, said):
     with pytest.raises(InputError, match=said):
