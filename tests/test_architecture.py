@@ -103,7 +103,16 @@ def test_heavy_and_foreign_packages_stay_out(path: Path):
         return {name.split(".")[0] for name in names}
 
     assert "torch" not in roots(ast.walk(tree))
-    assert not roots(tree.body) & {"transformers", "datasets", "matplotlib", "wandb", "tensorboardX", "py3langid", "openai", "lm_eval"}
+    assert not roots(tree.body) & {
+        "transformers",
+        "datasets",
+        "matplotlib",
+        "wandb",
+        "tensorboardX",
+        "py3langid",
+        "openai",
+        "lm_eval",
+    }
 
 
 def test_methods_see_scores_alone():

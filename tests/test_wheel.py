@@ -34,6 +34,7 @@ def pins(file: str) -> dict[str, str]:
         ("requirements-gcs.txt", EXTRAS["gcs"]),
         ("requirements-server.txt", EXTRAS["server"]),
         ("requirements-tpu-plan.txt", EXTRAS["tpu-plan"]),
+        ("requirements-utility.txt", EXTRAS["utility"]),
     ],
 )
 def test_what_make_installs_lies_in_the_ranges_of_the_package(file, ranges):

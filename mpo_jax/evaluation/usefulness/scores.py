@@ -42,8 +42,9 @@ class Score:
         return self.task, self.language, self.metric, self.part
 
 
-def mean_of(items: Items) -> dict[str, Any]:
-    """`value`, `n`, `stderr`, `low` and `high` of a `Score`. No item, no value; one cluster, no interval."""
+def mean_of(items: Items, *, share: bool = True) -> dict[str, Any]:
+    """`value`, `n`, `stderr`, `low` and `high` of a `Score`. No item, no value. One cluster, or equal values that are neither
+    right nor wrong, tell no spread: then there is no interval. `share`: whether 1 means right, and 0 wrong."""
     n = len(items)
     if not n:
         return {"value": None, "n": 0}
@@ -56,18 +57,18 @@ def mean_of(items: Items) -> dict[str, Any]:
     if G == 1:
         return {"value": mean, "n": n}
     stderr = math.sqrt(G / (G - 1) * sum(total**2 for total in sums.values())) / n
-    low, high = _wilson(mean, n) if n == G and {0.0, 1.0} >= {*values.tolist()} else _student(mean, stderr, G - 1)
+    if share and n == G and {0.0, 1.0} >= {*values.tolist()}:
+        low, high = _wilson(mean, n)
+    elif stderr:
+        low, high = _student(mean, stderr, G - 1)
+    else:
+        return {"value": mean, "n": n}
     return {"value": mean, "n": n, "stderr": stderr, "low": low, "high": high}
 
 
 def difference(before: Items, after: Items) -> dict[str, Any]:
     """`mean_of` after minus before, of the items that both have."""
-    changes = {item: after[item] - value for item, value in before.items() if item in after}
-    found = mean_of(changes)
-    if found.get("stderr") is None:
-        return found
-    low, high = _student(found["value"], found["stderr"], len({cluster for cluster, _ in changes}) - 1)
-    return {**found, "low": low, "high": high}
+    return mean_of({item: after[item] - value for item, value in before.items() if item in after}, share=False)
 
 
 def _student(mean: float, stderr: float, freedom: float) -> tuple[float, float]:

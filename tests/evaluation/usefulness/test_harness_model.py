@@ -95,10 +95,11 @@ def assert_same(model: Path, folder: Path, out: Path, names: list[str], *, chat:
 def test_likelihoods_and_answers_are_those_of_the_hf_backend(model, tmp_path, chat, num_fewshot):
     tasks = tmp_path / "tasks"
     usefulness_tasks.write_choices(tasks)
-    usefulness_tasks.write_sums(tasks, "sums", max_gen_toks=24)
+    usefulness_tasks.write_sums(tasks, "sums", max_gen_toks=24, until=["%", "\n\n"])  # the toy writes % now and then
     usefulness_tasks.write_texts(tasks, "texts", ["hello there", "habari ya leo, rafiki " * 20, ""])
     names = ["toy_choice", "sums", *(["texts"] if num_fewshot is None else [])]
     ours = assert_same(model, tasks, tmp_path / "out", names, chat=chat, num_fewshot=num_fewshot, max_length=512)
+    assert any(reply and len(reply[0][0]) < 8 for (task, _), reply in ours.items() if task == "sums"), "a string ended one"
     assert len({json.dumps(reply) for reply in ours.values()}) > len(ours) // 2, "different questions, different replies"
 
 

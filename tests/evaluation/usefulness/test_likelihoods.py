@@ -25,23 +25,26 @@ def engine(devices: int = 1, tensor: int = 1, width: int = 1, batch_size: int = 
     return Engine(MODEL, params, mesh, Spelled((3,)), Decoding(), batch_size=batch_size, known={}, positions=positions)
 
 
-def by_hand(one: Continuation) -> tuple[float, bool]:
+def logits_TV(tokens: tuple[int, ...]) -> np.ndarray:
     """From the states of training's forward pass of this sequence alone; the rest in numpy."""
-    ids = np.asarray([one.context + one.text], np.int32)
+    ids = np.asarray([tokens], np.int32)
     places = {"position_ST": np.arange(ids.shape[1], dtype=np.int32)[None], "segment_ST": np.ones_like(ids)}
     unread = {name: np.zeros((1, 1)) for name in Packed.__dataclass_fields__ if name[:4] in ("answ", "pool")}
     hidden_STD = MODEL.hidden(PARAMS, Packed(tokens_ST=ids, kv_segment_ST=np.ones_like(ids), **places, **unread))
-    logits_TV = np.asarray(hidden_STD, np.float64)[0] @ np.asarray(MODEL.unembedding(PARAMS), np.float64).T
-    logits_TV = 5.0 * np.tanh(logits_TV / 5.0)
-    logp_TV = logits_TV - np.log(np.exp(logits_TV).sum(axis=1, keepdims=True))
-    before = np.arange(len(one.context) - 1, ids.shape[1] - 1)
+    return 5.0 * np.tanh(np.asarray(hidden_STD, np.float64)[0] @ np.asarray(MODEL.unembedding(PARAMS), np.float64).T / 5.0)
+
+
+def by_hand(one: Continuation) -> tuple[float, bool]:
+    logp_TV = logits_TV(one.context + one.text)
+    logp_TV -= np.log(np.exp(logp_TV).sum(axis=1, keepdims=True))
+    before = np.arange(len(one.context) - 1, len(logp_TV) - 1)
     return logp_TV[before, one.text].sum(), bool((logp_TV[before].argmax(axis=1) == one.text).all())
 
 
 def greedy(context: tuple[int, ...], count: int) -> tuple[int, ...]:
     text: tuple[int, ...] = ()
     while len(text) < count:
-        text += (next(token for token in range(tiny.VOCAB) if by_hand(Continuation(context, (*text, token)))[1]),)
+        text += (int(logits_TV(context + text)[-1].argmax()),)
     return text
 
 

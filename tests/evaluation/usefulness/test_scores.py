@@ -60,6 +60,7 @@ def test_a_difference_is_of_the_same_questions():
     known = stats.ttest_rel([1, 1, 0, 1, 1], [1, 0, 0, 1, 0]).confidence_interval()
     assert (found["low"], found["high"]) == pytest.approx((known.low, known.high)), "no share, though all changes are 0 or 1"
     assert difference(before, {}) == {"value": None, "n": 0}
+    assert difference(before, before) == {"value": 0, "n": 6}, "six questions without a change do not say that there is none"
 
 
 def test_figures_that_are_no_means():
