@@ -69,7 +69,9 @@ def plot(scores: Mapping[str, Sequence[Score]], path: Path) -> None:
             axes.bar(at, [score.value for score in own], width * 0.95, yerr=_ends(own), capsize=3, label=label)
         axes.set_xticks(range(len(languages[task])), [name or task for name in languages[task]])
         axes.set(title=task, ylabel=next(score.metric for those in main.values() for score in those if score.task == task))
-        axes.legend(fontsize=8)
+    if len(main) > 1:
+        handles, labels = drawn.axes[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside right upper", fontsize=8)
     save(drawn, path)
 
 

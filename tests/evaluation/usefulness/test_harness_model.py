@@ -99,7 +99,8 @@ def test_likelihoods_and_answers_are_those_of_the_hf_backend(model, tmp_path, ch
     usefulness_tasks.write_texts(tasks, "texts", ["hello there", "habari ya leo, rafiki " * 20, ""])
     names = ["toy_choice", "sums", *(["texts"] if num_fewshot is None else [])]
     ours = assert_same(model, tasks, tmp_path / "out", names, chat=chat, num_fewshot=num_fewshot, max_length=512)
-    assert any(reply and len(reply[0][0]) < 8 for (task, _), reply in ours.items() if task == "sums"), "a string ended one"
+    if num_fewshot is None:
+        assert any(len(reply[0][0]) < 8 for (task, _), reply in ours.items() if task == "sums"), "a string ended one"
     assert len({json.dumps(reply) for reply in ours.values()}) > len(ours) // 2, "different questions, different replies"
 
 

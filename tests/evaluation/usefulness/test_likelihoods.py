@@ -25,13 +25,19 @@ def engine(devices: int = 1, tensor: int = 1, width: int = 1, batch_size: int = 
     return Engine(MODEL, params, mesh, Spelled((3,)), Decoding(), batch_size=batch_size, known={}, positions=positions)
 
 
+LONGEST = 64
+hidden = jax.jit(MODEL.hidden)
+
+
 def logits_TV(tokens: tuple[int, ...]) -> np.ndarray:
     """From the states of training's forward pass of this sequence alone; the rest in numpy."""
-    ids = np.asarray([tokens], np.int32)
-    places = {"position_ST": np.arange(ids.shape[1], dtype=np.int32)[None], "segment_ST": np.ones_like(ids)}
+    ids, segment = np.zeros((1, LONGEST), np.int32), np.zeros((1, LONGEST), np.int32)
+    ids[0, : len(tokens)], segment[0, : len(tokens)] = tokens, 1
+    places = {"position_ST": np.arange(LONGEST, dtype=np.int32)[None], "segment_ST": segment, "kv_segment_ST": segment}
     unread = {name: np.zeros((1, 1)) for name in Packed.__dataclass_fields__ if name[:4] in ("answ", "pool")}
-    hidden_STD = MODEL.hidden(PARAMS, Packed(tokens_ST=ids, kv_segment_ST=np.ones_like(ids), **places, **unread))
-    return 5.0 * np.tanh(np.asarray(hidden_STD, np.float64)[0] @ np.asarray(MODEL.unembedding(PARAMS), np.float64).T / 5.0)
+    hidden_STD = hidden(PARAMS, Packed(tokens_ST=ids, **places, **unread))
+    hidden_TD = np.asarray(hidden_STD, np.float64)[0, : len(tokens)]
+    return 5.0 * np.tanh(hidden_TD @ np.asarray(MODEL.unembedding(PARAMS), np.float64).T / 5.0)
 
 
 def by_hand(one: Continuation) -> tuple[float, bool]:
