@@ -73,10 +73,10 @@ def loss_and_grads(task: Task, trainable: Params, frozen: Frozen, batch: Batch, 
 
     Sums and weights add up and are divided once, so a short or uneven microbatch counts for the rows it has.
     """
-    totals = batch_totals(task, joined(trainable, frozen.policy), frozen.reference, batch)
+    totals = batch_totals(task, joined(trainable, frozen.policy), frozen.reference_params, batch)
 
     def total(trainable: Params, micro: Batch) -> tuple[Array, tuple[Mean, Metrics]]:
-        loss, metrics = objective(task, joined(trainable, frozen.policy), frozen.reference, micro, totals, numbers)
+        loss, metrics = objective(task, joined(trainable, frozen.policy), frozen.reference_params, micro, totals, numbers)
         return loss.total, (loss, metrics)
 
     def one(micro: Batch) -> tuple[Mean, Metrics, Params]:
@@ -160,10 +160,10 @@ def make_eval_step(task: Task, compute_dtype: Any) -> jax.stages.Wrapped:
 
     def eval_step(trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> Metrics:
         params = joined(cast(trainable, compute_dtype), frozen.policy)
-        totals = batch_totals(task, params, frozen.reference, batch)
+        totals = batch_totals(task, params, frozen.reference_params, batch)
 
         def one(micro: Batch) -> tuple[Mean, Metrics]:
-            return objective(task, params, frozen.reference, micro, totals, numbers[LOSS])
+            return objective(task, params, frozen.reference_params, micro, totals, numbers[LOSS])
 
         loss, metrics = over_microbatches(one, batch)
         return metrics | {"loss": loss}
