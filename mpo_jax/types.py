@@ -270,8 +270,8 @@ class TrainState:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("weight", "a", "b"), meta_fields=("scale",))
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """A weight and its low-rank adapter, in place of the weight: x W + scale (x A) B, with A [*in, r] and B [r, *out], both behind
-    the axis of the layers where W is stacked. Without A and B it is the frozen half, which `joined` completes.
+    """A weight and its low-rank adapter, in place of the weight: x W + scale (x A) B, with A [*in, r] and B [r, *out], both
+    behind the axis of the layers where W is stacked. Without A and B it is the frozen half, which `joined` completes.
 
     E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, eq. 3.
     """

@@ -84,7 +84,7 @@ def factors(model: Model, config: LoraConfig) -> tuple[Factors, ...]:
         n = 1 if axes[0] == "embed" else len(axes) - 1  # every projection has the model's width on one side
         if config.rank >= (full := min(math.prod(shape[:n]), math.prod(shape[n:]))):
             raise InputError(
-                f"lora.rank={config.rank} is no low rank for {name}, whose weights have rank {full} at most: choose a smaller one."
+                f"lora.rank={config.rank} is no low rank for {name}, whose weights have rank {full} at most: choose a lower one."
             )
         a, b = ("layers", *axes[:n], None), ("layers", None, *axes[n:])
         found.append(Factors(name, path, a, (layers, *shape[:n], config.rank), b, (layers, config.rank, *shape[n:])))

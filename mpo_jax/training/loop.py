@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mpo_jax.checkpoints.hugging_face import check_export_dir
+from mpo_jax.checkpoints.export_folder import check_export_dir
 from mpo_jax.checkpoints.run_state import Checkpointer
 from mpo_jax.data.dataset import Data
 from mpo_jax.devices import processes
