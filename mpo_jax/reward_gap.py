@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> None:
     with jax.set_mesh(mesh):
         gap = operator.attrgetter("gap_B") if args.base else mean_gap
         adapters = {"before": None, "after": None} | {next(iter(names)): args.adapter}
-        measured = {label: gaps_of(name, rows, gap, mesh=mesh, adapter=adapters[label], **settings) for label, name in names.items()}
+        measured = {
+            label: gaps_of(name, rows, gap, mesh=mesh, adapter=adapters[label], **settings) for label, name in names.items()
+        }
         if args.base:
             base = gaps_of(args.base, rows, gap, mesh=mesh, **settings)
             measured = {label: implicit(gaps, base, beta) for label, gaps in measured.items()}

@@ -38,12 +38,14 @@ Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, shard
 @dataclasses.dataclass(frozen=True)
 class Assembly:
     """What a run needs beside its state. Runs that differ only in numbers share it. `masters` loads the trainable parameters in
-    float32 and leaves them to the caller; `model_files` are the digests of the model's files, by name."""
+    float32 and leaves them to the caller; `model_files` are the digests of the model's files, by name; `positions` is how many
+    tokens the model can read, where its config says so."""
 
     mesh: Mesh
     model_dir: Path
     family: Family
     model: Model
+    positions: int | None
     model_files: dict[str, str]
     data: Data
     frozen: Frozen
@@ -56,6 +58,10 @@ class Assembly:
         """The measurements taken of the policy before and after training."""
         steps = self.programs.measure
         return measure(steps, joined(trainable, self.frozen.policy), self.data, self.mesh)
+
+    def weights(self, trainable: Params) -> Params:
+        """The policy's parameters as plain weights, adapters merged; the frozen ones in the compute dtype."""
+        return merged(joined(trainable, self.frozen.policy))
 
     def whole(self, trainable: Params) -> Params:
         """All of the policy's parameters in float32, the frozen ones as the model's files have them, adapters merged."""
@@ -75,7 +81,7 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
     of the model and the data."""
     # ---- model, mesh and data
     model_dir = hub.resolve(config.model)
-    family, model, _ = build(model_dir, remat=config.remat)
+    family, model, raw = build(model_dir, remat=config.remat)
     mesh = make_mesh(chosen(config, model, jax.devices()))
     processes.say("mesh: " + " ".join(f"{axis}={n}" for axis, n in mesh.shape.items()))
     with jax.set_mesh(mesh):
@@ -109,9 +115,9 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         masters = functools.partial(load, jnp.float32, names(model.abstract()) - frozen)
     if keep_weights and jax.process_count() == 1:
         masters = _kept(masters)
-    files = weights | tokenizer
-    frozen_params = Frozen(policy, reference, shared)
-    return Assembly(mesh, model_dir, family, model, files, data, frozen_params, config.lora, programs, masters, load)
+    files, positions = weights | tokenizer, raw.get("max_position_embeddings")
+    beside = Frozen(policy, reference, shared)
+    return Assembly(mesh, model_dir, family, model, positions, files, data, beside, config.lora, programs, masters, load)
 
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
@@ -119,6 +125,8 @@ def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
     lie may differ."""
     settings = {name: value for name, value in describe(config).items() if name not in OWN}
     settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_WITHIN["data"]}
+    if settings["samples"] is not None:
+        settings["samples"].pop("prompts")  # their contents are compared where they are read
     files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES))
     facts = identity(config, data, files).facts
     processes.agree({"rows": facts["contents"], "model files": facts["model files"], "settings": settings})
