@@ -25,7 +25,7 @@ from mpo_jax.models.families.base import Family
 from mpo_jax.models.weight_table import to_host
 from mpo_jax.types import Params, joined
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # What PEFT's LoRA can do and ours cannot: the key of its config, and the values at which it does nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.checkpoints.peft_folder import ADAPTER_FILES, load_with_adapter
 from mpo_jax.data.conversation import Conversation
 from mpo_jax.devices.sharding import everywhere, host_to_global, shards
 from mpo_jax.errors import InputError
 from mpo_jax.files import hub
-from mpo_jax.files.digests import fingerprint, sampled
+from mpo_jax.files.digests import digests, fingerprint, sampled
+from mpo_jax.files.paths import path_of
 from mpo_jax.generation import programs
 from mpo_jax.generation.base import Decoding, Request, Response
 from mpo_jax.generation.mesh_choice import generation_mesh
@@ -177,13 +178,17 @@ def load_engine(
     batch_size: int,
     tensor: int | None = None,
     width: int | None = None,
+    adapter: str | None = None,
 ) -> Engine:
-    """The engine of a folder in Hugging Face's layout. Errors: those of the model, tokenizer, chat format and mesh."""
+    """The engine of a folder in Hugging Face's layout, and of an adapter's as PEFT saves it. Errors: those of the model, the
+    adapter, the tokenizer, the chat format and the mesh."""
     family, model, raw = build(model_dir)
     conversation = Conversation.of(model_dir, family.authors_chat, template)
     mesh, shared = generation_mesh(model, dtype, tensor=tensor, width=width)
     known = {"model": fingerprint(sampled(model_dir, hub.ALL_FILES))}
-    loaded = load_params(model_dir, model, family, mesh, dtype)
+    if adapter is not None:
+        known["adapter"] = fingerprint(digests(path_of(adapter), ADAPTER_FILES))
+    loaded = load_with_adapter(model_dir, model, family, mesh, dtype, adapter)
     params = placed(model, loaded, mesh, dtype, consume=True)
     positions = raw.get("max_position_embeddings")
     return Engine(
