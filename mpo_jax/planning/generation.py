@@ -26,6 +26,7 @@ from mpo_jax.telemetry.memory import bytes_on
 from mpo_jax.types import DTYPES, Params
 
 STOPS = 4  # ids that end an answer; a few bytes each
+DRAWN = Decoding(temperature=1.0, top_p=0.9)  # which needs more memory than the most probable token does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,21 +127,26 @@ def lay_out_generation(writing: Writing, topology: str, width: int, tensor: int)
     return layout
 
 
-def lowered(layout: GenerationLayout, name: str, decoding: Decoding | None = None) -> jax.stages.Lowered:
-    """The engine's program of this name, prefill or decode; without a `decoding` it draws by temperature and top-p."""
+def arguments(layout: GenerationLayout, name: str, decoding: Decoding) -> tuple[Any, ...]:
+    """The shapes, dtypes and shardings of what the engine gives to its program of this name, prefill or decode."""
     arrays = {**stacked([], layout.rows, layout.prompt_slots), "key_B2": np.zeros((layout.rows, 2), np.uint32)}
     batch = abstract_on_mesh(arrays, layout.mesh, ("batch",))
-    draw = jax.tree.map(np.asarray, Draw.of(decoding or Decoding(temperature=1.0, top_p=0.9)))
+    if name == "prefill":
+        return layout.params, layout.cache, batch["tokens_BT"], batch["length_B"]
+    draw = jax.tree.map(np.asarray, Draw.of(decoding))
     stop_E, draw = abstract_on_mesh((np.zeros(STOPS, np.int32), draw), layout.mesh, ())
     shape = (layout.rows, layout.model.config.vocab_size)
     logits_BV = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=named(layout.mesh, ("batch", "vocab"), shape, "logits"))
+    return layout.params, layout.cache, logits_BV, batch["length_B"], batch["limit_B"], batch["key_B2"], stop_E, draw
+
+
+def lowered(layout: GenerationLayout, name: str, decoding: Decoding | None = None) -> jax.stages.Lowered:
+    """The engine's program of this name; without a `decoding` it draws by temperature and top-p."""
     prefill, decode = jitted(layout.model, layout.cache, layout.new_slots)
+    program, args = {"prefill": prefill, "decode": decode}[name], arguments(layout, name, decoding or DRAWN)
     # A mesh of devices that do not exist here is for the compiler only: computing anything under it would fail.
     with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
-        if name == "prefill":
-            return prefill.lower(layout.params, layout.cache, batch["tokens_BT"], batch["length_B"])
-        rest = (batch["length_B"], batch["limit_B"], batch["key_B2"], stop_E, draw)
-        return decode.lower(layout.params, layout.cache, logits_BV, *rest)
+        return program.lower(*args)
 
 
 def compiled_generation(layout: GenerationLayout) -> GenerationReport:
