@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     writing = parser.add_argument_group("with --generate")
     writing.add_argument("--model", help="a folder or a hub name (default: the model of --config)")
     for name, about in WRITING.items():
-        kind = str if name == "dtype" else int
-        writing.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=name.split("_")[0].upper(), help=about)
+        kind, shown = (str, "DTYPE") if name == "dtype" else (int, "N")
+        writing.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=shown, help=about)
     given, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     with one_sentence():
         names = given.topology.split(",") if given.topology else []
@@ -101,7 +101,8 @@ def _check(given: argparse.Namespace, names: list[str]) -> None:
             belongs = "a training run: leave it or --generate out" if given.generate else "--generate: add that, or leave it out"
             raise InputError(f"{option} belongs to {belongs}.")
     if not names and not given.search:
-        raise InputError(f"No slice was given: write --topology=SLICE with a slice such as {EXAMPLES}, or --search.")
+        search = "" if given.generate else ", or --search"
+        raise InputError(f"No slice was given: write --topology=SLICE with a slice such as {EXAMPLES}{search}.")
     if given.slices < 1:
         raise InputError(f"--slices={given.slices} must be at least 1.")
     if given.mfu is not None and not 0 < given.mfu <= 1:
