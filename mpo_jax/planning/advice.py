@@ -52,8 +52,9 @@ def describe_generation(entry: GenerationReport) -> str:
     for name, memory in entry.programs.items():
         temporary = "" if memory.temporaries is None else f"  {gib(memory.temporaries).strip()} of it temporary"
         lines.append(f"  {name:<10} {gib(memory.peak)}{temporary}")
-    ways = "a smaller --batch-size, more devices for each copy of the weights (--tensor, --width) or a larger slice"
-    lines.append(_peak(entry.peak, "fits" if entry.fits else f"does not fit: try {ways}"))
+    ways = ["a smaller --batch-size"] if entry.programs["loading"].fits else []
+    ways += ["more devices for each copy of the weights (--tensor, --width)"] if entry.mesh["data"] > 1 else []
+    lines.append(_peak(entry.peak, "fits" if entry.fits else f"does not fit: try {' or '.join([*ways, 'a larger slice'])}"))
     if entry.largest is not None:
         batch, most = entry.largest.rows, entry.largest.peak.peak
         lines.append(f"  largest    a batch of {batch:,} fits ({gib(most).strip()}); one of {entry.refused:,} does not")

@@ -1,5 +1,6 @@
 """What a plan of generation says is what the engine will hold, and its programs move no weight and no cache."""
 
+import dataclasses
 import json
 import re
 
@@ -247,7 +248,10 @@ def test_weights_that_cannot_be_loaded_end_it(here, monkeypatch):
     monkeypatch.setattr(generation, "usable_bytes", lambda kind: 1)
     report = generation_search.plan_generation(Writing(here, width=1, tensor=4), "here", [].append)
     assert not report.fits and list(report.programs) == ["loading"] and report.largest is None
-    assert "does not fit: try a smaller --batch-size, more devices for each copy" in advice.describe_generation(report)
+    ways = "does not fit: try more devices for each copy of the weights (--tensor, --width) or a larger slice"
+    assert ways in advice.describe_generation(report)
+    large = dataclasses.replace(report, mesh={"data": 1, "width": 2, "tensor": 4}, programs={"loading": FITS})
+    assert "does not fit: try a smaller --batch-size or a larger slice" in advice.describe_generation(large)
 
 
 @pytest.mark.parametrize(
