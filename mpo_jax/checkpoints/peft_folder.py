@@ -22,8 +22,9 @@ from mpo_jax.files.paths import path_of, written_locally
 from mpo_jax.models.adapters import PROJECTIONS, LoraConfig, abstract_adapter, factors, merged, prepared
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
+from mpo_jax.models.parameters import joined
 from mpo_jax.models.weight_table import to_host
-from mpo_jax.types import Params, joined
+from mpo_jax.types import Params
 
 ADAPTER_FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -15,7 +15,8 @@ from jax.sharding import AbstractMesh, Mesh
 from mpo_jax.devices.sharding import LogicalAxes, named
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.decoder import Model
-from mpo_jax.types import Adapted, Array, Params
+from mpo_jax.models.parameters import Adapted
+from mpo_jax.types import Array, Params
 
 # The projections that can be adapted, by their names in PEFT's `target_modules`.
 PROJECTIONS = {

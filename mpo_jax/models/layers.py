@@ -17,7 +17,8 @@ from flax import nnx
 from jax import lax
 
 from mpo_jax.devices.sharding import LogicalAxes, constrain, mesh_axes, shards, spec
-from mpo_jax.types import Adapted, Array
+from mpo_jax.models.parameters import Adapted
+from mpo_jax.types import Array
 
 Activation = Literal["silu", "gelu_tanh"]
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {

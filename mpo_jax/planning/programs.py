@@ -19,6 +19,7 @@ from mpo_jax.files import hub
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen, joined
 from mpo_jax.models.weight_table import gather, in_order, leaf, piece_of
 from mpo_jax.planning.tpu_compiler import devices
 from mpo_jax.scoring.reference import of_pairs, stored_fields, stored_reads
@@ -28,7 +29,7 @@ from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import step_numbers
 from mpo_jax.training.trainable import frozen_part
-from mpo_jax.types import PAIR_KINDS, Batch, Frozen, Numbers, Pair, Reads, Scores, SequenceScores, TrainState, joined
+from mpo_jax.types import PAIR_KINDS, Batch, Numbers, Pair, Reads, Scores, SequenceScores, TrainState
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
 LANGUAGES = ("ar", "bn", "jv", "ko", "sw", "zh")  # as many as the published data has

@@ -22,6 +22,7 @@ from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen, joined
 from mpo_jax.scoring.reference import cached_reference
 from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.mesh_choice import chosen
@@ -29,7 +30,7 @@ from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
 from mpo_jax.training.trainable import frozen_names, names
-from mpo_jax.types import Frozen, Numbers, Params, joined
+from mpo_jax.types import Numbers, Params
 
 OWN = ("hosts", "model", "output", "reference_store", "compilation_cache")  # settings in which processes may differ
 Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, sharded

@@ -11,10 +11,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mpo_jax.devices.sharding import like
 from mpo_jax.errors import InputError
+from mpo_jax.models.parameters import Frozen, joined
 from mpo_jax.scoring.objective import Task, batch_totals, objective
 from mpo_jax.training.optim import Optimizer
 from mpo_jax.training.step_arguments import LOSS, PEAK_LR
-from mpo_jax.types import Array, Batch, Frozen, Mean, Metrics, Numbers, Params, TrainState, cast, joined
+from mpo_jax.types import Array, Batch, Mean, Metrics, Numbers, Params, TrainState, cast
 
 HOST = "pinned_host"  # JAX's name of the host memory that devices copy from and to
 

@@ -14,7 +14,8 @@ from mpo_jax.checkpoints.peft_folder import CONFIG, WEIGHTS, load_adapter, load_
 from mpo_jax.errors import InputError
 from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
 from mpo_jax.models.families.registry import build
-from mpo_jax.types import Packed, joined
+from mpo_jax.models.parameters import joined
+from mpo_jax.types import Packed
 
 FAMILIES = ("llama", "gemma2", "qwen2")
 

@@ -18,11 +18,11 @@ from mpo_jax.losses import Mpo
 from mpo_jax.losses.base import numbers_of
 from mpo_jax.models.adapters import LoraConfig, abstract_adapter, init_adapter, prepared
 from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step, loss_and_grads
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.types import Frozen
 
 MODEL = tiny.model()
 BASE = tiny.two_params(MODEL)[0]
