@@ -1,5 +1,7 @@
-"""How do a trainable and a frozen tree of parameters make one model? They are joined: a parameter is in one of them, or an adapter
-in the trainable one stands beside its weight in the frozen one."""
+"""How do a trainable and a frozen tree of parameters make one model?
+
+A parameter is in one of them; or its weight is in the frozen one, and an adapter of it in the trainable one.
+"""
 
 import dataclasses
 import functools
