@@ -1,7 +1,7 @@
 """What is a low-rank adapter of a model? Two factors for each projection that it adapts, beside weights that stay as they are.
 
 The tree of an adapter is that of the model's layers, with {"a": A [L, *in, r], "b": B [L, r, *out]} in place of each adapted
-weight; `parameters.Adapted` has the equation. One of the factors starts at zero, so that nothing has changed before the first update.
+weight; `parameters.Adapted` has the equation. One of the factors starts at zero, so that at first nothing has changed.
 """
 
 import dataclasses

@@ -30,9 +30,9 @@ def frozen_names(model: Model, frozen: str, lora: LoraConfig) -> set[str]:
 
 
 def split(params: Params, frozen: str) -> tuple[Params, Params]:
-    """(trainable, frozen) parts of a tree of parameters or of their shapes; `models.parameters.joined` puts them together again. `frozen`
-    names parameters and groups of them, separated by commas: "embedding,layers.attention". Errors: an unknown name; nothing left
-    to train."""
+    """(trainable, frozen) parts of a tree of parameters or of their shapes; `joined` puts them together again. `frozen` names
+    parameters and groups of them, separated by commas: "embedding,layers.attention". Errors: an unknown name; nothing left to
+    train."""
     names = [name for name in frozen.split(",") if name]
     paths = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for name in names:
