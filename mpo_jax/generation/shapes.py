@@ -58,9 +58,8 @@ def stacked(part: Sequence[Asked], rows: int, prompt_slots: int, copies: int) ->
 
 def read_together(rows: int, prompt_slots: int, copies: int) -> int:
     """How many rows of each copy a prefill reads at once: about `READ` tokens, which is enough for fast products, and what is
-    computed of them then takes little memory. It divides the rows of a copy."""
-    each = rows // copies
-    return max(n for n in range(1, each + 1) if each % n == 0 and (n == 1 or n * prompt_slots <= READ))
+    computed of them then takes little memory."""
+    return min(rows // copies, max(1, READ // prompt_slots))
 
 
 def groups(arrays: dict[str, np.ndarray], copies: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -70,7 +69,7 @@ def groups(arrays: dict[str, np.ndarray], copies: int) -> Iterator[tuple[int, np
     each, together = rows // copies, read_together(rows, prompt_slots, copies)
     tokens = arrays["tokens_BT"].reshape(copies, each, prompt_slots)
     lengths = arrays["length_B"].reshape(copies, each)
-    for first in range(0, each, together):
+    for first in (min(start, each - together) for start in range(0, each, together)):  # the last one may read rows again
         here = slice(first, first + together)
         longest = min(prompt_slots, rounded(int(lengths[:, here].max())))
         yield first, tokens[:, here, :longest].reshape(-1, longest), lengths[:, here].reshape(-1)

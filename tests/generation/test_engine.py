@@ -11,6 +11,7 @@ from spelled import Spelled, request
 
 from mpo_jax.devices.sharding import make_generation_mesh
 from mpo_jax.errors import InputError
+from mpo_jax.generation import shapes
 from mpo_jax.generation.base import Decoding, Request
 from mpo_jax.generation.engine import Engine
 from mpo_jax.generation.shapes import Asked, groups, rounded, row_of, stacked
@@ -59,15 +60,15 @@ def test_an_engine_may_hold_weights_for_a_while(together):
     """Made of their shapes alone; it keeps nothing afterwards, and compiles nothing again."""
     requests, expected = together
     mesh = make_generation_mesh(width=1, tensor=1, devices=jax.devices()[:1])
-    shapes = abstract_placed(MODEL, mesh, jnp.float32)
-    of = Engine(MODEL, shapes, mesh, Spelled(STOP), SAMPLED, batch_size=32, known={})
+    declared = abstract_placed(MODEL, mesh, jnp.float32)
+    of = Engine(MODEL, declared, mesh, Spelled(STOP), SAMPLED, batch_size=32, known={})
     others = tiny.two_params(MODEL)[1]
     compiled = []
     for params, same in ((PARAMS, True), (others, False), (PARAMS, True)):
         with of.holding(placed(MODEL, params, mesh, jnp.float32, consume=False)):
             assert (answers(of, requests) == expected) == same
             assert jax.tree.leaves(of.held[1])
-        assert of.held == (shapes, None)
+        assert of.held == (declared, None)
         compiled.append([program._cache_size() for programs in of._programs.values() for program in programs])
     assert compiled == [compiled[0]] * 3
 
@@ -127,8 +128,10 @@ def test_there_are_few_shapes():
     assert len({rounded(n) for n in range(1, 4097)}) < 32
 
 
+@pytest.mark.parametrize("read", [1024, 200, 50])
 @pytest.mark.parametrize("copies", [1, 2, 8])
-def test_every_request_has_a_row_and_each_copy_its_share_of_the_long_ones(copies):
+def test_every_request_has_a_row_and_each_copy_its_share_of_the_long_ones(copies, read, monkeypatch):
+    monkeypatch.setattr(shapes, "READ", read)
     part = [Asked(None, np.full(100 - 3 * number, number + 1, np.int32), number) for number in range(16)]
     arrays = stacked(part, 16, rounded(100), copies)
     rows = [row_of(number, 16, copies) for number in range(16)]
