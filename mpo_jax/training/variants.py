@@ -1,8 +1,8 @@
 """What does a variant of a config change? `configs/llama31.py:dpo` names the changes that make a published run of it.
 
 `official` is what the authors' code does, `paper` what the paper says where the two differ (arXiv:2505.16869, section 3 and
-appendix). `lora` trains an adapter. The other names are the methods and ablations that the paper compares. Several can be joined by '+', as in
-`paper+mpo_no_ln`; they apply in order.
+appendix). `lora` trains an adapter. The other names are the methods and ablations that the paper compares. Several can be joined
+by '+', as in `paper+mpo_no_ln`; they apply in order.
 """
 
 import dataclasses

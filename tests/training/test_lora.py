@@ -9,9 +9,10 @@ import numpy as np
 import peft_step
 import pytest
 import tiny
+from world import command, metrics
 
 from mpo_jax.checkpoints.hugging_face import load_params
-from mpo_jax.checkpoints.peft_folder import named
+from mpo_jax.checkpoints.peft_folder import load_adapter, load_with_adapter, named
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
@@ -162,3 +163,62 @@ def test_settings_that_cannot_be_are_named(given, said):
 def test_a_rank_that_is_not_low_is_refused():
     with pytest.raises(InputError, match=r"lora\.rank=32 is no low rank for q_proj, whose weights have rank 32 at most"):
         abstract_adapter(MODEL, LoraConfig(32, 8.0))
+
+
+SETTINGS = ["--config.lora.rank=4", "--config.lora.targets=q_proj,v_proj,down_proj", "--config.optim.peak_lr=1e-2"]
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """The output of a run of an adapter that nothing disturbed."""
+    return command(world, tmp_path_factory.mktemp("lora"), *SETTINGS)
+
+
+def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole, capsys):
+    family, model, _ = build(world / "model")
+    on = tiny.mesh()
+    config, _ = load_adapter(whole / "adapter", model, family, on)
+    assert (config.rank, config.names, config.alpha) == (4, ("q_proj", "v_proj", "down_proj"), 32.0)
+    merged = load_with_adapter(world / "model", model, family, on, jnp.float32, whole / "adapter")
+    exported = load_params(whole / "export", model, family, on)
+    untouched = load_params(world / "model", model, family, on)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), merged, untouched)
+    assert moved["layers"]["attention"]["q"] and moved["layers"]["mlp"]["down"]
+    assert not moved["layers"]["attention"]["k"] and not moved["embedding"]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)), merged, exported)
+    held = sum(path.stat().st_size for path in (whole / "checkpoints").rglob("*") if path.is_file())
+    assert held < (world / "model" / "model.safetensors").stat().st_size / 2, "a checkpoint holds the adapter alone"
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(world, whole, tmp_path, interrupted):
+    with interrupted(3):
+        command(world, tmp_path, *SETTINGS)
+    resumed = command(world, tmp_path, *SETTINGS, "--config.checkpoint.resume=auto")
+    clocks = ("step_seconds", "tokens_per_second", "tflops_per_second")
+    for ours, theirs in zip(metrics(resumed), metrics(whole), strict=True):
+        assert {k: v for k, v in ours.items() if k not in clocks} == {k: v for k, v in theirs.items() if k not in clocks}
+
+
+def test_a_cached_reference_trains_alike(world, whole, tmp_path):
+    cached = command(world, tmp_path, *SETTINGS, "--config.reference=cached")
+    for ours, theirs in zip(metrics(cached), metrics(whole), strict=True):
+        for name in ours.keys() & theirs.keys() - {
+            "packing_efficiency",
+            "step_seconds",
+            "tokens_per_second",
+            "tflops_per_second",
+        }:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--config.frozen=embedding"], "frozen='embedding' has no effect with lora.rank=4"),
+        (["--config.reference_dtype=bfloat16"], "must be the same"),
+    ],
+    ids=str,
+)
+def test_settings_that_clash_are_a_sentence(world, tmp_path, given, said):
+    with pytest.raises(InputError, match=said):
+        command(world, tmp_path, *SETTINGS, *given)
