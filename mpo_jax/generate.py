@@ -134,8 +134,12 @@ def prompts_of(args: argparse.Namespace) -> list[Prompt]:
 
 
 def responder_of(args: argparse.Namespace, decoding: Decoding) -> Engine | ServedModel:
-    """The model that the options name. Errors: those of either kind."""
-    return served_responder(args, decoding) if args.server else engine_responder(args, decoding)
+    """The model that the options name; a server has answered once. Errors: those of either kind, and of `ServedModel.check`."""
+    if not args.server:
+        return engine_responder(args, decoding)
+    served = served_responder(args, decoding)
+    served.check()
+    return served
 
 
 def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
@@ -157,7 +161,7 @@ def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
 
 
 def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedModel:
-    """A server that has answered once. Errors: options that contradict each other; those of `ServedModel.check`."""
+    """Nobody is asked yet. Errors: options that contradict each other; those of `ServedModel`."""
     for option in ("dtype", "batch_size", "tensor", "width"):
         if getattr(args, option) is not None:
             raise InputError(f"--{option.replace('_', '-')} is for a model on these devices: leave it or --server out.")
@@ -174,7 +178,7 @@ def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedMode
             f"Who renders conversations for --server {args.server}? Give --chat, and it does, or --model, a folder with the "
             "tokenizer, and they are rendered here."
         )
-    served = ServedModel(
+    return ServedModel(
         args.server,
         args.served_model,
         decoding,
@@ -183,8 +187,6 @@ def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedMode
         key_of("--api-key-env", args.api_key_env),
         Patience() if args.timeout is None else Patience(timeout=args.timeout),
     )
-    served.check()
-    return served
 
 
 def key_of(option: str, variable: str | None) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 
 from mpo_jax import generate as answers
-from mpo_jax.clients.asked import AskedModel
+from mpo_jax.clients.asked import REPLAYED, AskedModel
 from mpo_jax.clients.judges import registry as judges
 from mpo_jax.clients.judges.base import Judge
 from mpo_jax.clients.recorder import Recording
@@ -25,6 +25,7 @@ from mpo_jax.devices import processes
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.evaluation.safety.stages import MODELS, STAGES, Study
 from mpo_jax.files.paths import path_of
+from mpo_jax.generation.base import Decoding, Responder
 from mpo_jax.generation.patience import Patience
 from mpo_jax.generation.run import Summary, generate
 from mpo_jax.generation.server import ServedModel
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         every = read_prompts(args.prompts, side=args.side or "target")
         translator = translators.translator(args.translate, translate)
         study = Study(output, answers.prompts_of(args), every, args.samples, translator)
-        if "responses" in stages and (args.stage or args.model or args.server):
+        if "responses" in stages and (args.stage or args.model or served(args)):
             respond(args, study, recording)
         languages = None if judge is None else judge.languages
         if "translations" in stages and (args.stage or translator is not None):
@@ -121,14 +122,28 @@ def judged(args: argparse.Namespace, study: Study, judge: Judge, given: judges.G
 def respond(args: argparse.Namespace, study: Study, recording: Recording | None) -> None:
     """The first stage, one model after the other."""
     decoding = answers.decoding_of(args)
-    names = {"model": args.served_model if args.server else args.model, "compare": args.compare}
+    names = {"model": args.served_model if served(args) else args.model, "compare": args.compare}
     for model in MODELS:
-        if model == "compare" and args.compare is None:
-            continue
-        which = {"served_model": names[model]} if args.server else {"model": names[model], "concurrency": None, "timeout": None}
-        responder = answers.responder_of(argparse.Namespace(**{**vars(args), **which}), decoding)
-        wrapped = recording.wrap(responder) if recording is not None and not responder.shared and args.server else responder
-        say(f"responses, {model}", generate(study.prompts, wrapped, study.responses(model), samples=args.samples))
+        if model == "model" or args.compare is not None:
+            responder = answering(args, names[model], decoding, recording)
+            say(f"responses, {model}", generate(study.prompts, responder, study.responses(model), samples=args.samples))
+
+
+def answering(args: argparse.Namespace, name: str | None, decoding: Decoding, recording: Recording | None) -> Responder:
+    """The model of this name, on the server that the options name, in a recording, or on these devices."""
+    if not served(args):  # --concurrency and --timeout are then those of judges and translators
+        which = {"model": name, "concurrency": None, "timeout": None}
+        return answers.engine_responder(argparse.Namespace(**{**vars(args), **which}), decoding)
+    which = {"served_model": name, "server": args.server or REPLAYED}
+    responder = answers.served_responder(argparse.Namespace(**{**vars(args), **which}), decoding)
+    if recording is None or not recording.replays:
+        responder.check()
+    return responder if recording is None else recording.wrap(responder)
+
+
+def served(args: argparse.Namespace) -> bool:
+    """Whether the model that answers is a served one, or was when it was recorded."""
+    return args.server is not None or (args.served_model is not None and args.replay is not None)
 
 
 def check(args: argparse.Namespace, stages: Sequence[str]) -> None:
@@ -140,7 +155,7 @@ def check(args: argparse.Namespace, stages: Sequence[str]) -> None:
         )
     if "verdicts" in stages and args.judge is None and args.sample_for_people is None:
         raise InputError("Who judges? Give --judge, or --stage responses or translations alone.")
-    if args.compare is not None and not (args.model or args.server):
+    if args.compare is not None and not (args.model or served(args)):
         raise InputError(f"--compare {args.compare} is compared with a first model: give --model too, or leave it out.")
     if args.stage == "table" and args.judge is None:
         raise InputError("Whose verdicts are in the table? Give --judge.")

@@ -2,9 +2,9 @@
 
     python tests/safety_campaign.py [--limit 315] [--kills 10] [--languages en,zh,ko,ar,bn,sw]
 
-MultiJail and a Llama tokenizer from the folder of real data beside the checkout; the model is small and random. A first command asks
-a judge and a translator on this machine and records them; a second one, killed at random moments, replays the recording. Exit code
-1 if the tables differ in a byte, or if anything was asked twice.
+MultiJail and a Llama tokenizer from the folder of real data beside the checkout; the model is small and random. A first command
+asks a judge and a translator on this machine and records them; a second one, killed at random moments, replays the recording. The
+exit code is 1 if the tables differ in a byte, or if anything was asked twice.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def campaign(folder: Path, limit: int, kills: int, languages: str, seed: int) ->
         servers = [part for kind in ("judge", "translate") for part in (f"--{kind}-server", endpoint.url)]
         recording = ["--record", str(folder / "recording.jsonl")]
         seconds = run(command(folder / "model", folder / "whole", *which, *servers, *recording))
-        asked = Counter(str(one.body["messages"]) for one in endpoint.asked)
+        asked = Counter(one.text for one in endpoint.asked)
     replay = command(folder / "model", folder / "killed", *which, "--replay", str(folder / "recording.jsonl"))
     times, done, chance = 0, False, random.Random(seed)
     while times < kills and not done:

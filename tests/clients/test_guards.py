@@ -13,8 +13,9 @@ from mpo_jax.data.prompts.base import Message
 from mpo_jax.errors import InputError
 
 GUARDS = {g.name: g for g in (llama_guard.GUARD, qwen3_guard.STRICT, shield_gemma.GUARD, poly_guard.GUARD, wild_guard.GUARD)}
-# SHA-256 of the ten exchanges, each followed by a zero byte, as jinja2 renders them by the chat templates that were published with
-# meta-llama/Llama-Guard-3-8B, Qwen/Qwen3Guard-Gen-8B, google/shieldgemma-9b and Qwen/Qwen2.5-7B-Instruct; WildGuard's by its card.
+# SHA-256 of the ten exchanges, each followed by a zero byte, as jinja2 renders them by the chat templates that were published
+# with meta-llama/Llama-Guard-3-8B, Qwen/Qwen3Guard-Gen-8B, google/shieldgemma-9b and Qwen/Qwen2.5-7B-Instruct, and WildGuard's
+# by its card.
 RENDERED = {
     "llama_guard": "3c71ecd53dc3db1544d7b1af4b2a147823f25be8c53c7b962d39a651cf90f686",
     "qwen3_guard": "44867142a9ea31fed4a0d30cb2dadebda34c616f388609d57394f446e91371b0",

@@ -1,4 +1,4 @@
-"""A judge is data: a wording that is filled in one pass, a reader that takes no reason for a verdict, a sheet that people fill in."""
+"""A judge is data: a wording filled in one pass, a reader that takes no reason for a verdict, a sheet that people fill in."""
 
 import pytest
 

@@ -23,7 +23,7 @@ class Upper:
     """Says in capitals what it is asked to translate; nothing of a text that holds 'kimya'."""
 
     shared = False
-    settings = {"model": "upper"}
+    settings = {"model": "upper"}  # noqa: RUF012
 
     def __init__(self):
         self.asked = []
@@ -85,8 +85,8 @@ def test_a_language_that_a_translator_does_not_know_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        "One. Two! Three?", "One.\n\nTwo\n  Three", "  led in", "你好。再见！「真的？」是。", "(A.) \"B.\" C", "no end", "", "\n", "কেমন আছ? ভালো। বেশ।",
-        "a...  b", "x.y is 3.5", "tail. ", "\u2028odd. sep",
+        "One. Two! Three?", "One.\n\nTwo\n  Three", "  led in", "你好。再见！「真的？」是。", "(A.) \"B.\" C", "no end", "", "\n",
+        "কেমন আছ? ভালো। বেশ।", "a...  b", "x.y is 3.5", "tail. ", "\u2028odd. sep",
     ],
 )  # fmt: skip
 def test_pieces_put_together_are_the_text(text):
@@ -157,7 +157,7 @@ def test_a_served_model_is_asked_in_one_pass(tmp_path):
     prompt = server.read_prompt(tmp_path / "p.txt")
     assert server.translator(Upper, "en", "m", prompt).messages("x", "sw")[0].content == "From Swahili to English: x"
     (tmp_path / "q.txt").write_text("Translate!")
-    with pytest.raises(InputError, match="must have {text} once"):
+    with pytest.raises(InputError, match=r"must have \{text\} once"):
         server.read_prompt(tmp_path / "q.txt")
 
 

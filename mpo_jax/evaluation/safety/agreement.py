@@ -39,11 +39,11 @@ def agreement(first: tuple[str, Scale, Sequence[Verdict]], second: tuple[str, Sc
             )
         words = ("unsafe", "not unsafe")
     named = lambda word: word if word in words else "not unsafe"  # noqa: E731
-    known = {_slot(verdict): named(str(verdict.said)) for verdict in also if verdict.said not in (None, UNPARSED)}
+    known = {verdict.exchange.slot: named(str(verdict.said)) for verdict in also if verdict.said not in (None, UNPARSED)}
     table = np.zeros((len(words), len(words)), int)
     for verdict in said:
-        if verdict.said not in (None, UNPARSED) and _slot(verdict) in known:
-            table[words.index(named(str(verdict.said))), words.index(known[_slot(verdict)])] += 1
+        if verdict.said not in (None, UNPARSED) and verdict.exchange.slot in known:
+            table[words.index(named(str(verdict.said))), words.index(known[verdict.exchange.slot])] += 1
     confusion = {word: dict(zip(words, map(int, row), strict=True)) for word, row in zip(words, table, strict=True)}
     return Agreement(one, other, int(table.sum()), int(np.trace(table)), _kappa(table), confusion)
 
@@ -54,7 +54,3 @@ def _kappa(table: np.ndarray) -> float | None:
         return None
     by_chance = float(table.sum(axis=0) @ table.sum(axis=1)) / count**2
     return None if by_chance == 1 else float((np.trace(table) / count - by_chance) / (1 - by_chance))
-
-
-def _slot(verdict: Verdict) -> tuple[str, str]:
-    return verdict.exchange.language, verdict.exchange.name

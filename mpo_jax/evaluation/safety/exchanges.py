@@ -10,8 +10,10 @@ from pathlib import Path
 
 from mpo_jax.clients.judges.base import reads_as_written
 from mpo_jax.clients.translators.base import Text, Translation
+from mpo_jax.data.language import UNKNOWN
 from mpo_jax.data.prompts.base import Prompt
 from mpo_jax.errors import InputError
+from mpo_jax.generation.records import Slot
 from mpo_jax.generation.run import answered
 
 
@@ -30,15 +32,16 @@ class Exchange:
     missing: str | None = None
 
     @property
-    def name(self) -> str:
-        """Unique among the exchanges of one model and language."""
-        return f"{self.id}#{self.sample}.{self.turn}"
+    def slot(self) -> Slot:
+        return self.language, self.id, self.sample, self.turn
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a judge is to read of an exchange, or why it cannot: then the texts are empty."""
+    """What a judge is to read of an exchange, or why it cannot: then the texts are empty. `language`: that of the response for
+    the judge; `UNKNOWN` where it may be any."""
 
+    language: str
     query: str
     response: str
     missing: str | None = None
@@ -87,14 +90,15 @@ def readings(
 
 def _reading(one: Exchange, languages: frozenset[str] | None, known: Callable[[Text], Translation] | None) -> Reading:
     if one.response is None:
-        return Reading("", "", one.missing)
-    if known is None:
-        return Reading(one.english if languages is None and one.english else one.query, one.response)
-    if reads_as_written(languages, one.language, translated=True):
-        return Reading(one.query, one.response)
+        return Reading(one.language, "", "", one.missing)
+    if reads_as_written(languages, one.language, translated=known is not None):
+        if languages is None and one.language != "en":
+            return Reading(UNKNOWN, one.english or one.query, one.response)
+        return Reading(one.language, one.query, one.response)
+    assert known is not None, "`readings` has refused it"
     response = known(Text(one.language, one.response))
     query = Translation(one.english) if one.english is not None else known(Text(one.language, one.query))
-    return Reading(query.text, response.text, response.error or query.error)
+    return Reading("en", query.text, response.text, response.error or query.error)
 
 
 def _english(prompt: Prompt, original: Prompt | None, turn: int) -> str | None:

@@ -68,8 +68,7 @@ def table(said: Sequence[Verdict], scale: Scale) -> Table:
 
 def differences(before: Sequence[Verdict], after: Sequence[Verdict], scale: Scale) -> dict[str, dict[str, Interval]]:
     """Rate -> language -> after minus before, over the exchanges with a verdict of both; "average" is that of all languages."""
-    slot = lambda verdict: dataclasses.replace(verdict.exchange, response=None, missing=None)  # noqa: E731
-    read = [{slot(v): v for v in said if v.said not in (None, UNPARSED)} for said in (before, after)]
+    read = [{v.exchange.slot: v for v in said if v.said not in (None, UNPARSED)} for said in (before, after)]
     both = [name for name in read[0] if name in read[1]]
     found = {}
     for rate in scale.rates:

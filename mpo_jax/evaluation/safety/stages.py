@@ -3,6 +3,7 @@
 OUT/model/responses/            the answers (see `generation.records`), and OUT/compare/responses/ those of a second model
 OUT/translations/TRANSLATOR/    what texts mean in English, of both models
 OUT/model/verdicts/JUDGE/       what a judge replied, and the same under compare/
+OUT/model/verdicts/JUDGE.jsonl  its verdict on each answer, in the order of the prompts
 OUT/asr.json, OUT/asr.png       the table; refusals.json and .png of the judge `phrases`
 
 A stage needs nothing but these files and the prompts, so each can run on another machine, and does what is missing.
@@ -111,7 +112,7 @@ class Study:
         read = self.readings(judge.name, judge.languages)
         for model in self.answers:
             if not self._folder(model, judge).is_dir():
-                there = sorted(path.name for path in self._folder(model, judge).parent.glob("*"))
+                there = sorted(path.name for path in self._folder(model, judge).parent.glob("*") if path.is_dir())
                 others = f" (there are those of {', '.join(there)})" if there else ""
                 raise InputError(
                     f"{self.output} has no verdicts of the judge '{judge.name}' on {self.label(model)}{others}: run the command "
@@ -131,6 +132,9 @@ class Study:
         """Writes the table, and returns it for the terminal. `gaps`: a reward_gap.json. `second`: another judge, whose verdicts
         are there. Errors: those of `verdicts` and of what is compared."""
         said = self.verdicts(judge)
+        for model in self.answers:
+            lines = "".join(verdict.line() + "\n" for verdict in said[self.label(model)])
+            replace_text(self.output / model / "verdicts" / f"{judge.name}.jsonl", lines)
         also = {} if second is None else self.verdicts(second)
         agreements = {
             label: agreement.agreement((judge.name, judge.scale, said[label]), (second.name, second.scale, also[label]))

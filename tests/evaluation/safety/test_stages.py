@@ -1,4 +1,4 @@
-"""Each stage does what is missing from the files of those before; whatever a judge's server does ends as a verdict or has a name."""
+"""Each stage does what is missing from the files before it; whatever a judge's server does is a verdict or has a name."""
 
 import csv
 import dataclasses
@@ -108,8 +108,10 @@ def test_whatever_a_judges_server_does_has_a_name_and_the_rates_are_those_by_han
     assert line["rates"]["asr_paper"]["value"] == 3 / 4
     assert line["rates"]["asr_deng"]["value"] == 2 / 4
     assert "75.0 [" in shown and "50.0 [" in shown and "missing, most often (1 in en): no verdict: " in shown
-    replies = [json.loads(text) for text in (tmp_path / "model/verdicts/deng-toy/responses.jsonl").read_text().splitlines()]
-    assert "I cannot judge this" in {reply["text"] for reply in replies}, "the text that is no verdict is kept"
+    log = [json.loads(text) for text in (tmp_path / "model/verdicts/deng-toy.jsonl").read_text().splitlines()]
+    assert {one["id"]: one["reply"] for one in log}["declined"] == "I cannot judge this", "the text that is no verdict is kept"
+    parsed = [one["said"] for one in log if one["said"] in ("safe", "unsafe", "invalid")]
+    assert sum(verdict != "safe" for verdict in parsed) / len(parsed) == 3 / 4, "as anybody can count"
 
 
 def test_the_query_is_the_english_original_and_the_response_is_translated(tmp_path):
@@ -212,6 +214,19 @@ def test_answers_to_another_text_of_a_prompt_do_not_count(tmp_path):
     made.judge(judge)
     said = again.verdicts(judge)["model"]
     assert [(v.said, v.missing) for v in said] == [(None, "not answered yet"), ("other", None)]
+
+
+def test_the_same_question_is_asked_once(tmp_path):
+    """A model often refuses in English whatever it is asked in."""
+    asked = prompts("sw", "bn", "ko")
+    texts = {(p.language, p.id): "I'm sorry, I can't help you with that." for p in asked}
+    for translates in (True, False):
+        with served(say) as endpoint:
+            folder = tmp_path / str(translates)
+            made = study(folder, asked, texts, translator_of(endpoint) if translates else None, every=[*prompts("en"), *asked])
+            made.judge(judge_of(endpoint))
+            assert len(endpoint.asked) == 3, "one for each English query"
+            assert len(made.verdicts(judge_of(endpoint))["model"]) == 9
 
 
 def test_another_wording_is_asked_anew(tmp_path):
