@@ -23,6 +23,7 @@ from mpo_jax.data.dataset import DataConfig
 from mpo_jax.telemetry.writers import MetricsConfig
 from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.optim import OptimConfig
+from mpo_jax.training.samples import SamplesConfig
 from mpo_jax.training.variants import variant_of
 
 FOLDER = Path(__file__).parent.parent / "quickstart"  # in the repository, and in the installed package
@@ -48,5 +49,6 @@ def get_config(variant: str | None = None) -> TrainConfig:
         remat="none",  # for so small a model there is room to keep everything
         checkpoint=CheckpointConfig(every=0),
         metrics=MetricsConfig(every=2),
+        samples=SamplesConfig(limit=1, every=38, max_new_tokens=48),
     )
     return variant_of(config, variant)

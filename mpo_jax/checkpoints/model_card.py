@@ -22,6 +22,8 @@ CITATION = """@inproceedings{zhao-etal-2025-mpo,
 LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "frozen")
 LEARNT += ("compute_dtype", "reference_dtype", "reference")
 
+SAMPLES = "What the model wrote to the first sampled request of each language, always taking the most probable token."
+
 _ON_HUB = re.compile(r"\w[\w.-]*(/[\w.-]+)?(@\w[\w./-]*)?(:[\w.\[\]%:+-]+)?")
 
 
@@ -43,10 +45,17 @@ def _public(value: Any) -> Any:
 
 
 def model_card(
-    description: dict[str, Any], *, languages: list[str], rows: int, metrics: dict[str, float], gaps: str, measured_rows: str
+    description: dict[str, Any],
+    *,
+    languages: list[str],
+    rows: int,
+    metrics: dict[str, float],
+    gaps: str,
+    measured_rows: str,
+    samples: str,
 ) -> str:
     """README.md of an export. `description` is the resolved config, `metrics` those of the last update, `gaps` a table of
-    `measured_rows`, as in "64 of 600 training rows"."""
+    `measured_rows`, as in "64 of 600 training rows", `samples` answers before and after, "" where none were written."""
     shown = _public({name: description[name] for name in LEARNT})
     shown["optim"].pop("offload")
     base, data = shown["model"], shown["data"]["path"]
@@ -63,6 +72,7 @@ def model_card(
         f"Made with mpo_jax {__version__} on {rows} parallel preference rows of `{data}` ({', '.join(languages)}).",
         "## Reward gaps\n\nMean length-normalised reward gap in nats per token, log p(safe) - log p(unsafe), on "
         f"{measured_rows}, with 95 % bootstrap intervals.\n\n```\n" + gaps + "\n```",
+        *([f"## Samples\n\n{SAMPLES}\n\n```\n{samples}\n```"] if samples else []),
         "## Last update\n\n```\n" + "\n".join(f"{name}: {value:.6g}" for name, value in sorted(metrics.items())) + "\n```",
         "## Limits\n\nA reward gap measures a preference between two given answers, not what the model writes. Evaluate "
         "generations in every language you serve before you rely on the model.",

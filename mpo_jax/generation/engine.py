@@ -3,6 +3,7 @@
 Made for thousands of prompts at a time, as in evaluation and in making data, not for serving.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -51,9 +52,9 @@ class Spent:
 class Engine:
     """A `Responder` of parameters on a mesh.
 
-    `params` are those of `weights.placed`, in the dtype of the computation; `mesh` is one of `make_generation_mesh`. `known` says
-    which model this is, as JSON. `positions`: how many tokens the model can read, or None. `shared`: the mesh spans several
-    processes, which then all must ask for the same.
+    `params` are those of `weights.placed`, in the dtype of the computation, or their shapes where `holding` will give them;
+    `mesh` is one of `make_generation_mesh`. `known` says which model this is, as JSON. `positions`: how many tokens the model can
+    read, or None. `shared`: the mesh spans several processes, which then all must ask for the same.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Engine:
 
     def respond(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         """Errors: a prompt that is longer than the model's positions, before anything is written."""
-        asked = [self._asked(request) for request in requests]
+        asked = [self.asked(request) for request in requests]
         for part, rows, prompt_slots in batches(asked, self.batch_size, shards(self.mesh, "batch")):
             tokens_BN, count_B, ended_B = self.write(part, rows, prompt_slots)
             for row, one in enumerate(part):
@@ -102,6 +103,21 @@ class Engine:
                         tokens=tuple(map(int, ids)),
                     ),
                 )
+
+    @contextlib.contextmanager
+    def holding(self, params: Params) -> Iterator[None]:
+        """Within, answers are those of these parameters, which have the form and places of the engine's own. Afterwards the
+        engine keeps neither them nor a cache."""
+        own, self.params = self.params, params
+        try:
+            yield
+        finally:
+            self.params, self._cache = own, None
+
+    @property
+    def held(self) -> tuple[Params, programs.Cache | None]:
+        """What it keeps on the devices: the weights, and the cache of the last batch."""
+        return self.params, self._cache
 
     def write(self, part: Sequence[Asked], rows: int, prompt_slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The answers to one batch: token ids int32 [B, N], their number int32 [B], whether they ended bool [B]."""
@@ -125,7 +141,8 @@ class Engine:
         self.spent.tokens += int(count_B.sum())
         return tokens_BN, count_B, ended_B
 
-    def _asked(self, request: Request) -> Asked:
+    def asked(self, request: Request) -> Asked:
+        """Errors: a prompt that is longer than the model's positions."""
         tokens = self.conversation.tokens(request.messages)
         limit = self.decoding.max_new_tokens
         if self.positions is not None:

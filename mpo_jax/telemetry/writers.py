@@ -106,8 +106,10 @@ class Silent:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drops the lines of `metrics.jsonl` after `step`, and a last line that an interruption cut short."""
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_until(line, step)]
+    """Drops the lines of `metrics.jsonl`, or of another file whose lines have a step, after `step`, and a last line that an
+    interruption cut short."""
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand within a text
+    kept = [line for line in lines if _is_until(line, step)]
     replace_text(path, "".join(line + "\n" for line in kept))
 
 

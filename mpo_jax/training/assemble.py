@@ -37,12 +37,14 @@ Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, shard
 @dataclasses.dataclass(frozen=True)
 class Assembly:
     """What a run needs beside its state. Runs that differ only in numbers share it. `masters` loads the trainable parameters in
-    float32 and leaves them to the caller; `model_files` are the digests of the model's files, by name."""
+    float32 and leaves them to the caller; `model_files` are the digests of the model's files, by name; `positions` is how many
+    tokens the model can read, where its config says so."""
 
     mesh: Mesh
     model_dir: Path
     family: Family
     model: Model
+    positions: int | None
     model_files: dict[str, str]
     data: Data
     frozen: Frozen
@@ -70,7 +72,7 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
     of the model and the data."""
     # ---- model, mesh and data
     model_dir = hub.resolve(config.model)
-    family, model, _ = build(model_dir, remat=config.remat)
+    family, model, raw = build(model_dir, remat=config.remat)
     mesh = make_mesh(chosen(config, model, jax.devices()))
     processes.say("mesh: " + " ".join(f"{axis}={n}" for axis, n in mesh.shape.items()))
     with jax.set_mesh(mesh):
@@ -100,8 +102,8 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
     masters = functools.partial(load, jnp.float32, trainable)
     if keep_weights and jax.process_count() == 1:
         masters = _kept(masters)
-    files = weights | tokenizer
-    return Assembly(mesh, model_dir, family, model, files, data, Frozen(policy, reference), programs, masters, load)
+    files, positions = weights | tokenizer, raw.get("max_position_embeddings")
+    return Assembly(mesh, model_dir, family, model, positions, files, data, Frozen(policy, reference), programs, masters, load)
 
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
@@ -109,6 +111,8 @@ def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
     lie may differ."""
     settings = {name: value for name, value in describe(config).items() if name not in OWN}
     settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_WITHIN["data"]}
+    if settings["samples"] is not None:
+        settings["samples"].pop("prompts")  # their contents are compared where they are read
     files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES))
     facts = identity(config, data, files).facts
     processes.agree({"rows": facts["contents"], "model files": facts["model files"], "settings": settings})

@@ -19,6 +19,7 @@ from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.telemetry.throughput import parse_range
 from mpo_jax.telemetry.writers import MetricsConfig
 from mpo_jax.training.optim import OptimConfig
+from mpo_jax.training.samples import SamplesConfig
 from mpo_jax.types import DTYPES
 
 
@@ -48,6 +49,7 @@ class TrainConfig:
     `reference`: 'live' runs the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores in the
     folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters in memory.
     `compilation_cache`: a folder where compiled programs are kept for later runs; '' = none.
+    `samples`: what the model answers while it trains; None = nothing. On the command line any of its settings makes one.
     `profile`: START:STOP, the updates that the profiler traces into `<output>/profile`; the first of them starts when START
     updates are done."""
 
@@ -60,6 +62,7 @@ class TrainConfig:
     batch_size: int = 8
     microbatches: int = 1
     eval_every: int = 0
+    samples: SamplesConfig | None = None
     seed: int = 0
     compute_dtype: str = "bfloat16"
     reference_dtype: str = "bfloat16"
@@ -112,6 +115,10 @@ def parse(argv: list[str]) -> TrainConfig:
     path, _, variant = files[0].partition(":")
     base = load(path, variant or None)
     overrides = ["mpo_jax", *(arg for arg in argv if not arg.startswith("--config="))]
+    if any(arg.startswith("--config.samples.") for arg in overrides):
+        if any(arg.startswith("--config.samples=") for arg in overrides):
+            raise InputError("--config.samples is given as a whole and in part: leave out one or the other.")
+        base = dataclasses.replace(base, samples=base.samples or SamplesConfig())
     for arg in overrides:
         if arg.startswith("--config."):
             _check_field(base, arg.removeprefix("--config.").partition("=")[0])

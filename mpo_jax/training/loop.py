@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mpo_jax.checkpoints.hugging_face import check_export_dir
 from mpo_jax.checkpoints.run_state import Checkpointer
+from mpo_jax.data.conversation import Conversation
 from mpo_jax.data.dataset import Data
 from mpo_jax.devices import processes
 from mpo_jax.devices.interruption import Interrupted, Interruption
@@ -30,9 +32,10 @@ from mpo_jax.training.memory_budget import budget
 from mpo_jax.training.optim import make_optimizer
 from mpo_jax.training.outcome import export, report
 from mpo_jax.training.run_identity import identity
+from mpo_jax.training.samples import Samples, prompts_of
 from mpo_jax.training.step import init_state
 from mpo_jax.training.update_log import UpdateLog
-from mpo_jax.types import Params, TrainState
+from mpo_jax.types import Params, TrainState, joined
 
 
 def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = assemble) -> None:
@@ -50,6 +53,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
         updates, programs = run.data.train.steps, run.programs
         trace = Trace(_profiled(config.profile, updates), folder / "profile")
         processes.say(table(budget(config, run)))
+        samples = _samples(config, run)
         belongs_to = identity(config, run.data, run.model_files)
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, belongs_to)
         before, masters = _measured_before(folder / "before.json", run, checkpointer)
@@ -68,9 +72,12 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
             owned.enter_context(interruption)
             for resource in (checkpointer, writer, trace):
                 owned.callback(resource.close)
+            if samples is not None:
+                owned.enter_context(samples.writing(folder, start))
             owned.enter_context(guard)
             owned.enter_context(jax.transfer_guard("disallow"))
-            state = go_through(config, run, state, start, Watchers(checkpointer, writer, meter, trace, interruption, guard), log)
+            watchers = Watchers(checkpointer, writer, meter, trace, interruption, guard, samples)
+            state = go_through(config, run, state, start, watchers, log)
         if interruption.asked:
             raise Interrupted(int(jax.device_get(state.step)), kept=config.checkpoint.every > 0)
         # ---- the results: the export first, since everything else can be made again
@@ -78,7 +85,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
         if config.export.enabled:
             export(config, folder, run, state.trainable, {"before": before.gaps, "after": after.gaps})
         if processes.first():
-            report(folder, run.data, before, after)
+            report(config, folder, run.data, before, after)
 
 
 class Watchers(NamedTuple):
@@ -90,6 +97,7 @@ class Watchers(NamedTuple):
     trace: Trace
     interruption: Interruption
     guard: StandstillGuard
+    samples: Samples | None
 
     @contextlib.contextmanager
     def paused(self, state: TrainState) -> Iterator[None]:
@@ -101,21 +109,28 @@ class Watchers(NamedTuple):
 def go_through(
     config: TrainConfig, run: Assembly, state: TrainState, start: int, watchers: Watchers, log: UpdateLog
 ) -> TrainState:
-    """All updates from `start` on. The order is fixed: evaluate the old state, save it, take the next batch, step, log the step
-    before."""
+    """All updates from `start` on. The order is fixed: evaluate the old state, let it answer, save it, take the next batch, step,
+    log the step before."""
     pipeline, numbers = run.data.train, run.numbers(config)
     for k in range(start, pipeline.steps + 1):
         watchers.guard.begins(k)
-        resumed = k == start and k > 0  # the run that wrote the checkpoint has already evaluated it
+        resumed = k == start and k > 0  # the run that wrote the checkpoint has already evaluated it, and had its answers
         if run.data.held_out is not None and not resumed and _evaluates(config, k, pipeline.steps):
             log.flush()
             with watchers.paused(state):
                 values = evaluate(run.programs.evaluate, state.trainable, run.frozen, numbers, run.data.held_out, run.mesh)
             log.evaluated(k, values)
+        if watchers.samples is not None and not resumed and watchers.samples.due(k, pipeline.steps):
+            log.flush()
+            with watchers.paused(state):
+                for line in watchers.samples.write(k, joined(state.trainable, run.frozen.policy)):
+                    watchers.writer.say(line)
         stop = watchers.interruption.stops(k)
         if watchers.checkpointer.due(k, pipeline.steps, stop):
             log.flush()  # checks the loss: a state that is not finite is never saved
             watchers.writer.flush()
+            if watchers.samples is not None:
+                watchers.samples.flush()
             with watchers.paused(state):
                 watchers.checkpointer.save(k, state)
         if watchers.trace.turns_at(k):
@@ -132,6 +147,20 @@ def go_through(
 
 def _evaluates(config: TrainConfig, k: int, last: int) -> bool:
     return k in (0, last) or (config.eval_every > 0 and k % config.eval_every == 0)
+
+
+def _samples(config: TrainConfig, run: Assembly) -> Samples | None:
+    if config.samples is None:
+        return None
+    return Samples(
+        config.samples,
+        prompts_of(config.samples, run.data),
+        Conversation.of(run.model_dir, run.family.authors_chat, config.data.template),
+        run.model,
+        list(run.mesh.devices.flat),
+        jnp.dtype(config.compute_dtype),
+        run.positions,
+    )
 
 
 def _measured_before(path: Path, run: Assembly, checkpointer: Checkpointer) -> tuple[Measured, Params | None]:

@@ -15,6 +15,7 @@ from mpo_jax.telemetry.plots import plot_gaps, plot_losses
 from mpo_jax.telemetry.writers import read_metrics
 from mpo_jax.training.assemble import Assembly
 from mpo_jax.training.config import TrainConfig, describe
+from mpo_jax.training.samples import NAME, compared
 from mpo_jax.types import Params
 
 
@@ -34,6 +35,7 @@ def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, 
             metrics=next((line for line in reversed(read_metrics(folder / "metrics.jsonl")) if "loss" in line), {}),
             gaps=format_tables(tables),
             measured_rows=data.measured_rows,
+            samples=compared(folder) if config.samples is not None else "",
         )
 
     written = save_hf(
@@ -53,8 +55,8 @@ def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, 
         )
 
 
-def report(folder: Path, data: Data, before: Measured, after: Measured) -> None:
-    """Prints the table, and writes reward_gap.json and the plots."""
+def report(config: TrainConfig, folder: Path, data: Data, before: Measured, after: Measured) -> None:
+    """Prints the tables and answers, and writes reward_gap.json and the plots."""
     measured = {"before": before, "after": after}
     tables = {name: model.gaps for name, model in measured.items()}
     print(f"\nreward gap, nats per token, on {data.measured_rows} [95 % interval]\n{format_tables(tables)}\n")
@@ -67,3 +69,5 @@ def report(folder: Path, data: Data, before: Measured, after: Measured) -> None:
     plot_gaps(bars(tables), folder / "reward_gap.png")
     plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
     print(f"plots: {folder / 'loss.png'} and {folder / 'reward_gap.png'}")
+    if config.samples is not None and (text := compared(folder)):
+        print(f"\nsamples, all of them in {folder / NAME}\n{text}")

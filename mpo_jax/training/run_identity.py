@@ -10,9 +10,10 @@ from mpo_jax.files.json_files import differences, filled
 from mpo_jax.scoring.reference import digest
 from mpo_jax.training.config import TrainConfig, defaults, describe
 
-# Settings that may change between a run and its continuation: where it writes, how often it evaluates, which devices it uses.
+# Settings that may change between a run and its continuation: where it writes, how often it evaluates, what it answers, which
+# devices it uses.
 FREE = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
-FREE += ("compilation_cache", "profile", "hosts")
+FREE += ("samples", "compilation_cache", "profile", "hosts")
 # Further ones within the other settings: the paths of the data, whose contents are compared instead, and where moments are kept.
 FREE_WITHIN = {"data": ("path", "eval_path", "texts"), "optim": ("offload",)}
 

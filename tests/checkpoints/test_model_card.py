@@ -13,12 +13,14 @@ from mpo_jax.evaluation.gap_table import RowGap, format_tables, gap_table
 from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.run_identity import FREE
 
+SAMPLES = "sw  habari\n    before training:    nzuri"
 
-def card(model, data):
+
+def card(model, data, samples=""):
     tables = {name: gap_table([RowGap("1", "sw", gap, "en", "k", 2.0)]) for name, gap in (("before", -1.0), ("after", 1.75))}
     config = TrainConfig(model=model, data=data, output="/home/somebody/runs/1")
     given = {"languages": ["sw", "zh"], "rows": 600, "metrics": {"loss": 0.25}, "measured_rows": "64 of 600 training rows"}
-    return model_card(describe(config), gaps=format_tables(tables), **given)
+    return model_card(describe(config), gaps=format_tables(tables), samples=samples, **given)
 
 
 def test_what_a_reader_has_to_know():
@@ -33,6 +35,14 @@ def test_what_a_reader_has_to_know():
     assert config["optim"]["peak_lr"] == 6e-7
 
 
+def test_samples_have_a_section_where_there_are_some():
+    data = DataConfig(path="user/rows")
+    assert "Samples" not in card("m", data)
+    assert re.search(
+        r"## Samples\n\n[^`]*\n\n```\nsw  habari\n    before training:    nzuri\n```\n\n## Last", card("m", data, SAMPLES)
+    )
+
+
 def named(tree, path=""):
     """A description in which every setting is a path that ends in its own name."""
     if isinstance(tree, dict):
@@ -43,7 +53,7 @@ def named(tree, path=""):
 def test_a_card_shows_what_decides_what_was_learnt_and_no_path():
     """Of every setting that there is; an address is a setting like another."""
     description = named(describe(TrainConfig(model="m", data=DataConfig(path="d"), output="o")))
-    text = model_card(description, languages=["sw"], rows=1, metrics={}, gaps="", measured_rows="")
+    text = model_card(description, languages=["sw"], rows=1, metrics={}, gaps="", measured_rows="", samples="")
     assert "somebody" not in text and "secret" not in text
     assert "base_model:" not in text, "a local folder is not a name on the hub"
     assert "# model-0, aligned" in text and "rows of `data-path-0`" in text

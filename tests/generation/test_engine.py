@@ -14,7 +14,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.generation.base import Decoding, Request
 from mpo_jax.generation.engine import Engine
 from mpo_jax.generation.shapes import rounded
-from mpo_jax.generation.weights import placed
+from mpo_jax.generation.weights import abstract_placed, placed
 
 MODEL = tiny.model()
 PARAMS = tiny.two_params(MODEL)[0]
@@ -53,6 +53,21 @@ def test_alone_reversed_and_in_small_batches(together):
 def test_on_eight_devices(together, tensor, width):
     requests, expected = together
     assert answers(engine(devices=8, tensor=tensor, width=width, batch_size=16), requests) == expected
+
+
+def test_an_engine_may_hold_weights_for_a_while(together):
+    """Made of their shapes alone; it keeps nothing afterwards, and compiles nothing again."""
+    requests, expected = together
+    mesh = make_generation_mesh(width=1, tensor=1, devices=jax.devices()[:1])
+    shapes = abstract_placed(MODEL, mesh, jnp.float32)
+    of = Engine(MODEL, shapes, mesh, Spelled(STOP), SAMPLED, batch_size=32, known={})
+    others = tiny.two_params(MODEL)[1]
+    for params, same in ((PARAMS, True), (others, False), (PARAMS, True)):
+        with of.holding(placed(MODEL, params, mesh, jnp.float32, consume=False)):
+            assert (answers(of, requests) == expected) == same
+            assert jax.tree.leaves(of.held[1])
+        assert of.held == (shapes, None)
+    assert all(program._cache_size() == 1 for programs in of._programs.values() for program in programs)
 
 
 def test_seeds_samples_languages_and_turns_draw_apart(together):

@@ -9,6 +9,7 @@ from outcome import outcome
 
 from mpo_jax.errors import InputError
 from mpo_jax.training.config import describe, load, parse
+from mpo_jax.training.samples import SamplesConfig
 
 FILE = """
 from mpo_jax import losses
@@ -43,7 +44,7 @@ IN_A_SUM = ["loss", "loss.terms", "loss.terms.dpo", "loss.terms.dpo.beta", "loss
 NUMBERS = ["0", "1", "-1", "3", "1e-3", "0.5", "nan", "inf", "-inf", "1e999", "9" * 30, "9" * 5000, "0x10", "1_000", "1:3", "3:1"]
 WORDS = ["", " ", "True", "None", "cached", "bfloat16", "kl_of_policy", "(1, 2)", "[1]", "{'a': 1}", "'", '"', "a,b", "a\nb"]
 value = st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.text(max_size=5)
-setting = st.sampled_from([*PLAIN, "data", "optim", "mesh", "metrics", "checkpoint"])
+setting = st.sampled_from([*PLAIN, "data", "optim", "mesh", "metrics", "checkpoint", "samples"])
 of_a_number = st.sampled_from([name for name, now in PLAIN.items() if type(now) in (int, float)])
 any_number = st.builds("--config.{}={}".format, of_a_number, st.sampled_from(NUMBERS))
 any_value = st.builds("--config.{}={}".format, setting | st.sampled_from(IN_A_SUM), value) | any_number
@@ -57,10 +58,18 @@ second = any_value | any_name | st.sampled_from(STRAY)
 
 @given(variant=st.sampled_from(["", ":sum"]), arguments=st.tuples(fitting, second) | st.tuples(any_value))
 @example("", ["--config.epochs=many"])
+@example("", ["--config.samples.every=3", "--config.samples.limit=-1"])
+@example("", ["--config.samples=none", "--config.samples.limit=3"])
+@example("", ["--config.samples=build", "--config.samples.limit=3"])
+@example("", ["--config.samples=", "--config.samples.limit=3"])
 def test_any_command_line_ends_in_a_config_or_in_a_sentence(file, variant, arguments):
     config = outcome(lambda: parse([f"--config={file}{variant}", *arguments]))
     if not isinstance(config, InputError):
         after, before = leaves(describe(config)), leaves(describe(load(str(file), variant[1:])))
+        if config.samples is not None:  # which the file does not have
+            before |= leaves({"samples": describe(SamplesConfig())})
+            del before["samples"]
+            assert any(argument.startswith("--config.samples") for argument in arguments)
         assert after.keys() == before.keys()
         given = {argument.removeprefix("--config.").partition("=")[0] for argument in arguments}
         for name, value in before.items():

@@ -17,11 +17,15 @@ from mpo_jax.data.dataset import Batching, Tokens, prepare
 from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.evaluation.held_out import measure_gaps
+from mpo_jax.generation.base import Decoding, Request
+from mpo_jax.generation.engine import load_engine
 from mpo_jax.models.families.registry import build
 from mpo_jax.scoring.sequences import make_score_step
 from mpo_jax.training import config, loop
+from mpo_jax.training.samples import prompts_of
 from mpo_jax.types import Reads, Want
 from quickstart import make_model
+from quickstart.phrases import FORMS, PHRASES
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER, DATA = ROOT / "quickstart" / "model", ROOT / "quickstart" / "data"
@@ -71,6 +75,28 @@ def test_tokenizer_and_configs_are_what_the_recipe_makes(tmp_path):
         assert path.read_bytes() == (FOLDER / path.name).read_bytes(), path.name
 
 
+def test_what_the_quickstart_shows_before_training():
+    """Of one held-out request: English declines it with an answer of its tables, the others grant it with one of theirs."""
+    settings = config.parse(["--config=quickstart"])
+    assert settings.samples is not None
+    family, _, _ = build(FOLDER)
+    prompts = prompts_of(
+        settings.samples, prepare(settings.data, FOLDER, family.authors_chat, Batching(8, Reads(target=Want.LOGP)))
+    )
+    assert [prompt.language for prompt in prompts] == ["en", "zh", "ko", "ar", "bn", "sw"]
+    assert len({prompt.id.rpartition("-")[0] for prompt in prompts}) == 1, "the same request in all languages"
+    decoding = Decoding(max_new_tokens=settings.samples.max_new_tokens)
+    engine = load_engine(FOLDER, decoding, template="authors", dtype=jnp.dtype("float32"), batch_size=8)
+    answers = {}
+    for request, response in engine.respond([Request(prompt, 0, 0, prompt.messages, "") for prompt in prompts]):
+        assert response.stopped == "end"
+        answers[request.prompt.language] = response.text
+    for language, answer in answers.items():
+        request, people = PHRASES[language].requests[FORMS.index("nickname")], PHRASES[language].people
+        texts = request.chosen if language == "en" else request.rejected
+        assert answer in {text.format(who=who) for text in texts for who in people}, language
+
+
 def test_kind_in_english_only():
     family, model, _ = build(FOLDER, remat="none")
     rows = some_held_out(4)
@@ -107,7 +133,9 @@ def test_config_runs(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text("\n".join(lines[:6]), encoding="utf-8")
     settings = config.load("configs/quickstart.py", None)
     data = dataclasses.replace(settings.data, path=str(tmp_path / "rows.jsonl"), eval_path=None, texts=None)
-    short = {"epochs": 1, "batch_size": 2, "compilation_cache": ""}
+    assert settings.samples is not None
+    samples = dataclasses.replace(settings.samples, prompts=data.path)
+    short = {"epochs": 1, "batch_size": 2, "compilation_cache": "", "samples": samples}
     loop.train(dataclasses.replace(settings, data=data, output=str(tmp_path / "run"), **short))
     gaps = json.loads((tmp_path / "run" / "reward_gap.json").read_text(encoding="utf-8"))
     english = [gaps[when][0]["mean"] for when in ("before", "after")]

@@ -51,6 +51,16 @@ def test_a_continued_run_drops_what_comes_after_its_start(tmp_path):
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
 
 
+def test_a_line_may_hold_what_some_call_the_end_of_a_line(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    text = "".join(json.dumps({"step": step, "text": "a\u2028b\x85c"}, ensure_ascii=False) + "\n" for step in (1, 2))
+    path.write_text(text, encoding="utf-8")
+    keep_until(path, 2)
+    assert path.read_text(encoding="utf-8") == text
+    keep_until(path, 1)
+    assert path.read_text(encoding="utf-8") == text[: len(text) // 2]
+
+
 def test_a_run_from_the_start_drops_every_line_that_is_there(tmp_path):
     """Also that of step 0: it evaluates its start again."""
     for _ in range(2):

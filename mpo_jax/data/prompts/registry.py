@@ -1,7 +1,8 @@
 """Which set of prompts is a file, and which of its prompts are asked for? Its content decides, not its name."""
 
+import collections
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mpo_jax.data.json_objects import Place, read_text
@@ -49,7 +50,7 @@ def read_prompts(
             raise InputError(f"{path} has no prompts in the language '{language}': choose among {', '.join(there)}.")
     chosen = [(place, prompt) for place, prompt in found if languages is None or prompt.language in languages]
     _check(chosen)
-    return list(_first(limit, [prompt for _, prompt in chosen]))
+    return first_of_each_language(limit, (prompt for _, prompt in chosen))
 
 
 def _read(path: Path, side: str) -> Found:
@@ -85,10 +86,11 @@ def _check(found: list[tuple[Place, Prompt]]) -> None:
         seen[prompt.language, prompt.id] = place
 
 
-def _first(limit: int | None, prompts: list[Prompt]) -> Iterator[Prompt]:
-    """The first so many of each language."""
-    count: dict[str, int] = {}
+def first_of_each_language(limit: int | None, prompts: Iterable[Prompt]) -> list[Prompt]:
+    """The first so many of each language (None = all), in their order."""
+    count, first = collections.Counter[str](), []
     for prompt in prompts:
-        count[prompt.language] = count.get(prompt.language, 0) + 1
+        count[prompt.language] += 1
         if limit is None or count[prompt.language] <= limit:
-            yield prompt
+            first.append(prompt)
+    return first
