@@ -24,6 +24,7 @@ from fake_endpoint import MODEL, served
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 TOKENS = "16"  # of an answer
+STARTS = 8  # seconds until the first line, about
 
 
 def command(model: Path, output: Path, *more: str) -> list[str]:
@@ -47,9 +48,16 @@ def run(arguments: list[str]) -> float:
     return time.monotonic() - began
 
 
-def killed(arguments: list[str], after: float) -> bool:
-    """Whether the command was still running."""
+def lines(folder: Path) -> dict[str, int]:
+    return {path.parent.name: path.read_bytes().count(b"\n") for path in folder.rglob("responses.jsonl")}
+
+
+def killed(arguments: list[str], folder: Path, after: float) -> bool:
+    """Whether the command was killed, `after` seconds from its first new line in the folder, before it ended by itself."""
+    there = lines(folder)
     process = subprocess.Popen(arguments, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and lines(folder) == there:
+        time.sleep(0.05)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
@@ -65,16 +73,17 @@ def campaign(folder: Path, limit: int, kills: int, languages: str, seed: int) ->
     with served(say) as endpoint:
         servers = [part for kind in ("judge", "translate") for part in (f"--{kind}-server", endpoint.url)]
         recording = ["--record", str(folder / "recording.jsonl")]
-        seconds = run(command(folder / "model", folder / "whole", *which, *servers, *recording))
+        seconds = run(command(folder / "model", folder / "whole", *which, *servers, *recording)) - STARTS
         asked = Counter(one.text for one in endpoint.asked)
     replay = command(folder / "model", folder / "killed", *which, "--replay", str(folder / "recording.jsonl"))
     times, done, chance = 0, False, random.Random(seed)
     while times < kills and not done:
-        after = chance.uniform(0.2, 2.2) * seconds / (kills + 1) + 5  # 5 s to start
-        done = not killed(replay, after)
+        after = chance.uniform(0, 1.2) * seconds / kills
+        done = not killed(replay, folder / "killed", after)
         times += not done
-        files = {path.parent.name: path.read_bytes().count(b"\n") for path in (folder / "killed").rglob("responses.jsonl")}
-        print(f"killed after {after:.1f} s: {files}" if not done else "it ended by itself", flush=True)
+        print(
+            "it ended by itself" if done else f"killed {after:.1f} s after its first line: {lines(folder / 'killed')}", flush=True
+        )
     run(replay)
     whole, again = ((folder / name / "asr.json").read_bytes() for name in ("whole", "killed"))
     twice = sum(count > 1 for text, count in asked.items())

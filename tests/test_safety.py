@@ -1,14 +1,18 @@
 """The command from answers to a table, in parts and at once; a recording replays it; what is wrong is one sentence."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("openai", reason="a served model needs openai: pip install -r requirements-server.txt")
 
+import make_recording
 from fake_clients import say
 from fake_endpoint import MODEL, served
+from processes import ROOT
 from safety_campaign import campaign
 
 from mpo_jax import safety as command
@@ -135,3 +139,22 @@ def test_bad_input_is_one_sentence(given, capsys, drop, change, said):
 @pytest.mark.slow
 def test_a_killed_command_ends_with_the_same_table_and_nothing_is_asked_twice(shared, tmp_path):
     assert campaign(tmp_path, limit=12, kills=2, languages="en,sw", seed=0)
+
+
+def test_the_documents_example_shows_what_it_says(tmp_path, capsys, monkeypatch):
+    page = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    section = page.partition("## An example that asks nobody")[2].partition("\n## ")[0]
+    indented = re.findall(r"^    .*(?:\n(?: {4}.*)?)*", section, re.MULTILINE)
+    example, shown = (textwrap.dedent(block).strip() for block in indented)
+    words = example.replace("\\\n", " ").split()[3:]  # after python -m mpo_jax.safety
+    monkeypatch.chdir(ROOT)
+    command.main([*words[: words.index("--output")], "--output", str(tmp_path)])
+    said = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert shown in said
+
+
+def test_the_documents_recording_is_what_its_program_makes(tmp_path):
+    make_recording.make(tmp_path)
+    for name in ("prompts.jsonl", "recording.jsonl"):
+        kept = ROOT / "quickstart" / "safety" / name
+        assert sorted((tmp_path / name).read_bytes().splitlines()) == sorted(kept.read_bytes().splitlines())

@@ -14,6 +14,7 @@ from mpo_jax.files.json_files import write_json
 from mpo_jax.telemetry.plots import plot_rates
 
 AVERAGE = "average"
+WIDTH = 28  # characters of a rate with its interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +71,16 @@ def _tables(tables: Mapping[str, Table], judge: Judge) -> list[str]:
     scale, lines = judge.scale, [f"{judge.scale.title}, judged by {judge.name} [95 % interval]"]
     for label, found in tables.items():
         columns = [*scale.verdicts, "unparsed", "missing"]
-        lines += ["", f"{label:<10}" + "".join(f"{name:>10}" for name in columns) + "".join(f"{r.name:>34}" for r in scale.rates)]
+        lines += [
+            "",
+            f"{label:<10}" + "".join(f"{name:>10}" for name in columns) + "".join(f"{r.name:>{WIDTH}}" for r in scale.rates),
+        ]
         for line in found.lines:
             counts = [*(line.verdicts[name] for name in scale.verdicts), line.unparsed, sum(line.missing.values())]
-            rates = "".join(f"{_percent(line.rates[rate.key]):>34}" for rate in scale.rates)
+            rates = "".join(f"{_percent(line.rates[rate.key]):>{WIDTH}}" for rate in scale.rates)
             lines.append(f"{line.language:<10}" + "".join(f"{count:>10}" for count in counts) + rates)
         empty = " " * 10 * len(columns)
-        lines.append(f"{AVERAGE:<10}{empty}" + "".join(f"{_percent(found.average[rate.key]):>34}" for rate in scale.rates))
+        lines.append(f"{AVERAGE:<10}{empty}" + "".join(f"{_percent(found.average[rate.key]):>{WIDTH}}" for rate in scale.rates))
         if found.worst is not None and scale.file == "asr":
             lines.append(f"worst: {found.worst}")
         reasons = [(count, reason, line.language) for line in found.lines for reason, count in line.missing.items()]
@@ -91,7 +95,7 @@ def _changes(change: Mapping[str, Mapping[str, Interval]], judge: Judge) -> list
     for rate in judge.scale.rates:
         if change.get(rate.key):
             lines += ["", f"after minus before, {rate.name}, percentage points [95 % interval]"]
-            lines += [f"{name:<10}{_percent(found, signed=True):>34}" for name, found in change[rate.key].items()]
+            lines += [f"{name:<10}{_percent(found, signed=True):>{WIDTH}}" for name, found in change[rate.key].items()]
     return lines
 
 
