@@ -1,5 +1,6 @@
 """A distinct text is translated once, English is left as it is, and a translation keeps the shape of its text."""
 
+import dataclasses
 import json
 import types
 
@@ -61,6 +62,17 @@ def test_each_distinct_text_is_asked_about_once(tmp_path):
     assert found.keys() == set(texts)
     translate(texts, upper(responder), tmp_path)
     assert responder.asked[4:] == ["kosa kubwa sana"], "an error is tried again"
+
+
+def test_who_is_not_told_the_language_is_asked_once_in_all(tmp_path):
+    responder = Upper()
+    blind = dataclasses.replace(upper(responder), told=False)
+    texts = [Text("sw", SWAHILI), Text("jv", SWAHILI)]
+    translate(texts, blind, tmp_path)
+    assert len(responder.asked) == 1
+    assert translations(texts, blind, tmp_path) == {text: Translation(SWAHILI.upper()) for text in texts}
+    assert not server.translator(Upper, "en", "m").told
+    assert server.translator(Upper, "en", "m", "{source} {text}").told
 
 
 def test_what_is_english_or_blank_is_left_as_it_is(tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from mpo_jax.clients.languages import language
-from mpo_jax.data.language import detect
+from mpo_jax.data.language import UNKNOWN, detect
 from mpo_jax.data.prompts.base import Message, Prompt
 from mpo_jax.errors import InputError
 from mpo_jax.generation.base import Responder
@@ -20,13 +20,15 @@ from mpo_jax.generation.run import Summary, answered, complete, generate
 @dataclasses.dataclass(frozen=True)
 class Translator:
     """Into the language `target`. `messages` makes the conversation about (text, its language), whose last message someone
-    translates; `responder` is called when there is something to ask. `languages`: those that it knows; None: any."""
+    translates; `responder` is called when there is something to ask. `languages`: those that it knows; None: any. `told`: whether
+    it is told a text's language; if not, a text is the same question in any."""
 
     name: str
     target: str
     messages: Callable[[str, str], tuple[Message, ...]]
     responder: Callable[[], Responder]
     languages: frozenset[str] | None = None
+    told: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ def translations(texts: Iterable[Text], translator: Translator, folder: Path) ->
     known = {(request.prompt.language, request.prompt.id): record for request, record in records}
     found = {}
     for text in texts:
-        record = known.get((text.language, _id(text.text)))
+        record = known.get(_slot(text, translator))
         if needs_none(text, translator.target):
             found[text] = Translation(text.text, translated=False)
         elif record is None:
@@ -90,12 +92,16 @@ def name_of(code: str) -> str:
 
 
 def _prompts(texts: Iterable[Text], translator: Translator) -> list[Prompt]:
-    return [
-        Prompt(_id(text.text), text.language, translator.messages(text.text, text.language))
-        for text in dict.fromkeys(texts)
-        if not needs_none(text, translator.target)
-    ]
+    """What the translator is asked, each question once."""
+    asked = {}
+    for text in texts:
+        if not needs_none(text, translator.target):
+            language, name = slot = _slot(text, translator)
+            asked.setdefault(slot, Prompt(name, language, translator.messages(text.text, text.language)))
+    return list(asked.values())
 
 
-def _id(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def _slot(text: Text, translator: Translator) -> tuple[str, str]:
+    """The language and the id of the prompt that a text becomes."""
+    digest = hashlib.blake2b(text.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return text.language if translator.told else UNKNOWN, digest

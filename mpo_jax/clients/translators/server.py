@@ -27,10 +27,12 @@ def read_prompt(path: Path) -> str:
 def translator(responder: Callable[[], Responder], target: str, called: str, prompt: str = PROMPT) -> Translator:
     """`called`: the name of the model that translates."""
 
+    told = "{source}" in prompt
+
     def messages(text: str, language: str) -> tuple[Message, ...]:
         texts = {"target": name_of(target), "text": text}
-        if "{source}" in prompt:
+        if told:
             texts["source"] = name_of(language)
         return (Message("user", _SLOT.sub(lambda slot: texts[slot[1]], prompt)),)
 
-    return Translator(f"server-{called}", target, messages, responder)
+    return Translator(f"server-{called}", target, messages, responder, told=told)
