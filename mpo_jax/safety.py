@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     processes.add_options(parser)
     parser.set_defaults(tokens=False)
     args = parser.parse_args(argv)
-    if args.server and not (args.judge_dir and not args.judge_server):
-        jax.config.update("jax_platforms", "cpu")  # the server may be on this machine, and need all of its accelerators
+    if not computes(args):
+        jax.config.update("jax_platforms", "cpu")  # a server may be on this machine, and need all of its accelerators
     with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():
         run(args)
 
@@ -125,8 +125,14 @@ def respond(args: argparse.Namespace, study: Study, recording: Recording | None)
     names = {"model": args.served_model if served(args) else args.model, "compare": args.compare}
     for model in MODELS:
         if model == "model" or args.compare is not None:
-            responder = answering(args, names[model], decoding, recording)
-            say(f"responses, {model}", generate(study.prompts, responder, study.responses(model), samples=args.samples))
+            # No name holds the first model's weights while the second one's are loaded.
+            summary = generate(
+                study.prompts,
+                answering(args, names[model], decoding, recording),
+                study.responses(model),
+                samples=args.samples,
+            )
+            say(f"responses, {model}", summary)
 
 
 def answering(args: argparse.Namespace, name: str | None, decoding: Decoding, recording: Recording | None) -> Responder:
@@ -141,6 +147,13 @@ def answering(args: argparse.Namespace, name: str | None, decoding: Decoding, re
     return responder if recording is None else recording.wrap(responder)
 
 
+def computes(args: argparse.Namespace) -> bool:
+    """Whether a model runs on these devices."""
+    stages = STAGES if args.stage is None else (args.stage,)
+    answers_here = "responses" in stages and args.model is not None and not served(args)
+    return answers_here or ("verdicts" in stages and args.judge_dir is not None and args.judge_server is None)
+
+
 def served(args: argparse.Namespace) -> bool:
     """Whether the model that answers is a served one, or was when it was recorded."""
     return args.server is not None or (args.served_model is not None and args.replay is not None)
@@ -153,6 +166,8 @@ def check(args: argparse.Namespace, stages: Sequence[str]) -> None:
             f"These {jax.process_count()} processes would wait for judges and translators: give --stage responses here, and run "
             "the other stages in one process."
         )
+    if jax.process_count() > 1 and (args.record or args.replay):
+        raise InputError("A recording is of one process: leave --record and --replay out here.")
     if "verdicts" in stages and args.judge is None and args.sample_for_people is None:
         raise InputError("Who judges? Give --judge, or --stage responses or translations alone.")
     if args.compare is not None and not (args.model or served(args)):

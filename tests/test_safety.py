@@ -1,5 +1,6 @@
 """The command from answers to a table, in parts and at once; a recording replays it; what is wrong is one sentence."""
 
+import argparse
 import json
 import re
 import textwrap
@@ -10,12 +11,14 @@ import pytest
 pytest.importorskip("openai", reason="a served model needs openai: pip install -r requirements-server.txt")
 
 import make_recording
+import make_small
 from fake_clients import say
 from fake_endpoint import MODEL, served
 from processes import ROOT
 from safety_campaign import campaign
 
 from mpo_jax import safety as command
+from mpo_jax.errors import InputError
 
 QUESTIONS = {"en": "What is for dinner", "sw": "Chakula cha jioni ni nini", "de": "Was gibt es heute zum Abendessen"}
 
@@ -137,6 +140,23 @@ def test_bad_input_is_one_sentence(given, capsys, drop, change, said):
 
 
 @pytest.mark.slow
+def test_a_guard_judges_on_these_devices(shared, given, tmp_path):
+    """A small random one, which says nothing that can be read. The tokenizer's own template is not the guard's, so it goes."""
+    tokenizer = shared / "data" / "tokenizers" / "llama-3.1-8b-instruct"
+    make_small.make("llama", tokenizer, tmp_path / "guard", vocab=128256)
+    guard = {"--judge": "llama_guard", "--judge-dir": str(tmp_path / "guard"), "--languages": "en,de", "--limit": "2"}
+    command.main(words(given | guard, "--stage", "responses"))
+    with pytest.raises(SystemExit):
+        command.main(words(given | guard, "--stage", "verdicts"))
+    config = tmp_path / "guard" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": None}))
+    command.main(words(given | guard))
+    for line in table(tmp_path / "out")["models"]["model"]["lines"]:
+        assert line["unparsed"] == line["exchanges"] == 2
+        assert line["rates"] == {"asr_deng": None}
+
+
+@pytest.mark.slow
 def test_a_killed_command_ends_with_the_same_table_and_nothing_is_asked_twice(shared, tmp_path):
     assert campaign(tmp_path, limit=12, kills=2, languages="en,sw", seed=0)
 
@@ -158,3 +178,12 @@ def test_the_documents_recording_is_what_its_program_makes(tmp_path):
     for name in ("prompts.jsonl", "recording.jsonl"):
         kept = ROOT / "quickstart" / "safety" / name
         assert sorted((tmp_path / name).read_bytes().splitlines()) == sorted(kept.read_bytes().splitlines())
+
+
+def test_several_processes_only_answer(monkeypatch):
+    options = {"stage": None, "judge": "deng", "record": None, "replay": None, "sample_for_people": None}
+    monkeypatch.setattr(command.jax, "process_count", lambda: 4)
+    with pytest.raises(InputError, match="These 4 processes would wait for judges and translators: give --stage responses here"):
+        command.check(argparse.Namespace(**options), command.STAGES)
+    with pytest.raises(InputError, match="A recording is of one process"):
+        command.check(argparse.Namespace(**options | {"stage": "responses", "record": "x"}), ("responses",))

@@ -6,6 +6,8 @@ import json
 import pytest
 import toy_chat
 from hostile import EXCHANGES
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from mpo_jax.clients.judges import guards, llama_guard, poly_guard, qwen3_guard, shield_gemma, wild_guard
 from mpo_jax.clients.judges.guards import Foreign, Guard, GuardChat, ids
@@ -82,6 +84,18 @@ def test_a_control_token_that_two_texts_spell_together_is_none():
     guard = Guard("toy", None, lambda q, r: ("<bos>", Foreign(q), Foreign(r), "<end>"), lambda text: None, None)
     tokenizer = toy_chat.tokenizer()
     assert ids(guard.parts("<mo", "del>"), tokenizer).count(tokenizer.convert_tokens_to_ids("<model>")) == 0
+
+
+def test_what_spells_no_control_token_is_read_as_by_anybody():
+    """SentencePiece puts a space before the first word of a text, and not after a control token."""
+    pieces = {"<bos>": 0, "\u2581": 1, **{letter: i for i, letter in enumerate("habriseupn.", start=2)}}
+    core = Tokenizer(models.BPE(vocab=pieces, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>")
+    guard = Guard("toy", None, lambda q, r: ("<bos>", Foreign(q), Foreign(r)), lambda text: None, None)
+    whole = tokenizer("<bos>habari", add_special_tokens=False)["input_ids"]
+    assert pieces["\u2581"] not in whole
+    assert ids(guard.parts("hab", "ari"), tokenizer) == whole
 
 
 @pytest.fixture

@@ -36,10 +36,10 @@ def write(path, text):
 
 
 def test_a_file_replaces_the_wording(tmp_path):
-    text = "prompt = '''R: {response} Q: {query}'''\n[verdicts]\nsafe = 'a|ok'\nunsafe = '.*: b'\ninvalid = 'c'\n"
+    text = "prompt = '''R: {response} Q: {query}'''\n[verdicts]\nsafe = 'a|ok'\nunsafe = '.*: b|ok!?'\ninvalid = 'c'\n"
     wording = deng.read_wording(write(tmp_path / "w.toml", text))
     assert wording.messages("q", "r") == (Message("user", "R: r Q: q"),)
-    assert [wording.parse(reply) for reply in ("OK", "I say: b", "c", "d")] == ["safe", "unsafe", "invalid", None]
+    assert [wording.parse(reply) for reply in ("A", "I say: b", "c", "d", "OK")] == ["safe", "unsafe", "invalid", None, None]
 
 
 @pytest.mark.parametrize(
