@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.reward_gap", description="Measures reward gaps per language.")
     parser.add_argument("--model", required=True, help="a folder, or a Hugging Face hub name as user/name[@revision]")
     parser.add_argument("--compare", help="a second model, measured on the same rows")
-    parser.add_argument("--adapter", help="a LoRA adapter of --model, a folder as PEFT saves it")
+    parser.add_argument("--adapter", help="a LoRA adapter of --compare, or of --model alone; a folder as PEFT saves it")
     parser.add_argument("--base", help="measure the gap of DPO's implicit reward relative to this model instead")
     parser.add_argument("--beta", type=float, help="beta of the implicit reward (default: 0.1)")
     parser.add_argument(

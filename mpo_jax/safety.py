@@ -128,17 +128,24 @@ def respond(args: argparse.Namespace, study: Study, recording: Recording | None)
             # No name holds the first model's weights while the second one's are loaded.
             summary = generate(
                 study.prompts,
-                answering(args, names[model], decoding, recording),
+                answering(args, names[model], adapter(args, model), decoding, recording),
                 study.responses(model),
                 samples=args.samples,
             )
             say(f"responses, {model}", summary)
 
 
-def answering(args: argparse.Namespace, name: str | None, decoding: Decoding, recording: Recording | None) -> Responder:
+def adapter(args: argparse.Namespace, model: str) -> str | None:
+    """The last model named has the adapter: a model is compared with itself and an adapter."""
+    return args.adapter if model == "compare" or args.compare is None else None
+
+
+def answering(
+    args: argparse.Namespace, name: str | None, adapter: str | None, decoding: Decoding, recording: Recording | None
+) -> Responder:
     """The model of this name, on the server that the options name, in a recording, or on these devices."""
     if not served(args):  # --concurrency and --timeout are then those of judges and translators
-        which = {"model": name, "concurrency": None, "timeout": None}
+        which = {"model": name, "adapter": adapter, "concurrency": None, "timeout": None}
         return answers.engine_responder(argparse.Namespace(**{**vars(args), **which}), decoding)
     which = {"served_model": name, "server": args.server or REPLAYED}
     responder = answers.served_responder(argparse.Namespace(**{**vars(args), **which}), decoding)
