@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     settings = {"batch_size": args.batch_size, "template": args.template, "max_length": args.max_length, "dtype": args.dtype}
     with jax.set_mesh(mesh):
         gap = operator.attrgetter("gap_B") if args.base else mean_gap
-        adapters = {"before": None, "after": None} | {next(iter(names)): args.adapter}
+        adapters = dict.fromkeys(names) | {list(names)[-1]: args.adapter}
         measured = {
             label: gaps_of(name, rows, gap, mesh=mesh, adapter=adapters[label], **settings) for label, name in names.items()
         }
