@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from mpo_jax.data.prompts.base import Message, Prompt
 from mpo_jax.errors import InputError
 
@@ -62,6 +64,28 @@ class Response:
     new_tokens: int | None
     tokens: tuple[int, ...] | None = None  # ids, end token included, where the responder knows them
     error: str | None = None
+
+
+class Chat(Protocol):
+    """How a conversation becomes tokens and an answer becomes text: a chat format (`data.conversation`), or a guard's own."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that determines the tokens, as JSON."""
+        ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer."""
+        ...
+
+    def tokens(self, messages: Sequence[Message]) -> np.ndarray:
+        """The ids of the text up to where the answer begins, int32 of rank 1."""
+        ...
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of an answer, whose end token may be among the ids."""
+        ...
 
 
 class Responder(Protocol):

@@ -24,7 +24,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.files import hub
 from mpo_jax.files.digests import fingerprint, sampled
 from mpo_jax.generation import programs
-from mpo_jax.generation.base import Decoding, Request, Response
+from mpo_jax.generation.base import Chat, Decoding, Request, Response
 from mpo_jax.generation.mesh_choice import generation_mesh
 from mpo_jax.generation.sampling import Draw
 from mpo_jax.generation.shapes import Asked, batches, rounded, stacked
@@ -62,7 +62,7 @@ class Engine:
         model: Model,
         params: Params,
         mesh: Mesh,
-        conversation: Conversation,
+        conversation: Chat,
         decoding: Decoding,
         *,
         batch_size: int,
@@ -177,10 +177,12 @@ def load_engine(
     batch_size: int,
     tensor: int | None = None,
     width: int | None = None,
+    chat: Chat | None = None,
 ) -> Engine:
-    """The engine of a folder in Hugging Face's layout. Errors: those of the model, tokenizer, chat format and mesh."""
+    """The engine of a folder in Hugging Face's layout. `chat` takes the place of the chat format that `template` names. Errors:
+    those of the model, tokenizer, chat format and mesh."""
     family, model, raw = build(model_dir)
-    conversation = Conversation.of(model_dir, family.authors_chat, template)
+    conversation = Conversation.of(model_dir, family.authors_chat, template) if chat is None else chat
     mesh, shared = generation_mesh(model, dtype, tensor=tensor, width=width)
     known = {"model": fingerprint(sampled(model_dir, hub.ALL_FILES))}
     loaded = load_params(model_dir, model, family, mesh, dtype)
