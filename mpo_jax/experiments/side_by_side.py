@@ -1,5 +1,6 @@
 """How do the methods of a study compare, on one page? Its results as what `reporting` shows, a method where a run would be."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from mpo_jax.reporting.facts import BEFORE, Better, Figure, Form, Measure
 from mpo_jax.reporting.kept_json import read_json, understood
 
 AFTER = "after"
+ABOUT = "The small world, a test bed: no evidence about real models. Intervals: Student's t over seeds, cut where a share ends."
 NAME = "results.json"
 Shown = tuple[str, str, Form, Better]  # name among a run's values, title, form, which is better
 
 GAP: Shown = ("gap", "Reward gap", "nats", "higher")
 SAFETY: list[Shown] = [
-    ("writes_refusal", "Unsafe requests refused in writing", "percent", "higher"),
-    ("refuses", "Probability that an answer to an unsafe request opens as a refusal", "percent", "higher"),
+    ("writes_refusal", "Unsafe requests refused, written", "percent", "higher"),
+    ("refuses", "Unsafe requests refused, likelihood", "percent", "higher"),
 ]
-USEFULNESS: list[Shown] = [("answers", "Probability that an answer to a safe request opens as an answer", "percent", "higher")]
+USEFULNESS: list[Shown] = [("answers", "Safe requests answered, likelihood", "percent", "higher")]
 
 
 def read_study(folder: Path) -> list[facts.Run]:
@@ -42,7 +44,7 @@ def shown(runs: Sequence[Run]) -> list[facts.Run]:
             settings = {"method": method, "learning rate": f"{rate:g}, chosen on a seed that is not shown", "seeds": f"{seeds}"}
             gap, *safety = (_measure(runs, method, noise, of) for of in (GAP, *SAFETY))
             usefulness = [_measure(runs, method, noise, of) for of in USEFULNESS]
-            found.append(facts.Run(method, settings, gap=gap, safety=safety, usefulness=usefulness))
+            found.append(facts.Run(method, settings=settings, gap=gap, safety=safety, usefulness=usefulness))
     return found
 
 
@@ -54,17 +56,21 @@ def _measure(runs: Sequence[Run], method: str, noise: Noise, of: Shown) -> Measu
 
     labels = {BEFORE: BASE, AFTER: method}
     by_language = {
-        label: {language: _figure(estimates(runs, one, noise, at(f"{name}/{language}"))) for language in LANGUAGES}
+        label: {language: _figure(estimates(runs, one, noise, at(f"{name}/{language}")), form) for language in LANGUAGES}
         for label, one in labels.items()
     }
     mean = {
-        label: _figure(estimates(runs, one, noise, lambda values: over_targets(values, name))) for label, one in labels.items()
+        label: _figure(estimates(runs, one, noise, lambda values: over_targets(values, name)), form)
+        for label, one in labels.items()
     }
-    about = "The small world (docs/experiments.md): a test bed, not evidence about real models. Intervals: Student's t over seeds."
-    return Measure(f"world {name}", title, form, better, by_language, mean, dominant=(DOMINANT,), notes=[about])
+    return Measure(
+        f"world {name}", title, form, better, by_language, mean, dominant=(DOMINANT,), notes=[ABOUT] if of == GAP else []
+    )
 
 
-def _figure(estimate: Estimate) -> Figure:
-    if estimate.half != estimate.half:  # one seed
+def _figure(estimate: Estimate, form: Form) -> Figure:
+    """Without an interval where there is one seed."""
+    if math.isnan(estimate.half):
         return Figure(estimate.mean)
-    return Figure(estimate.mean, estimate.mean - estimate.half, estimate.mean + estimate.half)
+    low, high = estimate.mean - estimate.half, estimate.mean + estimate.half
+    return Figure(estimate.mean, max(low, 0.0), min(high, 1.0)) if form == "percent" else Figure(estimate.mean, low, high)

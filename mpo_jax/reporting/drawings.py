@@ -11,7 +11,9 @@ from mpo_jax.reporting.facts import Measure, Run
 from mpo_jax.reporting.scales import Axis, axis, log_axis
 from mpo_jax.reporting.side_by_side import Comparison
 
+DEPTH = 1e5  # how many times higher the top of a logarithmic axis is than its bottom, at most
 POINTS = 300  # of a curve; a longer one is thinned
+GOAL = "goal"  # the curve of the gap that others are pulled to
 LINE = 15  # height of one model in a language's row of dots, in pixels
 
 
@@ -29,10 +31,10 @@ class Dot:
 
 @dataclasses.dataclass(frozen=True)
 class Dots:
-    """`rows`: (language, its dots). `lines`: positions of lines across all rows, with what they mean."""
+    """`rows`: (language, whether it is dominant, its dots). `lines`: positions of lines across all rows, with what they mean."""
 
     axis: Axis
-    rows: Sequence[tuple[str, Sequence[Dot]]]
+    rows: Sequence[tuple[str, bool, Sequence[Dot]]]
     height: int
     lines: Sequence[tuple[float, str]]
     legend: Sequence[tuple[int, str]]
@@ -50,7 +52,7 @@ def dots(compared: Comparison) -> Dots:
             if cell.figure is not None:
                 low, high = map(scale.at, cell.figure.ends)
                 those.append(Dot(scale.at(cell.figure.value), low, high, LINE * (i + 0.7), column.style, column.name))
-        drawn.append((f"{row.name}, dominant" if row.dominant else row.name, those))
+        drawn.append((row.name, row.dominant, those))
     goals = [
         (cell.figure.value, f"{row.name}, {column.name}")
         for row in rows
@@ -85,21 +87,27 @@ class Scatter:
     legend: Sequence[tuple[int, str]]
 
 
-def scatter(runs: Sequence[Run]) -> Scatter | None:
-    """Of reward gap and the first measure of safety that has languages in common with it; None without one."""
+def scatters(runs: Sequence[Run]) -> list[Scatter]:
+    """Of reward gap and each measure of safety that has languages in common with it."""
+    keys = dict.fromkeys(measure.key for run in runs for measure in run.safety)
+    return [found for key in keys if (found := _scatter(runs, key)) is not None]
+
+
+def _scatter(runs: Sequence[Run], key: str) -> Scatter | None:
+    """None with fewer than three points."""
     found: list[tuple[float, float, int, str, str]] = []
-    title = ""
-    for number, run in enumerate(runs, 1):
-        for measure in run.safety:
-            if run.gap is not None and title in ("", measure.title):
-                those = _both(run.gap, measure, number, run.name if len(runs) > 1 else "")
-                title = measure.title if those else title
-                found += [one for one in those if one not in found]
+    measures = [(number, run, one) for number, run in enumerate(runs, 1) for one in run.safety if one.key == key]
+    for number, run, measure in measures:
+        if run.gap is not None:
+            those = _both(run.gap, measure, number, run.name if len(runs) > 1 else "")
+            found += [one for one in those if one not in found]  # what several runs began with is there once
     if len(found) < 3:
         return None
-    x, y = axis([one[0] for one in found], padded=True), axis([one[1] for one in found], percent=True)
+    form = measures[0][-1].form
+    x, y = axis([one[0] for one in found], padded=True), axis([one[1] for one in found], percent=form == "percent")
     points = [Point(x.at(gap), round(100 - y.at(rate), 2), *rest) for gap, rate, *rest in found]
     legend = dict.fromkeys((point.style, point.name) for point in points)
+    title = measures[0][-1].title
     return Scatter(x, y, "reward gap, nats per token", title, points, _spearman(found), list(legend))
 
 
@@ -144,7 +152,10 @@ class Panel:
 
 def panels(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[Panel]:
     """The loss with its parts and the held-out loss, on a logarithmic axis, and the held-out gap of each language."""
-    losses = [name for name in curves if name == "loss" or name.startswith("loss/") or name == "eval_loss"]
+    losses = sorted(
+        (name for name in curves if name.endswith("loss") or name.startswith("loss/")),
+        key=lambda name: (name == "eval_loss", name),
+    )
     gaps = [name for name in curves if name.startswith("eval_gap/")]
     found = [_panel("Loss and its parts", {name: curves[name] for name in losses}, log=True)]
     found += [_panel("Reward gap on held-out rows", {name.removeprefix("eval_gap/"): curves[name] for name in gaps}, log=False)]
@@ -152,7 +163,10 @@ def panels(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[Panel]:
 
 
 def _panel(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], *, log: bool) -> Panel | None:
-    kept = {name: [p for p in points if math.isfinite(p[1]) and (p[1] > 0 or not log)] for name, points in curves.items()}
+    finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in curves.items()}
+    highest = max((value for points in finite.values() for _, value in points), default=0.0)
+    lowest = highest / DEPTH if log else -math.inf  # a part that begins at 0 would leave the rest no room
+    kept = {name: [point for point in points if point[1] > lowest] for name, points in finite.items()}
     kept = {name: points for name, points in kept.items() if len(points) > 1}
     values = [y for points in kept.values() for _, y in points]
     y = (log_axis(values) if log else axis(values)) if values else None
@@ -163,9 +177,9 @@ def _panel(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], *, l
     drawn = []
     for i, (name, points) in enumerate(kept.items(), 1):
         every = -(-len(points) // POINTS)
-        thinned = points[:: -every][::-1]  # the last one is kept
+        thinned = points[::-every][::-1]  # the last one is kept
         at = " ".join(f"{x.at(step):g},{100 - y.at(value):.2f}" for step, value in thinned)
-        drawn.append(Curve(name, i, at, len(points) <= 30))
+        drawn.append(Curve(name, 0 if name == GOAL else i, at, len(points) <= 30))
     return Panel(title, x, y, drawn)
 
 

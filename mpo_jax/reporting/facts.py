@@ -80,10 +80,11 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """`settings`: what was run, in short, by name; `config`: all of it, as text. `gap`: the reward gap. `safety`, `usefulness`:
+    """`lead`: a line about it. `settings`: what was run, in short, by name; `config`: all of it, as text. `gap`: the reward gap. `safety`, `usefulness`:
     what else was measured. `curves`: metric -> (update, value). `audit`: language -> count -> rows."""
 
     name: str
+    lead: str = ""
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     config: str = ""
     gap: Measure | None = None

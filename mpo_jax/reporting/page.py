@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpo_jax.files.paths import write
-from mpo_jax.reporting.drawings import dots, panels, scatter
+from mpo_jax.reporting.drawings import dots, panels, scatters
 from mpo_jax.reporting.facts import Figure, Form, Run
 from mpo_jax.reporting.run_folder import read_run
 from mpo_jax.reporting.side_by_side import Cell, Comparison, compare, comparisons
@@ -60,7 +60,7 @@ def render(runs: Sequence[Run]) -> str:
             safety=safety,
             usefulness=usefulness,
             glances=[_glance(one) for one in every],
-            relation=scatter(runs),
+            relations=scatters(runs),
             settings=settings,
             differs={key for key in settings if len({run.settings.get(key, "") for run in runs}) > 1},
             curves=[(run.name, panels(run.curves)) for run in runs if run.curves],
@@ -107,7 +107,7 @@ def environment() -> "Environment":
         "shape": lambda style: style % SHAPES if style else "hollow",
         "words": lambda name: name.replace("_", " "),
         "dots": dots,
-        "dashes": lambda style: f"d{(style - 1) // COLOURS % 3}",
+        "dashes": lambda style: f"d{(style - 1) // COLOURS % 3}" if style else "d1",
     }
     return found
 

@@ -21,15 +21,16 @@ def read_run(folder: Path, name: str, *, texts: bool) -> Run:
     curves = _curves(folder / "metrics.jsonl")
     usefulness = read_usefulness(folder)
     if perplexities is not None:
-        usefulness = [*usefulness, perplexity(perplexities)]
+        usefulness = [*usefulness, perplexity(perplexities, gaps.dominant if gaps else ())]
     with understood(folder / "audit.json"):
         counted = {language: {key: int(count) for key, count in counts.items()} for language, counts in audit.items()}
-    settings, written = {}, ""
+    settings, written, lead = {}, "", ""
     if config is not None:
         with understood(folder / "config.json"):
             settings, written = _settings(config, counted, curves), _written(config)
+            lead = f"{settings['method']}: {settings['length']}."
     answers = _answers(folder / "samples.jsonl") if texts else []
-    run = Run(name, settings, written, gaps, read_safety(folder), usefulness, curves, counted, answers)
+    run = Run(name, lead, settings, written, gaps, read_safety(folder), usefulness, curves, counted, answers)
     if not (config or gaps or run.safety or usefulness or curves):
         raise InputError(
             f"{folder} holds nothing of a run (config.json, reward_gap.json, metrics.jsonl, asr.json, utility.json): give the "
@@ -80,7 +81,7 @@ def _settings(config: Any, audit: Mapping[str, Mapping[str, int]], curves: Mappi
         "data": data["path"],
         "rows": f"{rows} in {', '.join(audit)}" if audit else "",
         "held out": data["eval_path"] or f"a share of {data['eval_fraction']:g}",
-        "updates": f"{updates:.0f} of {config['batch_size']} rows, {config['epochs']} epochs",
+        "length": f"{updates:.0f} updates of {config['batch_size']} rows, epochs: {config['epochs']}",
         "learning rate": f"{optim['peak_lr']:g}, {optim['decay']}, {optim['kind']}",
         "computed in": str(config["compute_dtype"]),
         "frozen": config["frozen"],

@@ -64,7 +64,8 @@ def _related(relations: Any) -> list[str]:
     for label, one in relations.items():
         if one is not None:
             spearman, pearson = (
-                f"{one[name]['value']:+.2f} [{one[name]['low']:+.2f}, {one[name]['high']:+.2f}]" for name in ("spearman", "pearson")
+                f"{one[name]['value']:+.2f} [{one[name]['low']:+.2f}, {one[name]['high']:+.2f}]"
+                for name in ("spearman", "pearson")
             )
             notes.append(f"{label}: gap and rate over {len(one['languages'])} languages: Spearman {spearman}, Pearson {pearson}.")
     return notes

@@ -6,7 +6,7 @@ Of utility.json these parts are read; scores with `main` false are not shown.
     "changes": [{"task", "language", "metric", "part", "value", "low", "high"}]     after minus before; low may be missing
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ def read_usefulness(folder: Path) -> list[Measure]:
     return found
 
 
-def perplexity(kept: Mapping[str, Mapping[str, float]]) -> Measure:
+def perplexity(kept: Mapping[str, Mapping[str, float]], dominant: Sequence[str]) -> Measure:
     """label -> language -> perplexity of the texts of `data.texts`."""
     of = {
         label: {language: Figure(float(value)) for language, value in by_language.items()} for label, by_language in kept.items()
     }
-    return Measure("perplexity", "Perplexity of texts", "plain", "lower", of)
+    return Measure("perplexity", "Perplexity of texts", "plain", "lower", of, dominant=dominant)
 
 
 def _measure(kept: Any, task: str, metric: str) -> Measure:
