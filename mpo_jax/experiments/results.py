@@ -144,24 +144,27 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
-def relation(runs: Sequence[Run], noise: Noise, methods: Sequence[str], name: str) -> Estimate | None:
-    """Spearman's correlation of the gap and of the share `name` over all languages under these methods, which is computed seed
-    by seed. A seed where one of them is constant has none; None where no seed has one."""
+def relation(runs: Sequence[Run], noise: Noise, methods: Sequence[str], name: str) -> tuple[Estimate, int] | None:
+    """(Spearman's correlation of the gap and of the share `name` over all languages under these methods, computed seed by seed;
+    the number of seeds that have one). A seed where one of them is constant has none; None where no seed has one."""
     found = []
     for seed in dict.fromkeys(run.seed for run in runs):
         those = [run.values for run in runs if run.seed == seed and run.noise == noise and run.method in methods]
         gaps, shares = ([values[f"{of}/{language}"] for values in those for language in LANGUAGES] for of in ("gap", name))
         found.append(correlation(gaps, shares))
     known = [value for value in found if not math.isnan(value)]
-    return Estimate.of(known) if known else None
+    return (Estimate.of(known), len(known)) if known else None
 
 
 def _relations(runs: Sequence[Run], noise: Noise, methods: Sequence[str]) -> list[list[str]]:
     over = {"languages and methods": methods, **{f"languages, `{method}`": [method] for method in methods}}
-    rows = []
+    seeds, rows = len({run.seed for run in runs}), []
     for label, those in over.items():
-        found = [relation(runs, noise, those, name) for name in RELATED.values()]
-        rows.append([label, *("-" if one is None else one.text(2) for one in found)])
+        row = [label]
+        for name in RELATED.values():
+            found = relation(runs, noise, those, name)
+            row.append("-" if found is None else found[0].text(2) + (f" ({found[1]} seeds)" if found[1] < seeds else ""))
+        rows.append(row)
     return rows
 
 

@@ -24,9 +24,12 @@ from mpo_jax.experiments.learning import make_train, order_of, stacked
 from mpo_jax.experiments.measuring import REQUESTS, Measure, make_measure
 from mpo_jax.experiments.methods import METHODS, SWEPT, Method
 from mpo_jax.experiments.results import BASE, Run, balance, markdown, plot
+from mpo_jax.experiments.side_by_side import shown
 from mpo_jax.experiments.world import Noise, World, preference_rows
 from mpo_jax.experiments.writing import Write, make_engine, make_write
 from mpo_jax.files.json_files import write_json
+from mpo_jax.reporting.page import NAME as PAGE
+from mpo_jax.reporting.page import write_page
 from mpo_jax.training.optim import OptimConfig
 from mpo_jax.types import Params
 
@@ -80,7 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         tables = markdown(runs)
         (folder / "tables.md").write_text(tables, encoding="utf-8")
         plot(runs, folder)
-        print(f"\n{tables}\nin {folder}: results.json, tables.md and plots")
+        write_page(folder / PAGE, shown(runs))
+        print(f"\n{tables}\nin {folder}: results.json, tables.md, {PAGE} and plots")
 
 
 def carry_out(study: Study, folder: Path) -> list[Run]:

@@ -14,6 +14,7 @@ from mpo_jax.reporting.side_by_side import Comparison
 DEPTH = 1e5  # how many times higher the top of a logarithmic axis is than its bottom, at most
 POINTS = 300  # of a curve; a longer one is thinned
 GOAL = "goal"  # the curve of the gap that others are pulled to
+ROOM = (9.0, 5.0)  # percent of a drawing that the name of a language takes
 LINE = 15  # height of one model in a language's row of dots, in pixels
 
 
@@ -67,11 +68,14 @@ def dots(compared: Comparison) -> Dots:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
+    """`labelled`: whether there is room for its language beside it."""
+
     x: float
     y: float  # percent from the top
     style: int
     language: str
     name: str
+    labelled: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +109,11 @@ def _scatter(runs: Sequence[Run], key: str) -> Scatter | None:
         return None
     form = measures[0][-1].form
     x, y = axis([one[0] for one in found], padded=True), axis([one[1] for one in found], percent=form == "percent")
-    points = [Point(x.at(gap), round(100 - y.at(rate), 2), *rest) for gap, rate, *rest in found]
+    points: list[Point] = []
+    for gap, rate, *rest in found:
+        at_x, at_y = x.at(gap), round(100 - y.at(rate), 2)
+        near = any(one.labelled and abs(one.x - at_x) < ROOM[0] and abs(one.y - at_y) < ROOM[1] for one in points)
+        points.append(Point(at_x, at_y, *rest, labelled=not near))
     legend = dict.fromkeys((point.style, point.name) for point in points)
     title = measures[0][-1].title
     return Scatter(x, y, "reward gap, nats per token", title, points, _spearman(found), list(legend))
@@ -156,7 +164,7 @@ def panels(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[Panel]:
         (name for name in curves if name.endswith("loss") or name.startswith("loss/")),
         key=lambda name: (name == "eval_loss", name),
     )
-    gaps = [name for name in curves if name.startswith("eval_gap/")]
+    gaps = sorted((name for name in curves if name.startswith("eval_gap/")), key=lambda name: (name.endswith(GOAL), name))
     found = [_panel("Loss and its parts", {name: curves[name] for name in losses}, log=True)]
     found += [_panel("Reward gap on held-out rows", {name.removeprefix("eval_gap/"): curves[name] for name in gaps}, log=False)]
     return [panel for panel in found if panel is not None]

@@ -1,4 +1,4 @@
-"""What does the page know of a run? Figures by language with their intervals, curves, counts and answers, whatever they came from."""
+"""What does the page know of a run? Figures by language with intervals, curves, counts and answers."""
 
 import dataclasses
 import math
@@ -80,8 +80,8 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """`lead`: a line about it. `settings`: what was run, in short, by name; `config`: all of it, as text. `gap`: the reward gap. `safety`, `usefulness`:
-    what else was measured. `curves`: metric -> (update, value). `audit`: language -> count -> rows."""
+    """`lead`: a line about it. `settings`: what was run, in short, by name; `config`: all of it, as text. `gap`: the reward gap.
+    `safety`, `usefulness`: what else was measured. `curves`: metric -> (update, value). `audit`: language -> count -> rows."""
 
     name: str
     lead: str = ""

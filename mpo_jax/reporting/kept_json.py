@@ -1,4 +1,4 @@
-"""How is a file of a run read that may be missing, or that someone has changed? A missing one is None, a broken one a sentence."""
+"""How is a file of a run read that may be missing or changed? A missing one is None, a broken one a sentence."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""How does the page come from what is known of runs? Templates are filled; every text is escaped, and nothing on the page can run."""
+"""How does the page come from what is known of runs? By templates: every text is escaped, and nothing on it can run."""
 
 import dataclasses
 import functools
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "report.html"
 COLOURS, SHAPES = 8, 4
+PERCENT = "\u202f%"
 DIGITS = {"nats": 3, "plain": 3, "percent": 1}
 
 
@@ -107,6 +108,8 @@ def environment() -> "Environment":
         "shape": lambda style: style % SHAPES if style else "hollow",
         "words": lambda name: name.replace("_", " "),
         "dots": dots,
+        "about": about,
+        "changed": lambda value, form: shown(value, form, signed=True).removesuffix(PERCENT),
         "dashes": lambda style: f"d{(style - 1) // COLOURS % 3}" if style else "d1",
     }
     return found
@@ -115,7 +118,7 @@ def environment() -> "Environment":
 def shown(value: float, form: Form, *, signed: bool = False) -> str:
     """A number as it is read: shares in per cent, gaps with their sign."""
     sign, digits = "+" if signed or form == "nats" else "", DIGITS[form]
-    text = f"{100 * value:{sign}.{digits}f}\u202f%" if form == "percent" else f"{value:{sign}.{digits}f}"
+    text = f"{100 * value:{sign}.{digits}f}{PERCENT}" if form == "percent" else f"{value:{sign}.{digits}f}"
     return text.replace("-", "−")
 
 
@@ -123,5 +126,11 @@ def interval(figure: Figure, form: Form, *, signed: bool = False) -> str:
     """[low, high], or nothing."""
     if figure.low is None or figure.high is None:
         return ""
-    low, high = (shown(end, form, signed=signed).removesuffix("\u202f%") for end in (figure.low, figure.high))
+    low, high = (shown(end, form, signed=signed).removesuffix(PERCENT) for end in (figure.low, figure.high))
     return f"[{low}, {high}]"
+
+
+def about(compared: Comparison) -> str:
+    """The unit, and which way is good."""
+    parts = ["nats per token"] if compared.form == "nats" else []
+    return ", ".join([*parts, *([f"{compared.better} is better"] if compared.better else [])])

@@ -1,4 +1,4 @@
-"""What does a folder hold of a run? Its config, gaps, metrics, audit and answers, and what other commands measured of its model."""
+"""What does a folder hold of a run? What training wrote, and what other commands measured of its model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,7 +81,7 @@ def _settings(config: Any, audit: Mapping[str, Mapping[str, int]], curves: Mappi
         "data": data["path"],
         "rows": f"{rows} in {', '.join(audit)}" if audit else "",
         "held out": data["eval_path"] or f"a share of {data['eval_fraction']:g}",
-        "length": f"{updates:.0f} updates of {config['batch_size']} rows, epochs: {config['epochs']}",
+        "length": f"{updates:.0f} updates of {config['batch_size']} rows ({config['epochs']} epochs)",
         "learning rate": f"{optim['peak_lr']:g}, {optim['decay']}, {optim['kind']}",
         "computed in": str(config["compute_dtype"]),
         "frozen": config["frozen"],

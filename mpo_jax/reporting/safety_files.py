@@ -28,11 +28,18 @@ def read_safety(folder: Path) -> list[Measure]:
             kept = read_json(path)
             if kept is not None:
                 with understood(path):
-                    found += [_measure(kept, key, title, better) for key, title in kept["rates"].items()]
+                    notes = [
+                        f"{kept['shows']}, judged by {kept['judge']}.",
+                        *_unread(kept["models"]),
+                        *_related(kept["reward gap and rate"]),
+                    ]
+                    for key, title in kept["rates"].items():
+                        found.append(_measure(kept, key, title, better, notes))
+                        notes = []  # they are said once, with the first rate, to which correlations belong
     return found
 
 
-def _measure(kept: Any, key: str, title: str, better: Better) -> Measure:
+def _measure(kept: Any, key: str, title: str, better: Better, notes: list[str]) -> Measure:
     models = kept["models"]
     of = {
         label: {line["language"]: _figure(line["rates"][key]) for line in found["lines"] if line["rates"][key] is not None}
@@ -40,7 +47,6 @@ def _measure(kept: Any, key: str, title: str, better: Better) -> Measure:
     }
     average = {label: _figure(found["average"][key]) for label, found in models.items() if found["average"][key] is not None}
     change = {language: _figure(one) for language, one in kept["after minus before"].get(key, {}).items()}
-    notes = [f"{kept['shows']}, judged by {kept['judge']}.", *_unread(models), *_related(kept["reward gap and rate"])]
     return Measure(f"{key}, {kept['judge']}", title, "percent", better, of, average, change, notes=notes)
 
 
@@ -67,5 +73,9 @@ def _related(relations: Any) -> list[str]:
                 f"{one[name]['value']:+.2f} [{one[name]['low']:+.2f}, {one[name]['high']:+.2f}]"
                 for name in ("spearman", "pearson")
             )
-            notes.append(f"{label}: gap and rate over {len(one['languages'])} languages: Spearman {spearman}, Pearson {pearson}.")
+            notes.append(
+                f"{label}: gap and rate over {len(one['languages'])} languages: Spearman {spearman}, Pearson {pearson}.".replace(
+                    "-", "−"
+                )
+            )
     return notes

@@ -10,7 +10,7 @@ from mpo_jax.reporting.facts import ByLanguage, Figure, Form, Measure, Run
 
 BEST, ALIKE = "best", "alike"
 ROUNDING = 1e-6  # relative: two runs measure the same model on other machines
-MEAN = "mean of the others"
+MEAN = "mean of others"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ import pytest
 from mpo_jax.experiments.results import BASE, Estimate, Run, balance, markdown, plot
 from mpo_jax.experiments.world import LANGUAGES, Noise
 
-NAMES = ("refuses", "complies", "answers", "gap", "accuracy", "perplexity")
+LIKELIHOODS = ("refuses", "complies", "answers", "gap", "accuracy", "perplexity")
+NAMES = (*LIKELIHOODS, "writes_refusal", "writes_compliance")
 
 
 def values(level: float) -> dict[str, float]:
