@@ -163,7 +163,7 @@ def _relations(runs: Sequence[Run], noise: Noise, methods: Sequence[str]) -> lis
         row = [label]
         for name in RELATED.values():
             found = relation(runs, noise, those, name)
-            row.append("-" if found is None else found[0].text(2) + (f" ({found[1]} seeds)" if found[1] < seeds else ""))
+            row.append("-" if found is None else found[0].text(2) + (f" (of {found[1]})" if found[1] < seeds else ""))
         rows.append(row)
     return rows
 

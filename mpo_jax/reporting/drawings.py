@@ -7,6 +7,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from mpo_jax.reporting.facts import Measure, Run
 from mpo_jax.reporting.scales import Axis, axis, log_axis
 from mpo_jax.reporting.side_by_side import Comparison
@@ -110,10 +112,10 @@ def _scatter(runs: Sequence[Run], key: str) -> Scatter | None:
     form = measures[0][-1].form
     x, y = axis([one[0] for one in found], padded=True), axis([one[1] for one in found], percent=form == "percent")
     points: list[Point] = []
-    for gap, rate, *rest in found:
+    for gap, rate, style, language, name in found:
         at_x, at_y = x.at(gap), round(100 - y.at(rate), 2)
         near = any(one.labelled and abs(one.x - at_x) < ROOM[0] and abs(one.y - at_y) < ROOM[1] for one in points)
-        points.append(Point(at_x, at_y, *rest, labelled=not near))
+        points.append(Point(at_x, at_y, style, language, name, labelled=not near))
     legend = dict.fromkeys((point.style, point.name) for point in points)
     title = measures[0][-1].title
     return Scatter(x, y, "reward gap, nats per token", title, points, _spearman(found), list(legend))
@@ -137,7 +139,7 @@ def _spearman(found: Sequence[tuple[float, float, int, str, str]]) -> float | No
         return None
     from scipy import stats  # takes a second to import
 
-    return float(stats.spearmanr(x, y).statistic)
+    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ def most_probable(params, prompt: np.ndarray) -> int:
     nowhere = jnp.zeros_like(tokens_ST)
     packed = Packed(tokens_ST, position_ST, ones_ST, ones_ST, none, none, none, nowhere, jnp.zeros(tokens_ST.shape))
     hidden_STD = MODEL.hidden(params, packed)
-    logits_V = jnp.einsum("d,dv->v", hidden_STD[0, -1], MODEL.unembedding(params))
+    logits_V = jnp.einsum("d,vd->v", hidden_STD[0, -1], MODEL.unembedding(params))
     return int(jnp.argmax(logits_V))
 
 
