@@ -83,6 +83,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
 def add_mesh(parser: argparse.ArgumentParser) -> None:
     """The options of a model on this run's own devices."""
     options = parser.add_argument_group("a model on these devices")
+    options.add_argument("--adapter", help="a LoRA adapter of --model, a folder as PEFT saves it")
     options.add_argument("--dtype", choices=DTYPES, help="dtype of weights, caches and computation (default: bfloat16)")
     options.add_argument("--batch-size", type=int, help=f"answers written together (default: {BATCH_SIZE})")
     options.add_argument(
@@ -134,12 +135,13 @@ def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
         batch_size=BATCH_SIZE if args.batch_size is None else args.batch_size,
         tensor=args.tensor,
         width=args.width,
+        adapter=args.adapter,
     )
 
 
 def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedModel:
     """A server that has answered once. Errors: options that contradict each other; those of `ServedModel.check`."""
-    for option in ("dtype", "batch_size", "tensor", "width"):
+    for option in ("adapter", "dtype", "batch_size", "tensor", "width"):
         if getattr(args, option) is not None:
             raise InputError(f"--{option.replace('_', '-')} is for a model on these devices: leave it or --server out.")
     if args.served_model is None:

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mpo_jax.devices.sharding import abstract_on_mesh, make_generation_mesh, named, shards
+from mpo_jax.devices.sharding import abstract_on_mesh, make_generation_mesh, shards
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.files import hub
 from mpo_jax.generation.base import Decoding
 from mpo_jax.generation.engine import jitted
-from mpo_jax.generation.programs import Cache, abstract_cache
+from mpo_jax.generation.programs import Cache, abstract_cache, abstract_logits
 from mpo_jax.generation.sampling import Draw
-from mpo_jax.generation.shapes import rounded, stacked
+from mpo_jax.generation.shapes import read_together, rounded, stacked
 from mpo_jax.generation.weights import abstract_placed
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import build
@@ -129,20 +129,24 @@ def lay_out_generation(writing: Writing, topology: str, width: int, tensor: int)
 
 def arguments(layout: GenerationLayout, name: str, decoding: Decoding) -> tuple[Any, ...]:
     """The shapes, dtypes and shardings of what the engine gives to its program of this name, prefill or decode."""
-    arrays = {**stacked([], layout.rows, layout.prompt_slots), "key_B2": np.zeros((layout.rows, 2), np.uint32)}
-    batch = abstract_on_mesh(arrays, layout.mesh, ("batch",))
+    copies = shards(layout.mesh, "batch")
+    logits_BV = abstract_logits(layout.model, layout.rows, layout.mesh)
     if name == "prefill":
-        return layout.params, layout.cache, batch["tokens_BT"], batch["length_B"]
+        rows = copies * read_together(layout.rows, layout.prompt_slots, copies)
+        arrays = np.zeros((rows, layout.prompt_slots), np.int32), np.zeros(rows, np.int32)
+        read = (*abstract_on_mesh(arrays, layout.mesh, ("batch",)), abstract_on_mesh(np.int32(0), layout.mesh, ()))
+        return layout.params, layout.cache, logits_BV, *read
+    arrays = {**stacked([], layout.rows, layout.prompt_slots, copies), "key_B2": np.zeros((layout.rows, 2), np.uint32)}
+    batch = abstract_on_mesh(arrays, layout.mesh, ("batch",))
     draw = jax.tree.map(np.asarray, Draw.of(decoding))
     stop_E, draw = abstract_on_mesh((np.zeros(STOPS, np.int32), draw), layout.mesh, ())
-    shape = (layout.rows, layout.model.config.vocab_size)
-    logits_BV = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=named(layout.mesh, ("batch", "vocab"), shape, "logits"))
     return layout.params, layout.cache, logits_BV, batch["length_B"], batch["limit_B"], batch["key_B2"], stop_E, draw
 
 
 def lowered(layout: GenerationLayout, name: str, decoding: Decoding | None = None) -> jax.stages.Lowered:
     """The engine's program of this name; without a `decoding` it draws by temperature and top-p."""
-    prefill, decode = jitted(layout.model, layout.cache, layout.new_slots)
+    logits_BV = abstract_logits(layout.model, layout.rows, layout.mesh)
+    prefill, decode = jitted(layout.model, layout.cache, logits_BV, layout.new_slots)
     program, args = {"prefill": prefill, "decode": decode}[name], arguments(layout, name, decoding or DRAWN)
     # A mesh of devices that do not exist here is for the compiler only: computing anything under it would fail.
     with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):

@@ -4,8 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mpo_jax.checkpoints.hugging_face import is_whole, save_hf
+from mpo_jax.checkpoints.export_folder import is_whole
+from mpo_jax.checkpoints.hugging_face import save_hf
 from mpo_jax.checkpoints.model_card import model_card
+from mpo_jax.checkpoints.peft_folder import save_adapter
 from mpo_jax.data.dataset import Data
 from mpo_jax.devices import processes
 from mpo_jax.evaluation.gap_table import GapTable, bars, format_tables
@@ -21,11 +23,17 @@ from mpo_jax.types import Params
 
 
 def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, tables: dict[str, GapTable]) -> None:
-    """Writes the aligned checkpoint to `folder/export`, and says how many of its weights differ from the original model's."""
+    """Writes the aligned checkpoint to `folder/export`, and says how many of its weights differ from the original model's; and an
+    adapter by itself to `folder/adapter`."""
     out_dir = folder / "export"
     if is_whole(out_dir):
         processes.say(f"export: {out_dir} already exists, written by the run that this one continues")
         return
+    if config.lora.rank:
+        adapter = folder / "adapter"
+        if not is_whole(adapter):
+            save_adapter(trainable, adapter, model=run.model, family=run.family, config=config.lora, base=config.model)
+        processes.say(f"adapter: {adapter}, for PEFT")
     data, dtype = run.data, config.export.dtype
 
     def card() -> str:
