@@ -63,9 +63,9 @@ def _measure(runs: Sequence[Run], method: str, noise: Noise, of: Shown) -> Measu
         label: _figure(estimates(runs, one, noise, lambda values: over_targets(values, name)), form)
         for label, one in labels.items()
     }
-    return Measure(
-        f"world {name}", title, form, better, by_language, mean, dominant=(DOMINANT,), notes=[ABOUT] if of == GAP else []
-    )
+    enough = by_language[BEFORE][DOMINANT].value if of == GAP else math.inf
+    notes = [ABOUT] if of == GAP else []
+    return Measure(f"world {name}", title, form, better, by_language, mean, dominant=(DOMINANT,), enough=enough, notes=notes)
 
 
 def _figure(estimate: Estimate, form: Form) -> Figure:

@@ -23,6 +23,10 @@ class Figure:
         (low, high), (other_low, other_high) = self.ends, other.ends
         return low <= other_high and other_low <= high
 
+    def up_to(self, most: float) -> "Figure":
+        """With everything above `most` cut off."""
+        return Figure(min(self.value, most), *(min(end, most) for end in self.ends))
+
     @property
     def ends(self) -> tuple[float, float]:
         return (self.value if self.low is None else self.low), (self.value if self.high is None else self.high)
@@ -37,8 +41,8 @@ class Measure:
 
     `of`: label of a model ("before", "after") -> language -> figure; the last label is what the run made. `average`: label ->
     the mean over languages, where the file that it came from has one. `change`: language -> after minus before, where it is known
-    with an interval. `dominant`: languages that are already aligned, and belong to no average. `notes`: sentences to be read with
-    it."""
+    with an interval. `dominant`: languages that are already aligned, and belong to no average. `enough`: more than this is no
+    better, as a gap beyond the dominant one. `notes`: sentences to be read with it."""
 
     key: str
     title: str
@@ -48,6 +52,7 @@ class Measure:
     average: ByLanguage = dataclasses.field(default_factory=dict)
     change: ByLanguage = dataclasses.field(default_factory=dict)
     dominant: Sequence[str] = ()
+    enough: float = math.inf
     notes: Sequence[str] = ()
 
     @property

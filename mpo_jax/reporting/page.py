@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,4 +134,5 @@ def interval(figure: Figure, form: Form, *, signed: bool = False) -> str:
 def about(compared: Comparison) -> str:
     """The unit, and which way is good."""
     parts = ["nats per token"] if compared.form == "nats" else []
-    return ", ".join([*parts, *([f"{compared.better} is better"] if compared.better else [])])
+    up_to = f", up to the dominant gap before, {shown(compared.enough, compared.form)}" if math.isfinite(compared.enough) else ""
+    return ", ".join([*parts, *([f"{compared.better} is better{up_to}"] if compared.better else [])])

@@ -1,5 +1,6 @@
 """What does a folder hold of a run? What training wrote, and what other commands measured of its model."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ def _gaps(path: Path) -> tuple[Measure | None, Mapping[str, Mapping[str, float]]
         rows = {line["name"].removesuffix(DOMINANT): line["count"] for lines in tables.values() for line in lines}
         counts = f"{min(rows.values())} to {max(rows.values())}" if len({*rows.values()}) > 1 else f"{max(rows.values())}"
         about = f"Of {counts} rows a language; intervals: 95 %, by a bootstrap over rows."
-        return Measure("gap", "Reward gap", "nats", "higher", of, dominant=dominant, notes=[about]), kept.get("perplexity")
+        goals = [figure.value for language, figure in next(iter(of.values())).items() if language in dominant]
+        enough = sum(goals) / len(goals) if goals else math.inf
+        gap = Measure("gap", "Reward gap", "nats", "higher", of, dominant=dominant, enough=enough, notes=[about])
+        return gap, kept.get("perplexity")
 
 
 def _figure(line: Any) -> Figure:
@@ -85,6 +89,7 @@ def _settings(config: Any, audit: Mapping[str, Mapping[str, int]], curves: Mappi
         "learning rate": f"{optim['peak_lr']:g}, {optim['decay']}, {optim['kind']}",
         "computed in": str(config["compute_dtype"]),
         "frozen": config["frozen"],
+        "adapter": f"LoRA of rank {rank}" if (rank := config.get("lora", {}).get("rank", 0)) else "",
     }
     return {name: str(value) for name, value in found.items() if value}
 

@@ -51,6 +51,7 @@ class Comparison:
     title: str
     form: Form
     better: str
+    enough: float
     columns: Sequence[Column]
     rows: Sequence[Row]
     changes: bool
@@ -73,14 +74,14 @@ def compare(found: Sequence[tuple[int, str, Measure]]) -> Comparison:
         cells = [Cell(column.figures.get(language)) for column in columns]
         aligned = language in dominant
         # A dominant language is to stay where it was: none is best there.
-        rows.append(Row(language, cells if aligned else _marked(columns, cells, first.better), aligned, change.get(language)))
+        rows.append(Row(language, cells if aligned else _marked(columns, cells, first), aligned, change.get(language)))
     means = [Cell(column.mean) for column in columns]
     name = MEAN if dominant else "mean"
     if len(languages) - len(dominant) > 1:
-        rows.append(Row(name, _marked(columns, means, first.better), change=change.get("average"), mean=True))
+        rows.append(Row(name, _marked(columns, means, first), change=change.get("average"), mean=True))
     notes = [note if len(found) == 1 else f"{run}: {note}" for _, run, measure in found for note in measure.notes]
     shared = list(first.notes) if all(list(measure.notes) == list(first.notes) for *_, measure in found) else notes
-    return Comparison(first.title, first.form, first.better, columns, rows, bool(change), shared)
+    return Comparison(first.title, first.form, first.better, first.enough, columns, rows, bool(change), shared)
 
 
 def comparisons(runs: Sequence[Run], kind: str) -> list[Comparison]:
@@ -115,16 +116,21 @@ def _same(one: ByLanguage, other: ByLanguage) -> bool:
     return all(abs(x - y) <= ROUNDING * max(abs(x), abs(y)) for x, y in pairs)
 
 
-def _marked(columns: Sequence[Column], cells: Sequence[Cell], better: str) -> list[Cell]:
-    """Among what runs made, where there are two or more."""
-    results = [cell.figure for column, cell in zip(columns, cells, strict=True) if column.result and cell.figure is not None]
-    if len(results) < 2 or not better:
+def _marked(columns: Sequence[Column], cells: Sequence[Cell], measure: Measure) -> list[Cell]:
+    """Among what runs made, where there are two or more; all that are beyond what is enough are as good."""
+    results = [
+        cell.figure.up_to(measure.enough)
+        for column, cell in zip(columns, cells, strict=True)
+        if column.result and cell.figure is not None
+    ]
+    if len(results) < 2 or not measure.better:
         return list(cells)
-    best = (max if better == "higher" else min)(results, key=lambda figure: figure.value)
+    best = (max if measure.better == "higher" else min)(results, key=lambda figure: figure.value)
 
     def mark(column: Column, cell: Cell) -> str:
         if not column.result or cell.figure is None:
             return ""
-        return BEST if cell.figure.value == best.value else ALIKE if cell.figure.overlaps(best) else ""
+        figure = cell.figure.up_to(measure.enough)
+        return BEST if figure.value == best.value else ALIKE if figure.overlaps(best) else ""
 
     return [Cell(cell.figure, mark(column, cell)) for column, cell in zip(columns, cells, strict=True)]

@@ -22,6 +22,7 @@ def test_everything_is_read(folder):
     assert run.gap is not None
     assert run.gap.languages == ["en", "ar", "sw"]
     assert run.gap.dominant == ["en"]
+    assert run.gap.enough == 1.0
     assert run.gap.of["after"]["sw"].value == pytest.approx(1.0)
     mean = run.gap.mean("after")
     assert mean is not None

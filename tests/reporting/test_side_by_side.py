@@ -1,5 +1,7 @@
 """The best is marked where it is the best, what overlaps it too, and what runs began with is said once."""
 
+import dataclasses
+
 import pytest
 
 from mpo_jax.reporting.facts import Figure, Measure
@@ -27,6 +29,18 @@ def test_the_best_is_marked_and_what_overlaps_it():
     assert marks(found, "sw") == ["", "", "best"]
     assert marks(found, "ar") == ["", "alike", "best"]
     assert marks(found, "mean of others") == ["", "", "best"]
+
+
+def test_beyond_what_is_enough_more_is_no_better():
+    near, far, short = (
+        dataclasses.replace(measure(sw=ends, ar=ends), enough=1.0)
+        for ends in ((1.1, 1.0, 1.2), (4.0, 3.5, 4.5), (0.8, 0.7, 1.05))
+    )
+    found = compare([(1, "near", near), (2, "far", far), (3, "short", short)])
+    assert marks(found, "sw") == ["", "best", "best", "alike"]
+    figure = found.rows[0].cells[2].figure
+    assert figure is not None
+    assert figure.value == 4.0  # what is shown is the whole gap
 
 
 def test_where_lower_is_better_the_lowest_is_the_best():
