@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from mpo_jax.data.chat_format import TEMPLATES
 from mpo_jax.data.conversation import Conversation
+from mpo_jax.data.prompts.base import Prompt
 from mpo_jax.data.prompts.registry import read_prompts
 from mpo_jax.devices import processes
 from mpo_jax.errors import InputError, one_sentence
@@ -41,16 +42,8 @@ BATCH_SIZE = 32
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.generate", description="Writes a model's answers to prompts.")
     parser.add_argument("--model", help="a folder, or a Hugging Face hub name as user/name[@revision]")
-    parser.add_argument("--prompts", required=True, help="a file of prompts, or several with commas between them")
     parser.add_argument("--output", required=True, help="a folder for responses.jsonl and generation.json")
-    parser.add_argument("--languages", help="only prompts in these, such as sw,bn (default: all)")
-    parser.add_argument("--side", choices=SIDES, help="which prompts of rows of preferences (default: target)")
-    parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each language")
-    parser.add_argument(
-        "--template",
-        choices=TEMPLATES,
-        help="authors: the chat format of MPO's authors for this family; hf: the tokenizer's own (default: authors)",
-    )
+    add_prompts(parser)
     parser.add_argument("--tokens", action="store_true", help="write the ids of the answers' tokens too")
     add_decoding(parser)
     add_mesh(parser)
@@ -61,6 +54,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         jax.config.update("jax_platforms", "cpu")  # the server may be on this machine, and need all of its accelerators
     with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():
         run(args)
+
+
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """The options of which prompts are answered, and in which chat format."""
+    parser.add_argument("--prompts", required=True, help="a file of prompts, or several with commas between them")
+    parser.add_argument("--languages", help="only prompts in these, such as sw,bn (default: all)")
+    parser.add_argument("--side", choices=SIDES, help="which prompts of rows of preferences (default: target)")
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each language")
+    parser.add_argument(
+        "--template",
+        choices=TEMPLATES,
+        help="authors: the chat format of MPO's authors for this family; hf: the tokenizer's own (default: authors)",
+    )
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -109,15 +115,32 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """What the command does, in each of its processes. Errors: those of the prompts, the model or server, and the folder."""
-    decoding = Decoding(args.samples, args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
-    output = path_of(args.output)
-    languages = [name.strip() for name in args.languages.split(",")] if args.languages else None
-    prompts = read_prompts(args.prompts, languages=languages, limit=args.limit, side=args.side or "target")
-    responder = served_responder(args, decoding) if args.server else engine_responder(args, decoding)
+    decoding, output, prompts = decoding_of(args), path_of(args.output), prompts_of(args)
+    responder = responder_of(args, decoding)
     summary = generate(prompts, responder, output, samples=decoding.samples, tokens=args.tokens)
     processes.say(f"{output}: {summary.sentence()}")
     if isinstance(responder, Engine):
         processes.say(f"{responder.spent}.")
+
+
+def decoding_of(args: argparse.Namespace) -> Decoding:
+    """Errors: those of `Decoding`."""
+    return Decoding(args.samples, args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
+
+
+def prompts_of(args: argparse.Namespace) -> list[Prompt]:
+    """Those that are asked for. Errors: those of `read_prompts`."""
+    languages = [name.strip() for name in args.languages.split(",")] if args.languages else None
+    return read_prompts(args.prompts, languages=languages, limit=args.limit, side=args.side or "target")
+
+
+def responder_of(args: argparse.Namespace, decoding: Decoding) -> Engine | ServedModel:
+    """The model that the options name; a server has answered once. Errors: those of either kind, and of `ServedModel.check`."""
+    if not args.server:
+        return engine_responder(args, decoding)
+    served = served_responder(args, decoding)
+    served.check()
+    return served
 
 
 def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
@@ -140,7 +163,7 @@ def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
 
 
 def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedModel:
-    """A server that has answered once. Errors: options that contradict each other; those of `ServedModel.check`."""
+    """Nobody is asked yet. Errors: options that contradict each other; those of `ServedModel`."""
     for option in ("adapter", "dtype", "batch_size", "tensor", "width"):
         if getattr(args, option) is not None:
             raise InputError(f"--{option.replace('_', '-')} is for a model on these devices: leave it or --server out.")
@@ -157,20 +180,23 @@ def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedMode
             f"Who renders conversations for --server {args.server}? Give --chat, and it does, or --model, a folder with the "
             "tokenizer, and they are rendered here."
         )
-    key = os.environ.get(args.api_key_env or KEY)
-    if args.api_key_env and not key:
-        raise InputError(f"--api-key-env {args.api_key_env} is not set: put the key into this environment variable.")
-    served = ServedModel(
+    return ServedModel(
         args.server,
         args.served_model,
         decoding,
         rendering_of(args.model, args.template or "authors") if args.model else None,
         ServedModel.concurrency if args.concurrency is None else args.concurrency,
-        key or NO_KEY,
+        key_of("--api-key-env", args.api_key_env),
         Patience() if args.timeout is None else Patience(timeout=args.timeout),
     )
-    served.check()
-    return served
+
+
+def key_of(option: str, variable: str | None) -> str:
+    """The key in an environment variable: the one that `option` names, or the usual one. Errors: one that is named and unset."""
+    key = os.environ.get(variable or KEY)
+    if variable and not key:
+        raise InputError(f"{option} {variable} is not set: put the key into this environment variable.")
+    return key or NO_KEY
 
 
 def rendering_of(model: str, template: str) -> Rendering:

@@ -184,11 +184,12 @@ def load_engine(
     tensor: int | None = None,
     width: int | None = None,
     adapter: str | None = None,
+    chat: Chat | None = None,
 ) -> Engine:
-    """The engine of a folder in Hugging Face's layout, and of an adapter's as PEFT saves it. Errors: those of the model, the
-    adapter, the tokenizer, the chat format and the mesh."""
+    """The engine of a folder in Hugging Face's layout, and of an adapter's as PEFT saves it. `chat` takes the place of the chat
+    format that `template` names. Errors: those of the model, the adapter, the tokenizer, the chat format and the mesh."""
     family, model, raw = build(model_dir)
-    conversation = Conversation.of(model_dir, family.authors_chat, template)
+    conversation = Conversation.of(model_dir, family.authors_chat, template) if chat is None else chat
     mesh, shared = generation_mesh(model, dtype, tensor=tensor, width=width)
     known = {"model": fingerprint(sampled(model_dir, hub.ALL_FILES))}
     if adapter is not None:

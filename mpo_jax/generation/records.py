@@ -126,16 +126,33 @@ def read_responses(folder: str | Path) -> list[Record]:
     """What the folder's answers are, those of a run that has not ended included: the record that counts of each language, prompt,
     sample and turn, in this order. Errors: no answers there, a broken line."""
     folder = path_of(folder)
-    if not (folder / SETTINGS).is_file():
-        raise InputError(f"{folder} has no {SETTINGS}: give the --output folder of `python -m mpo_jax.generate`.")
+    _check(folder)
     paths = [path for path in (folder / RESPONSES, *_parts(folder)) if path.exists()]
     known = {record.slot: record for path in paths for record in _read(path)}
     return [known[slot] for slot in sorted(known)]
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Those that all answers of the folder were written with. Errors: no answers there, settings that are not JSON."""
+    _check(folder)
+    return _kept(folder / SETTINGS)["settings"]
+
+
+def _check(folder: Path) -> None:
+    if not (folder / SETTINGS).is_file():
+        raise InputError(f"{folder} has no {SETTINGS}: give the --output folder of `python -m mpo_jax.generate`.")
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): give another folder for the answers.") from None
+
+
 def _read(path: Path) -> list[Record]:
     records = []
-    for number, line in enumerate(_whole_lines(path), start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             records.append(Record.read(line))
         except ValueError as error:
@@ -146,7 +163,7 @@ def _read(path: Path) -> list[Record]:
     return records
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def whole_lines(path: Path) -> list[bytes]:
     """Without their ends, and without a last line that a kill cut short. Only \\n ends a line: a text may have what Unicode calls
     line separators."""
     *lines, last = path.read_bytes().split(b"\n")
@@ -173,10 +190,7 @@ def _prepare(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"{folder} is a file: give a folder for the answers.")
     path = folder / SETTINGS
     if path.exists():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON ({error}): give another folder for the answers.") from None
+        kept = _kept(path)
         if difference := differences(kept, facts):
             raise InputError(
                 f"{folder} holds answers of other settings: {'; '.join(difference)}; give another folder for the answers, or the "
@@ -195,7 +209,7 @@ def _fold(folder: Path) -> None:
     """All whole lines come to lie in responses.jsonl, which is replaced at once, and only then do the other files go."""
     path, parts = folder / RESPONSES, _parts(folder)
     paths = [*([path] if path.exists() else []), *parts]
-    whole = b"".join(line + b"\n" for part in paths for line in _whole_lines(part))
+    whole = b"".join(line + b"\n" for part in paths for line in whole_lines(part))
     if parts or (path.exists() and path.read_bytes() != whole):
         write(path, whole)
     for part in parts:

@@ -20,7 +20,7 @@ import jax
 from mpo_jax.data.prompts.base import Message, Prompt
 from mpo_jax.devices import processes
 from mpo_jax.generation.base import Request, Responder, Response
-from mpo_jax.generation.records import Record, Records, Slot, read_responses
+from mpo_jax.generation.records import SETTINGS, Record, Records, Slot, read_responses, read_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,31 @@ def generate(prompts: Sequence[Prompt], responder: Responder, folder: Path, *, s
     known = {record.slot: record for record in read_responses(folder)}
     wanted = [known[c.slot(turn)] for c in conversations for turn in range(c.turns)]
     return _summary(wanted, before, time.monotonic() - began)
+
+
+def answered(prompts: Sequence[Prompt], folder: Path, *, samples: int = 1) -> list[tuple[Request, Record | None]]:
+    """What `generate` would ask for these prompts with the settings of `folder`, each with its record: None where there is none,
+    or only one of another conversation. A turn after one without a record is left out. Errors: those of `read_responses`."""
+    records = read_responses(folder)
+    known, settings = {record.slot: record for record in records}, read_settings(folder)
+    found: list[tuple[Request, Record | None]] = []
+    for conversation in (Conversation(prompt, sample) for prompt in prompts for sample in range(samples)):
+        for turn in range(conversation.turns):
+            request, _ = conversation.request(turn, known, settings)
+            record = known.get(conversation.slot(turn))
+            found.append((request, record if record is not None and record.key == request.key else None))
+            if found[-1][1] is None:
+                break
+    return found
+
+
+def complete(prompts: Sequence[Prompt], folder: Path, *, samples: int = 1) -> bool:
+    """Whether `folder` has an answer that is no error to each of these, with its own settings, so that nobody need be asked."""
+    if not prompts:
+        return True
+    if not (folder / SETTINGS).is_file():
+        return False
+    return all(record is not None and record.stopped != "error" for _, record in answered(prompts, folder, samples=samples))
 
 
 @dataclasses.dataclass(frozen=True)
