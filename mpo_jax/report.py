@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.experiments.side_by_side import read_study
-from mpo_jax.files.paths import path_of
+from mpo_jax.files.paths import absolute, path_of
 from mpo_jax.reporting.facts import Run
 from mpo_jax.reporting.page import NAME, write_page
 from mpo_jax.reporting.run_folder import read_run
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
 def names_of(folders: Sequence[Path]) -> list[str]:
     """The last parts of the paths, as many as tell them apart. Errors: a folder that is given twice."""
-    parts = [folder.resolve().parts if folder.is_absolute() or "://" not in str(folder) else folder.parts for folder in folders]
+    parts = [absolute(folder).parts for folder in folders]
     if len(set(parts)) < len(parts):
         raise InputError("A folder is given twice: give each once.")
     for count in range(1, max(map(len, parts)) + 1):

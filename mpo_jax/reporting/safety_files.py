@@ -61,7 +61,7 @@ def _unread(models: Any) -> list[str]:
         unparsed = sum(line["unparsed"] for line in found["lines"])
         missing = sum(sum(line["missing"].values()) for line in found["lines"])
         if unparsed or missing:
-            notes.append(f"{label}: {unparsed} replies of the judge were no verdict and {missing} are missing; no rate has them.")
+            notes.append(f"{label}: in no rate are {unparsed} unparsed and {missing} missing verdicts.")
     return notes
 
 

@@ -1,6 +1,6 @@
-"""How is what a model is good for read? utility.json, as `python -m mpo_jax.utility` writes it, and perplexities of a run.
+"""How is what a model is good for read? utility.json and mt_bench.json, as `python -m mpo_jax.utility` writes them.
 
-Of utility.json these parts are read; scores with `main` false are not shown.
+Of both these parts are read; scores with `main` false are not shown.
 
     "scores": {label: [{"task", "language", "metric", "part", "main", "value", "low", "high", "n", "unparsed", "errors"}]}
     "changes": [{"task", "language", "metric", "part", "value", "low", "high"}]     after minus before; low may be missing
@@ -13,20 +13,23 @@ from typing import Any
 from mpo_jax.reporting.facts import ByLanguage, Figure, Measure
 from mpo_jax.reporting.kept_json import read_json, understood
 
+FILES = ("utility.json", "mt_bench.json")
 NO_LANGUAGE = "all"
 
 
 def read_usefulness(folder: Path) -> list[Measure]:
-    """Of the folder, or of `utility` in it, a measure for each task. Errors: a file of another shape."""
-    found = []
-    for path in (folder / "utility.json", folder / "utility" / "utility.json"):
+    """Of the folder, or of `utility` in it, a measure for each task; the first file that has a task counts. Errors: a file of
+    another shape."""
+    found: dict[str, Measure] = {}
+    for path in (place / name for name in FILES for place in (folder, folder / "utility")):
         kept = read_json(path)
         if kept is not None:
             with understood(path):
                 scores = [score for those in kept["scores"].values() for score in those if _shown(score)]
-                tasks = dict.fromkeys((score["task"], score["metric"]) for score in scores)
-                found += [_measure(kept, task, metric) for task, metric in tasks]
-    return found
+                for task, metric in dict.fromkeys((score["task"], score["metric"]) for score in scores):
+                    measure = _measure(kept, task, metric)
+                    found.setdefault(measure.key, measure)
+    return list(found.values())
 
 
 def perplexity(kept: Mapping[str, Mapping[str, float]], dominant: Sequence[str]) -> Measure:
@@ -47,7 +50,7 @@ def _measure(kept: Any, task: str, metric: str) -> Measure:
     for label, scores in mine.items():
         unread = sum(one["unparsed"] + one["errors"] for one in scores if (one["task"], one["metric"]) == (task, metric))
         if unread:
-            notes.append(f"{label}: {unread} answers could not be read or are missing; the score is of the others.")
+            notes.append(f"{label}: in no score are answers that could not be read or are missing, {unread}.")
     found = {label: of(scores) for label, scores in mine.items()}
     shares = all(0 <= figure.value <= 1 for figures in found.values() for figure in figures.values())
     form = "percent" if shares else "plain"

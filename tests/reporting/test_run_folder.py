@@ -45,9 +45,9 @@ def test_what_was_not_read_or_is_missing_is_told_with_the_figures(folder):
     run = read_run(folder, "mine", texts=False)
     (asr,) = run.safety
     assert asr.notes[0] == "attack success rate, judged by made-up judge."
-    assert "3 replies of the judge were no verdict" in asr.notes[1]
+    assert "3 unparsed and 0 missing" in asr.notes[1]
     assert "Spearman −0.50 [−0.90, −0.10]" in asr.notes[-1]
-    assert "4 answers could not be read" in run.usefulness[0].notes[0]
+    assert "could not be read or are missing, 4" in run.usefulness[0].notes[0]
 
 
 def test_without_texts_no_answer_is_read(folder):
