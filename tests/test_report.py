@@ -63,3 +63,10 @@ def test_a_mistake_is_a_sentence(tmp_path, monkeypatch, capsys, arguments, sente
     with pytest.raises(SystemExit):
         report.main(arguments)
     assert sentence in capsys.readouterr().err
+
+
+def test_a_run_in_a_bucket_has_its_page_there(folder, tmp_path):
+    for path in small_run.write_run(tmp_path / "run").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    report.main([str(folder)])
+    assert '<section id="gaps">' in (folder / "report.html").read_text(encoding="utf-8")
