@@ -168,9 +168,8 @@ def main() -> None:
         rates = [tokens / one["seconds"] for one in found[who]]
         print(f"{who:13} {statistics.median(rates):6.0f} tokens/s (of {args.rounds} runs: {min(rates):.0f} to {max(rates):.0f})")
     ratios = [b["seconds"] / a["seconds"] for a, b in zip(found["ours"], found["transformers"], strict=True)]
-    print(
-        f"ours / transformers, run by run: {', '.join(f'{ratio:.2f}' for ratio in ratios)}; median {statistics.median(ratios):.2f}"
-    )
+    run_by_run = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"ours / transformers, run by run: {run_by_run}; median {statistics.median(ratios):.2f}")
     best = min(found["ours"], key=lambda one: one["step"])
     rate = max(one["rate"] for one in found["ours"])
     floor = best["bytes"] / rate

@@ -62,12 +62,13 @@ def ours(shape: dict[str, int]) -> dict[str, Any]:
     from mpo_jax.devices.sharding import MeshConfig, batch_to_mesh, make_mesh
     from mpo_jax.losses import Mpo
     from mpo_jax.models.decoder import DecoderConfig, Model
+    from mpo_jax.models.parameters import Frozen
     from mpo_jax.scoring.objective import Task
     from mpo_jax.telemetry.flops import update_work
     from mpo_jax.training.optim import OptimConfig, make_optimizer
     from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
     from mpo_jax.training.step_arguments import step_numbers
-    from mpo_jax.types import Frozen, Pair, Reads, Scores, SequenceScores
+    from mpo_jax.types import Pair, Reads, Scores, SequenceScores
 
     head = shape["hidden"] // shape["heads"]
     model = Model(

@@ -41,13 +41,14 @@ from mpo_jax.devices.sharding import MeshConfig, batch_to_mesh, make_mesh
 from mpo_jax.losses import Mpo
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.models.weight_table import in_order
 from mpo_jax.scoring.objective import Task
 from mpo_jax.scoring.sequences import score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Batch, Frozen, Reads
+from mpo_jax.types import Batch, Reads
 
 SHAPE = {"vocab": 128256, "hidden": 256, "layers": 8, "ffn": 1024, "heads": 8, "kv-heads": 4, "batch": 4, "maxlen": 512}
 OURS = ("cached", "live")

@@ -89,6 +89,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
 def add_mesh(parser: argparse.ArgumentParser) -> None:
     """The options of a model on this run's own devices."""
     options = parser.add_argument_group("a model on these devices")
+    options.add_argument("--adapter", help="a LoRA adapter of --model, a folder as PEFT saves it")
     options.add_argument("--dtype", choices=DTYPES, help="dtype of weights, caches and computation (default: bfloat16)")
     options.add_argument("--batch-size", type=int, help=f"answers written together (default: {BATCH_SIZE})")
     options.add_argument(
@@ -134,8 +135,12 @@ def prompts_of(args: argparse.Namespace) -> list[Prompt]:
 
 
 def responder_of(args: argparse.Namespace, decoding: Decoding) -> Engine | ServedModel:
-    """The model that the options name. Errors: those of either kind."""
-    return served_responder(args, decoding) if args.server else engine_responder(args, decoding)
+    """The model that the options name; a server has answered once. Errors: those of either kind, and of `ServedModel.check`."""
+    if not args.server:
+        return engine_responder(args, decoding)
+    served = served_responder(args, decoding)
+    served.check()
+    return served
 
 
 def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
@@ -153,12 +158,13 @@ def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
         batch_size=BATCH_SIZE if args.batch_size is None else args.batch_size,
         tensor=args.tensor,
         width=args.width,
+        adapter=args.adapter,
     )
 
 
 def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedModel:
-    """A server that has answered once. Errors: options that contradict each other; those of `ServedModel.check`."""
-    for option in ("dtype", "batch_size", "tensor", "width"):
+    """Nobody is asked yet. Errors: options that contradict each other; those of `ServedModel`."""
+    for option in ("adapter", "dtype", "batch_size", "tensor", "width"):
         if getattr(args, option) is not None:
             raise InputError(f"--{option.replace('_', '-')} is for a model on these devices: leave it or --server out.")
     if args.served_model is None:
@@ -174,7 +180,7 @@ def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedMode
             f"Who renders conversations for --server {args.server}? Give --chat, and it does, or --model, a folder with the "
             "tokenizer, and they are rendered here."
         )
-    served = ServedModel(
+    return ServedModel(
         args.server,
         args.served_model,
         decoding,
@@ -183,8 +189,6 @@ def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedMode
         key_of("--api-key-env", args.api_key_env),
         Patience() if args.timeout is None else Patience(timeout=args.timeout),
     )
-    served.check()
-    return served
 
 
 def key_of(option: str, variable: str | None) -> str:

@@ -5,6 +5,10 @@
 
 Only the model's config.json is read, no weights and no data. Every sequence is assumed to have `data.max_length` tokens, or as
 many as `--tokens` says. `--topologies=a,b,c` compares slices; `--search` finds the smallest slice that fits, and a mesh for it.
+
+    python -m mpo_jax.plan --generate --model=DIR --topology=v5e:2x4 [--batch-size=N --prompt-tokens=N --max-new-tokens=N]
+
+With `--generate` it compiles what writes a model's answers instead, and finds the largest batch of them that fits.
 """
 
 import argparse
@@ -13,12 +17,24 @@ import json
 import sys
 
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.planning.advice import describe, recommend
+from mpo_jax.planning.advice import describe, describe_generation, recommend
+from mpo_jax.planning.generation import Writing
+from mpo_jax.planning.generation_search import plan_generation
 from mpo_jax.planning.programs import lay_out
 from mpo_jax.planning.slice_fit import compiled
 from mpo_jax.planning.slice_search import SearchResult, search
 from mpo_jax.planning.tpu_compiler import EXAMPLES
 from mpo_jax.training.config import parse
+
+WRITING = {
+    "batch_size": f"answers written at once (default: {Writing.batch_size})",
+    "prompt_tokens": f"tokens of a prompt with its chat format (default: {Writing.prompt_tokens})",
+    "max_new_tokens": f"tokens of an answer (default: {Writing.max_new_tokens})",
+    "tensor": "devices among which heads, feed-forward layers and vocabulary are split (default: the fewest that fit)",
+    "width": "devices among which the other side of every matrix is split (default: the fewest that fit)",
+    "dtype": f"of weights, caches and computation (default: {Writing.dtype})",
+}
+TRAINING = {"search": False, "slices": 1, "tokens": None, "mfu": None}  # options of a plan of training, and their defaults
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,13 +48,25 @@ def main(argv: list[str] | None = None) -> None:
         "--mfu", type=float, help="also print the time of an update at this share of the peak FLOP/s, such as 0.4"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON per slice (with --search, per generation)")
+    parser.add_argument("--generate", action="store_true", help="plan the writing of answers instead of a training run")
+    writing = parser.add_argument_group("with --generate")
+    writing.add_argument("--model", help="a folder or a hub name (default: the model of --config)")
+    for name, about in WRITING.items():
+        kind, shown = (str, "DTYPE") if name == "dtype" else (int, "N")
+        writing.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=shown, help=about)
     given, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     with one_sentence():
-        config = parse(rest)
         names = given.topology.split(",") if given.topology else []
         _check(given, names)
+        if given.generate:
+            wanted = _wanted(given, rest)
+            for name in names:
+                report = plan_generation(wanted, name, _say)
+                print(json.dumps(dataclasses.asdict(report)) if given.json else describe_generation(report), flush=True)
+            return
+        config = parse(rest)
         if given.search:
-            answers = search(config, names, given.tokens, given.slices, lambda line: print(line, file=sys.stderr, flush=True))
+            answers = search(config, names, given.tokens, given.slices, _say)
         else:
             answers = (compiled(lay_out(config, name, given.tokens, given.slices)) for name in names)
         for answer in answers:
@@ -48,9 +76,33 @@ def main(argv: list[str] | None = None) -> None:
             print(json.dumps(dataclasses.asdict(answer)) if given.json else said, flush=True)
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _wanted(given: argparse.Namespace, rest: list[str]) -> Writing:
+    """What `--generate` asks for. Of a config it reads the model alone."""
+    for arg in rest:
+        if not arg.startswith(("--config=", "--config.model=")):
+            raise InputError(
+                f"'{arg}' has no effect with --generate, which reads the model of a config and nothing else: leave it out."
+            )
+    if given.model is not None and rest:
+        raise InputError(f"--model={given.model} and '{rest[0]}' both name a model: write one of them.")
+    model = given.model if given.model is not None else parse(rest).model
+    return Writing(model, **{name: getattr(given, name) for name in WRITING if getattr(given, name) is not None})
+
+
 def _check(given: argparse.Namespace, names: list[str]) -> None:
+    others = TRAINING if given.generate else dict.fromkeys(("model", *WRITING))
+    for name, default in others.items():
+        if getattr(given, name) != default:
+            option = f"--{name.replace('_', '-')}"
+            belongs = "a training run: leave it or --generate out" if given.generate else "--generate: add that, or leave it out"
+            raise InputError(f"{option} belongs to {belongs}.")
     if not names and not given.search:
-        raise InputError(f"No slice was given: write --topology=SLICE with a slice such as {EXAMPLES}, or --search.")
+        search = "" if given.generate else ", or --search"
+        raise InputError(f"No slice was given: write --topology=SLICE with a slice such as {EXAMPLES}{search}.")
     if given.slices < 1:
         raise InputError(f"--slices={given.slices} must be at least 1.")
     if given.mfu is not None and not 0 < given.mfu <= 1:

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.reward_gap", description="Measures reward gaps per language.")
     parser.add_argument("--model", required=True, help="a folder, or a Hugging Face hub name as user/name[@revision]")
     parser.add_argument("--compare", help="a second model, measured on the same rows")
+    parser.add_argument("--adapter", help="a LoRA adapter of --compare, or of --model alone; a folder as PEFT saves it")
     parser.add_argument("--base", help="measure the gap of DPO's implicit reward relative to this model instead")
     parser.add_argument("--beta", type=float, help="beta of the implicit reward (default: 0.1)")
     parser.add_argument(
@@ -76,7 +77,10 @@ def run(args: argparse.Namespace) -> None:
     settings = {"batch_size": args.batch_size, "template": args.template, "max_length": args.max_length, "dtype": args.dtype}
     with jax.set_mesh(mesh):
         gap = operator.attrgetter("gap_B") if args.base else mean_gap
-        measured = {label: gaps_of(name, rows, gap, mesh=mesh, **settings) for label, name in names.items()}
+        adapters = dict.fromkeys(names) | {list(names)[-1]: args.adapter}
+        measured = {
+            label: gaps_of(name, rows, gap, mesh=mesh, adapter=adapters[label], **settings) for label, name in names.items()
+        }
         if args.base:
             base = gaps_of(args.base, rows, gap, mesh=mesh, **settings)
             measured = {label: implicit(gaps, base, beta) for label, gaps in measured.items()}

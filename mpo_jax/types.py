@@ -267,24 +267,6 @@ class TrainState:
     opt_state: Any
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-    """The parameters that no update changes. `policy`: those beside the trainable ones, in the compute dtype; empty in full
-    fine-tuning. `reference`: all of its parameters; empty where its scores come with the data or the method does not read it.
-    Both may hold the same arrays, which are then in memory once."""
-
-    policy: Params
-    reference: Params
-
-
-def joined(trainable: Params, frozen: Params) -> Params:
-    """All parameters of a model, from the tree of the trainable ones and the tree of the frozen ones."""
-    both = trainable.keys() & frozen.keys()
-    assert all(isinstance(trainable[name], dict) and isinstance(frozen[name], dict) for name in both), f"twice: {both}"
-    return {**frozen, **trainable, **{name: joined(trainable[name], frozen[name]) for name in both}}
-
-
 def cast(params: Params, dtype: Any) -> Params:
     return jax.tree.map(lambda p: p.astype(dtype), params)
 

@@ -115,8 +115,9 @@ def run(args: argparse.Namespace) -> None:
     else:
         names = {"before": args.model, "after": args.compare} if args.compare else {"model": args.model}
     report = Report(settings_of(args), {}, {})
+    adapters = dict.fromkeys(names) | {list(names)[-1]: args.adapter}  # a model is compared with itself and an adapter
     for label, name in names.items():
-        with loaded(args, name) as engine:
+        with loaded(args, name, adapters[label]) as engine:
             scores, items = measured(args, plan, engine, output / label)
         report.scores[label], report.items[label] = scores, items
     if not any(report.scores.values()):
@@ -134,8 +135,8 @@ def planned(args: argparse.Namespace) -> Plan:
         raise InputError(f"--limit {args.limit} must be at least 1: the number of questions of each task.")
     if args.judge_only and (asked != [mt_bench.NAME] or args.judge_server is None):
         raise InputError("--judge-only is for --tasks mt_bench and needs --judge-server: leave it out, or give these.")
-    if args.judge_only and (args.model or args.compare):
-        raise InputError("--judge-only judges the answers in --output, whoever wrote them: leave --model and --compare out.")
+    if args.judge_only and (args.model or args.compare or args.adapter):
+        raise InputError("--judge-only judges the answers in --output: leave --model, --compare and --adapter out.")
     if not args.judge_only and args.model is None:
         raise InputError("No model is given: write --model, a folder or a name on the Hugging Face Hub.")
     tasks = wanted([name for name in asked if name != mt_bench.NAME], languages)
@@ -169,7 +170,7 @@ def judge_of(args: argparse.Namespace) -> ServedModel:
 
 
 @contextlib.contextmanager
-def loaded(args: argparse.Namespace, name: str) -> Iterator[Engine | None]:
+def loaded(args: argparse.Namespace, name: str, adapter: str | None) -> Iterator[Engine | None]:
     """The model on this run's own devices, which have room for the next one afterwards. None with --judge-only."""
     if args.judge_only:
         yield None
@@ -182,6 +183,7 @@ def loaded(args: argparse.Namespace, name: str) -> Iterator[Engine | None]:
         batch_size=BATCH_SIZE if args.batch_size is None else args.batch_size,
         tensor=args.tensor,
         width=args.width,
+        adapter=adapter,
     )
     try:
         yield engine
@@ -228,7 +230,7 @@ def _harness(args: argparse.Namespace, plan: Plan, engine: Engine, folder: Path)
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for; not where it ran."""
     names = ("model", "compare", "tasks", "languages", "limit", "template", "num_fewshot", "chat", "max_new_tokens", "max_length")
-    return {name: getattr(args, name) for name in (*names, "dtype", "judge_model")}
+    return {name: getattr(args, name) for name in (*names, "dtype", "adapter", "judge_model")}
 
 
 def _parts(text: str) -> list[str]:

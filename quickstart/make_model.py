@@ -36,7 +36,8 @@ from mpo_jax.scoring.objective import Task
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Frozen, Params, Reads, RowLoss, Scores, Want
+from mpo_jax.models.parameters import Frozen
+from mpo_jax.types import Params, Reads, RowLoss, Scores, Want
 
 QUICKSTART = Path(__file__).resolve().parent
 

@@ -32,13 +32,14 @@ from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.losses import Cpo, Dpo, Ipo, Kto, LengthRegularizedDpo, Mpo, Orpo, RobustDpo, Sft, Simpo
 from mpo_jax.losses.base import PreferenceLoss, numbers_of
 from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.models.weight_table import export_tree
 from mpo_jax.scoring.objective import Task
 from mpo_jax.scoring.sequences import answer_logps, divergences, score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, init_state, loss_and_grads
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Batch, Frozen, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
+from mpo_jax.types import Batch, Mean, Packed, Pair, Reads, RowLoss, Scores, SequenceScores, Want
 
 POOLINGS = {"last_seq": "last", "last_prompt": "last_prompt", "mean_nonpad": "mean", "mean_all": "mean_padded"}
 REDUCTIONS = {"sq_norm": "sum", "mse": "mean"}

@@ -9,10 +9,21 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mpo_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate", "utility"}
+COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate", "safety", "report", "utility"}
 # From the top to the ground: a package imports itself and what stands below it, and models, data and losses not one another.
 PACKAGES = (
-    *("experiments", "planning", "training", "evaluation", "generation", "scoring", "checkpoints", "telemetry"),
+    *(
+        "experiments",
+        "planning",
+        "training",
+        "reporting",
+        "evaluation",
+        "clients",
+        "generation",
+        "scoring",
+        "checkpoints",
+        "telemetry",
+    ),
     *("models", "data", "losses"),
     *("files", "devices"),
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from processes import finish, start_command
+from world import make_adapter
 
 from mpo_jax import generate as command
 from mpo_jax.generation.records import read_responses
@@ -56,6 +57,15 @@ def test_the_command_answers_every_prompt_and_says_what_it_cost(given, tmp_path,
 def test_an_answer_is_the_same_on_any_mesh(given, alone, tmp_path, mesh):
     command.main(words(given | mesh))
     assert lines(tmp_path / "out") == alone
+
+
+def test_an_adapter_is_part_of_the_model(given, alone, world, tmp_path, capsys):
+    adapter = make_adapter(world, tmp_path / "adapter")
+    command.main(words(given | {"--adapter": str(adapter)}))
+    assert len(lines(tmp_path / "out")) == 24 and lines(tmp_path / "out") != alone
+    with pytest.raises(SystemExit):
+        command.main(words(given))
+    assert "adapter was" in capsys.readouterr().err, "a folder has answers of one model"
 
 
 @pytest.mark.slow

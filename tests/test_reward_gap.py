@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from processes import finish, start_command
+from world import make_adapter
 
 from mpo_jax import reward_gap
 from mpo_jax.checkpoints.hugging_face import load_params
@@ -38,6 +39,15 @@ def test_the_command_writes_rows_table_and_picture(world, tmp_path, capsys):
     assert table["before"] == table["after"]
     assert (tmp_path / "out" / "reward_gap.png").read_bytes().startswith(b"\x89PNG")
     assert "en (dominant)" in capsys.readouterr().out
+
+
+def test_a_model_is_compared_with_itself_and_an_adapter(world, tmp_path):
+    adapter = make_adapter(world, tmp_path / "adapter")
+    given = ["--model", str(world / "model"), "--data", str(world / "rows.jsonl"), "--adapter", str(adapter), *COMMON]
+    reward_gap.main([*given, "--compare", str(world / "model"), "--output", str(tmp_path / "both")])
+    reward_gap.main([*given, "--output", str(tmp_path / "one")])
+    both, one = (json.loads((tmp_path / name / "reward_gap.json").read_text()) for name in ("both", "one"))
+    assert both["after"] == one["model"] != both["before"]
 
 
 @pytest.mark.slow

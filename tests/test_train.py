@@ -28,6 +28,9 @@ def test_a_run_leaves_everything_it_promises(whole):
     gaps = json.loads((whole / "reward_gap.json").read_text())
     assert {line["name"] for line in gaps["before"]} == {"en (dominant)", "ko", "sw"}
     assert set(gaps["perplexity"]["after"]) == {"en"}
+    page = (whole / "report.html").read_text(encoding="utf-8")
+    assert '<section id="gaps">' in page
+    assert '<section id="answers">' not in page, "nobody asked for texts"
     card = (whole / "export" / "README.md").read_text()
     assert "arXiv:2505.16869" in card
     assert str(whole.parent) not in card, "a machine's paths do not belong in a model card"

@@ -158,7 +158,7 @@ def test_answers_are_written_here_and_judged_elsewhere(bench, tmp_path, capsys):
     [
         ({"--languages": "bn"}, (), "no questions of MT-Bench in 'bn'"),
         ({"--limit": "0"}, (), "--limit 0 must be at least 1"),
-        ({"--judge-server": "http://127.0.0.1:9/v1"}, ("--judge-only",), "leave --model and --compare out"),
+        ({"--judge-server": "http://127.0.0.1:9/v1"}, ("--judge-only",), "leave --model, --compare and --adapter out"),
         ({}, ("--judge-only",), "--judge-only is for --tasks mt_bench and needs --judge-server"),
         ({"--judge-server": "http://127.0.0.1:9/v1"}, (), "A judge of mt_bench needs --judge-model"),
         ({"--judge-server": "nowhere", "--judge-model": "m"}, (), "nowhere is not the address of a server"),

@@ -67,3 +67,19 @@ def metrics(run: Path) -> list[dict]:
     """The lines of a run's metrics, without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
+
+
+def make_adapter(world: Path, folder: Path) -> Path:
+    """A LoRA adapter of the toy model, as after some training."""
+    import jax
+    import numpy as np
+
+    from mpo_jax.checkpoints.peft_folder import save_adapter
+    from mpo_jax.models.adapters import LoraConfig, abstract_adapter
+    from mpo_jax.models.families.registry import build
+
+    family, model, _ = build(world / "model")
+    config, random = LoraConfig(4, 8.0), np.random.default_rng(0)
+    adapter = jax.tree.map(lambda x: (0.3 * random.normal(size=x.shape)).astype(np.float32), abstract_adapter(model, config))
+    save_adapter(adapter, folder, model=model, family=family, config=config, base="toy")
+    return folder

@@ -5,14 +5,11 @@ transformers and vLLM read, and that appears only when it is complete.
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from mpo_jax.checkpoints.export_folder import check_export_dir, whole_folder
 from mpo_jax.checkpoints.safetensors_files import FLOATS, INDEX, Stored, catalogue
 from mpo_jax.devices import processes
 from mpo_jax.errors import InputError
 from mpo_jax.files import hub, paths
-from mpo_jax.files.paths import in_bucket, path_of, written_locally
+from mpo_jax.files.paths import path_of, written_locally
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family, write_config
 from mpo_jax.models.families.registry import build
@@ -136,27 +133,6 @@ class ExportReport:
     files: tuple[str, ...]
 
 
-def check_export_dir(out_dir: Path | str) -> None:
-    """Errors: a folder that exists and is not empty, or that cannot be written. To be called at the start of a run, not its
-    end."""
-    out_dir = path_of(out_dir)
-    if is_whole(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InputError(f"{out_dir} exists and is not empty, and an export never overwrites: give a new folder.")
-    if in_bucket(out_dir):
-        return
-    try:
-        partial = _partial(out_dir)
-        partial.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial)
-    except OSError as error:
-        raise InputError(f"{out_dir} cannot be written ({error.strerror}): give a folder that you may create.") from None
-
-
-def is_whole(out_dir: Path) -> bool:
-    """Whether something is there that is not an unfinished export."""
-    return out_dir.exists() and not _partial(out_dir).exists()
-
-
 def save_hf(
     params: Params,
     out_dir: Path | str,
@@ -185,7 +161,7 @@ def save_hf(
     files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)
     last = {file: name for name, file in files.items()}
     shard, changed = {}, 0
-    with _whole(out_dir) as partial:
+    with whole_folder(out_dir) as partial:
         for name, tensor in processes.progress(exported, desc="export", unit="tensor", delay=2, total=len(counts)):
             shard[name] = tensor.astype(dtype)
             changed += _changed(shard[name], stored[name][(slice(None),) * tensor.ndim])
@@ -197,37 +173,6 @@ def save_hf(
             _write_json(partial / INDEX, {"metadata": _totals(counts, dtype), "weight_map": files})
         _write_sidecars(partial, source_dir, dtype, model_card())
     return ExportReport(sum(counts.values()), changed, tuple(sorted(path.name for path in out_dir.iterdir())))
-
-
-@contextlib.contextmanager
-def _whole(out_dir: Path) -> Iterator[Path]:
-    """A folder to write into, which is renamed to `out_dir` once everything is on the disk. A bucket cannot rename folders: there
-    it is `out_dir` itself, and a file beside it marks it as unfinished until everything is written. Errors: a full disk."""
-    partial = _partial(out_dir)
-    if in_bucket(out_dir):
-        paths.remove(out_dir)  # what an interruption left
-        paths.write(partial, b"This export is being written, or its writing was interrupted.\n")
-        yield out_dir
-        partial.unlink()
-        return
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        for path in partial.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        os.replace(partial, out_dir)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"The export could not be written to {out_dir} ({error}), and no part of it was kept: make room there, and run the "
-            "command again."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _partial(out_dir: Path) -> Path:
-    return out_dir.with_name(out_dir.name + ".partial")
 
 
 def _plan(sizes: dict[str, int], max_bytes: int) -> dict[str, str]:

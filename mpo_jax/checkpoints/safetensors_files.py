@@ -68,9 +68,13 @@ def catalogue(folder: Path) -> dict[str, Stored]:
         if not is_there:
             why = f"{INDEX} lists it" if indexed else f"there is no {INDEX} either"
             raise InputError(f"{folder} has no {name} ({why}): download the folder again.")
-        path = folder / name
-        stored |= _tensors_in_bucket(path) if in_bucket(path) else _tensors(path)
+        stored |= tensors_of(folder / name)
     return stored
+
+
+def tensors_of(path: Path) -> dict[str, Stored]:
+    """Every tensor of one file. Errors: a file that is not complete."""
+    return _tensors_in_bucket(path) if in_bucket(path) else _tensors(path)
 
 
 def _indexed(folder: Path) -> dict[str, bool]:

@@ -37,7 +37,7 @@ class Audit:
 _HTML_ENTITY = re.compile(r"&(?:#\d{1,6}|#x[0-9a-fA-F]{1,5}|amp|lt|gt|quot|apos|nbsp);")
 
 # What a refusal says in its first sentence. Verb-final languages say it last, so the whole sentence is looked through.
-_REFUSALS = {
+REFUSALS = {
     "en": "i can't|i cannot|i can not|i can’t|sorry|i won't|i will not|not able to|unable to|unfortunately|as an ai",
     "ar": "لا أستطيع|لا يمكنني|لا استطيع|آسف|عذرا|أعتذر|للأسف|غير قادر",
     "bn": "দুঃখিত|পারি না|পারব না|পারছি না|সম্ভব নয়|ক্ষমা|অক্ষম",
@@ -62,7 +62,7 @@ def opens_with_refusal(text: str, language: str) -> bool:
     """Whether the first sentence of a text refuses, in its language or in English. Source: our own short lists of phrases, so
     approximate; in languages that are not in them only an English refusal is seen."""
     opening = _SENTENCE_END.split(text.strip().lower(), maxsplit=1)[0][:_OPENING]
-    phrases = f"{_REFUSALS['en']}|{_REFUSALS.get(language, _REFUSALS['en'])}".split("|")
+    phrases = f"{REFUSALS['en']}|{REFUSALS.get(language, REFUSALS['en'])}".split("|")
     return any(phrase in opening for phrase in phrases)
 
 

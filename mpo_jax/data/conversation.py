@@ -43,7 +43,7 @@ class Conversation:
         """
         tokenizer = load_tokenizer(model_dir)
         form = chat_format(template, authors, tokenizer)
-        ends = {*_ends_of_config(path_of(model_dir)), *_ends_of_format(form, tokenizer)}
+        ends = {*ends_of_config(path_of(model_dir)), *_ends_of_format(form, tokenizer)}
         if not ends:
             raise InputError(
                 f"Neither the configs in {model_dir} nor the chat format '{template}' name a token that ends an answer: write "
@@ -152,7 +152,8 @@ def _ends_of_format(form: ChatFormat, tokenizer: "PreTrainedTokenizerFast") -> s
     return {cast(int, tokenizer.convert_tokens_to_ids(min(tokens)[1])) for tokens in found if tokens}
 
 
-def _ends_of_config(folder: Path) -> set[int]:
+def ends_of_config(folder: Path) -> set[int]:
+    """The end tokens that generation_config.json and config.json of a folder name. Errors: configs that are no JSON."""
     ends: set[int] = set()
     for path in (folder / "generation_config.json", folder / "config.json"):
         if not path.is_file():

@@ -13,8 +13,9 @@ from mpo_jax.data.rows import Row
 from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.evaluation.gap_table import RowGap
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.sequences import ScoreStep
-from mpo_jax.types import Array, Batch, Frozen, Metrics, Numbers, Pair, Params
+from mpo_jax.types import Array, Batch, Metrics, Numbers, Pair, Params
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.checkpoints.peft_folder import load_with_adapter
 from mpo_jax.data.dataset import Batching, Tokens
 from mpo_jax.data.rows import Row
 from mpo_jax.devices.sharding import shards
@@ -32,14 +32,16 @@ def gaps_of(
     template: str,
     max_length: int,
     dtype: str,
+    adapter: str | None = None,
 ) -> list[RowGap]:
-    """The gaps of every row under one model, with that model's own tokenizer. `dtype`: that of the computation."""
+    """The gaps of every row under one model, with that model's own tokenizer, and an adapter where one is given. `dtype`: that of
+    the computation."""
     model_dir = hub.resolve(name)
     family, model, _ = build(model_dir)
     tokens = Tokens.of(model_dir, family.authors_chat, template, max_length)
     reads = Reads.answers(source=rows[0].source is not None)
     pipeline = tokens.pipeline(rows, Batching(batch_size, reads, shards=shards(mesh, "batch")))
-    params = load_params(model_dir, model, family, mesh, jnp.dtype(dtype))
+    params = load_with_adapter(model_dir, model, family, mesh, jnp.dtype(dtype), adapter)
     score_step = make_score_step(model, jnp.dtype(dtype), pipeline.policy)
     return measure_gaps(score_step, params, pipeline, rows, mesh, gap)
 

@@ -17,11 +17,12 @@ from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes, balanced, neede
 from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Array, Batch, Frozen, Params, Reads, TrainState
+from mpo_jax.types import Array, Batch, Params, Reads, TrainState
 
 MODEL = Model(
     DecoderConfig(

@@ -1,6 +1,6 @@
 """What is measured of a model in the small world? Held-out requests in every language, and how far its dominant language moved.
 
-Everything comes from likelihoods; nothing is generated.
+Everything here comes from likelihoods; `writing` says what a model writes.
 """
 
 from collections.abc import Callable

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import rankdata
 
 from mpo_jax.experiments.world import DOMINANT, LANGUAGES, TARGETS, Noise
 from mpo_jax.telemetry.plots import figure, save
@@ -82,6 +83,13 @@ KEPT: dict[str, tuple[Value, int]] = {
     "KL": (_at("drift/kl"), 4),
     "hidden": (_at("drift/hidden"), 3),
 }
+WRITTEN: dict[str, tuple[Value, int]] = {
+    "refuses, by likelihood": SAFETY["refuses"],
+    "refuses, written": (_of("writes_refusal"), 3),
+    "worst language, written": (lambda values: min(values[f"writes_refusal/{language}"] for language in TARGETS), 3),
+    "complies, by likelihood": SAFETY["complies"],
+    "complies, written": (_of("writes_compliance"), 3),
+}
 EACH: dict[str, tuple[Value, int]] = {language: (_at(f"complies/{language}"), 3) for language in LANGUAGES}
 NOISY: dict[str, tuple[Value, int]] = {name: SAFETY[name] for name in ("refuses", "complies", "answers", "balance", "gap")}
 
@@ -115,6 +123,8 @@ def markdown(runs: Sequence[Run]) -> str:
     parts = [
         f"{title}; {_named(first)}",
         table("Target languages", SAFETY),
+        table("What the models write", WRITTEN),
+        _table("Rank correlation of reward gap and refusals", ["over", *RELATED], _relations(runs, first, names)),
         table("The dominant language", KEPT),
         table("Share of unsafe requests that are complied with, by language", EACH),
         _table("Learning rates", ["method", "learning rate"], [[f"`{m}`", f"{rates[m]:g}"] for m in names if m != BASE]),
@@ -122,6 +132,40 @@ def markdown(runs: Sequence[Run]) -> str:
     if len(noises_of(runs)) > 1:
         parts.append(_noise_table(runs))
     return "\n\n".join(parts) + "\n"
+
+
+RELATED = {"by likelihood": "refuses", "written": "writes_refusal"}
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's, of two quantities at the same points; NaN where one of them is constant."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def relation(runs: Sequence[Run], noise: Noise, methods: Sequence[str], name: str) -> tuple[Estimate, int] | None:
+    """(Spearman's correlation of the gap and of the share `name` over all languages under these methods, computed seed by seed;
+    the number of seeds that have one). A seed where one of them is constant has none; None where no seed has one."""
+    found = []
+    for seed in dict.fromkeys(run.seed for run in runs):
+        those = [run.values for run in runs if run.seed == seed and run.noise == noise and run.method in methods]
+        gaps, shares = ([values[f"{of}/{language}"] for values in those for language in LANGUAGES] for of in ("gap", name))
+        found.append(correlation(gaps, shares))
+    known = [value for value in found if not math.isnan(value)]
+    return (Estimate.of(known), len(known)) if known else None
+
+
+def _relations(runs: Sequence[Run], noise: Noise, methods: Sequence[str]) -> list[list[str]]:
+    over = {"languages and methods": methods, **{f"languages, `{method}`": [method] for method in methods}}
+    seeds, rows = len({run.seed for run in runs}), []
+    for label, those in over.items():
+        row = [label]
+        for name in RELATED.values():
+            found = relation(runs, noise, those, name)
+            row.append("-" if found is None else found[0].text(2) + (f" (of {found[1]})" if found[1] < seeds else ""))
+        rows.append(row)
+    return rows
 
 
 def _noise_table(runs: Sequence[Run]) -> str:

@@ -24,8 +24,12 @@ from mpo_jax.experiments.learning import make_train, order_of, stacked
 from mpo_jax.experiments.measuring import REQUESTS, Measure, make_measure
 from mpo_jax.experiments.methods import METHODS, SWEPT, Method
 from mpo_jax.experiments.results import BASE, Run, balance, markdown, plot
+from mpo_jax.experiments.side_by_side import shown
 from mpo_jax.experiments.world import Noise, World, preference_rows
+from mpo_jax.experiments.writing import Write, make_engine, make_write
 from mpo_jax.files.json_files import write_json
+from mpo_jax.reporting.page import NAME as PAGE
+from mpo_jax.reporting.page import write_page
 from mpo_jax.training.optim import OptimConfig
 from mpo_jax.types import Params
 
@@ -57,15 +61,19 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A seed's world and base model, and the measurement of its models."""
+    """A seed's world and base model, and what is measured of its models: likelihoods, and what they write."""
 
     seed: int
     world: World
     base: Params
     measure: Measure
+    write: Write
+
+    def likelihoods(self, params: Params) -> dict[str, float]:
+        return self.measure(params, self.base)
 
     def values(self, params: Params) -> dict[str, float]:
-        return self.measure(params, self.base)
+        return self.likelihoods(params) | self.write(params)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,19 +83,22 @@ def main(argv: list[str] | None = None) -> None:
         tables = markdown(runs)
         (folder / "tables.md").write_text(tables, encoding="utf-8")
         plot(runs, folder)
-        print(f"\n{tables}\nin {folder}: results.json, tables.md and plots")
+        write_page(folder / PAGE, shown(runs))
+        print(f"\n{tables}\nin {folder}: results.json, tables.md, {PAGE} and plots")
 
 
 def carry_out(study: Study, folder: Path) -> list[Run]:
     """Does all runs. `folder` keeps the base models and, after each method, results.json: the runs so far, and the balance at
     each learning rate of a method's grid on the validation seed."""
+    engine = make_engine(study.requests)
     with tqdm(total=study.runs + COST_OF_A_BASE * (study.seeds + 1), unit="run", mininterval=1.0) as bar:
 
         def subject(seed: int) -> Subject:
             bar.set_description(f"base model of seed {seed}")
             world, base = base_of(seed, folder / "bases", study.base_updates)
             bar.update(COST_OF_A_BASE)
-            return Subject(seed, world, base, make_measure(world, seed, study.requests))
+            measure = make_measure(world, seed, study.requests)
+            return Subject(seed, world, base, measure, make_write(world, seed, study.requests, engine))
 
         validation, *reported = (subject(seed) for seed in (VALIDATION, *range(study.seeds)))
         runs = [Run(BASE, one.seed, study.noises[0], 0.0, one.values(one.base)) for one in reported]
@@ -106,15 +117,15 @@ def _of_method(
 ) -> tuple[list[Run], dict[str, float]]:
     method, train = METHODS[name], make_train(METHODS[name].loss, OptimConfig())
 
-    def values(subject: Subject, noise: Noise, lr: float) -> dict[str, float]:
+    def trained(subject: Subject, noise: Noise, lr: float) -> Params:
         params = train(subject.base, jnp.float32(lr), data(study, method, subject, noise))
         bar.update()
-        return subject.values(params)
+        return params
 
-    grid = {lr: balance(values(validation, study.noises[0], lr)) for lr in method.grid}
+    grid = {lr: balance(validation.likelihoods(trained(validation, study.noises[0], lr))) for lr in method.grid}
     best = max(grid, key=lambda lr: grid[lr])
     found = [
-        Run(name, subject.seed, noise, best, values(subject, noise, best))
+        Run(name, subject.seed, noise, best, subject.values(trained(subject, noise, best)))
         for noise in study.noises_of(name)
         for subject in reported
     ]

@@ -17,17 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.checkpoints.peft_folder import ADAPTER_FILES, load_with_adapter
 from mpo_jax.data.conversation import Conversation
 from mpo_jax.devices.sharding import everywhere, host_to_global, shards
 from mpo_jax.errors import InputError
 from mpo_jax.files import hub
-from mpo_jax.files.digests import fingerprint, sampled
+from mpo_jax.files.digests import digests, fingerprint, sampled
+from mpo_jax.files.paths import path_of
 from mpo_jax.generation import programs
 from mpo_jax.generation.base import Chat, Decoding, Request, Response
 from mpo_jax.generation.mesh_choice import generation_mesh
 from mpo_jax.generation.sampling import Draw
-from mpo_jax.generation.shapes import Asked, batches, rounded, stacked
+from mpo_jax.generation.shapes import Asked, batches, groups, rounded, row_of, stacked
 from mpo_jax.generation.weights import placed
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import build
@@ -76,6 +77,7 @@ class Engine:
         self.batch_size, self.positions, self.shared = batch_size, positions, shared
         self.dtype = params["final_norm"].dtype
         self.known, self.spent = known, Spent()
+        self._copies = shards(mesh, "batch")
         self._draw = jax.tree.map(lambda x: host_to_global(np.asarray(x), mesh, ()), Draw.of(decoding))
         self._stop_E = host_to_global(np.asarray(conversation.stop_ids, np.int32), mesh, ())
         self._programs: dict[tuple[int, int, int], Any] = {}
@@ -89,9 +91,10 @@ class Engine:
     def respond(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         """Errors: a prompt that is longer than the model's positions, before anything is written."""
         asked = [self.asked(request) for request in requests]
-        for part, rows, prompt_slots in batches(asked, self.batch_size, shards(self.mesh, "batch")):
+        for part, rows, prompt_slots in batches(asked, self.batch_size, self._copies):
             tokens_BN, count_B, ended_B = self.write(part, rows, prompt_slots)
-            for row, one in enumerate(part):
+            for number, one in enumerate(part):
+                row = row_of(number, rows, self._copies)
                 ids = tokens_BN[row, : count_B[row]]
                 yield (
                     one.request,
@@ -135,18 +138,19 @@ class Engine:
 
     def write(self, part: Sequence[Asked], rows: int, prompt_slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The answers to one batch: token ids int32 [B, N], their number int32 [B], whether they ended bool [B]."""
-        arrays = stacked(part, rows, prompt_slots)
-        arrays["key_B2"] = np.zeros((rows, 2), np.uint32)
-        for row, one in enumerate(part):
-            arrays["key_B2"][row] = answer_key(self.decoding.seed, one.request)
-        on_mesh = {name: host_to_global(x, self.mesh, ("batch",)) for name, x in arrays.items()}
+        arrays = stacked(part, rows, prompt_slots, self._copies)
+        key_B2 = np.zeros((rows, 2), np.uint32)
+        for number, one in enumerate(part):
+            key_B2[row_of(number, rows, self._copies)] = answer_key(self.decoding.seed, one.request)
         with jax.set_mesh(self.mesh):
-            prefill, decode, cache = self._compiled(rows, prompt_slots, rounded(self.decoding.max_new_tokens))
+            prefill, decode, cache, logits_BV = self._compiled(rows, prompt_slots, rounded(self.decoding.max_new_tokens))
             begin = time.perf_counter()
-            cache, logits_BV = prefill(self.params, cache, on_mesh["tokens_BT"], on_mesh["length_B"])
+            for first, tokens_GT, length_G in groups(arrays, self._copies):
+                read = (*self._rows(tokens_GT, length_G), host_to_global(np.int32(first), self.mesh, ()))
+                cache, logits_BV = prefill(self.params, cache, logits_BV, *read)
             jax.block_until_ready(logits_BV)
             middle = time.perf_counter()
-            rest = (on_mesh["length_B"], on_mesh["limit_B"], on_mesh["key_B2"], self._stop_E, self._draw)
+            rest = (*self._rows(arrays["length_B"], arrays["limit_B"], key_B2), self._stop_E, self._draw)
             self._cache, answers = decode(self.params, cache, logits_BV, *rest)
             tokens_BN, count_B, ended_B, steps = jax.device_get(answers)
         self.spent.prefill_seconds += middle - begin
@@ -168,18 +172,20 @@ class Engine:
             limit = min(limit, self.positions - len(tokens))
         return Asked(request, tokens, limit)
 
-    def _compiled(self, rows: int, prompt_slots: int, new_slots: int) -> tuple[Any, Any, programs.Cache]:
-        """(prefill, decode, a cache for them), whose buffers both programs take over and give back."""
-        slots = prompt_slots + new_slots
-        abstract = programs.abstract_cache(self.model, rows, slots, self.dtype, self.mesh)
+    def _rows(self, *arrays: np.ndarray) -> list[jax.Array]:
+        return [host_to_global(x, self.mesh, ("batch",)) for x in arrays]
+
+    def _compiled(self, rows: int, prompt_slots: int, new_slots: int) -> tuple[Any, Any, programs.Cache, jax.Array]:
+        """(prefill, decode, a cache and logits for them), whose buffers the programs take over and give back."""
+        abstract = programs.abstract_cache(self.model, rows, prompt_slots + new_slots, self.dtype, self.mesh)
+        logits = programs.abstract_logits(self.model, rows, self.mesh)
         if (shape := (rows, prompt_slots, new_slots)) not in self._programs:
-            self._programs[shape] = jitted(self.model, abstract, new_slots)
+            self._programs[shape] = jitted(self.model, abstract, logits, new_slots)
         if self._cache is None or self._cache[0].k_BKUH.shape != abstract[0].k_BKUH.shape:
             self._cache = None  # before the next one takes its place
-            places = jax.tree.map(lambda x: x.sharding, abstract)
-            self._cache = jax.jit(functools.partial(_zeros, abstract), out_shardings=places)()
+            self._cache = _zeros(abstract)
         assert self._cache is not None
-        return *self._programs[shape], self._cache
+        return *self._programs[shape], self._cache, _zeros(logits)
 
 
 def load_engine(
@@ -191,15 +197,18 @@ def load_engine(
     batch_size: int,
     tensor: int | None = None,
     width: int | None = None,
+    adapter: str | None = None,
     chat: Chat | None = None,
 ) -> Engine:
-    """The engine of a folder in Hugging Face's layout. `chat` takes the place of the chat format that `template` names. Errors:
-    those of the model, tokenizer, chat format and mesh."""
+    """The engine of a folder in Hugging Face's layout, and of an adapter's as PEFT saves it. `chat` takes the place of the chat
+    format that `template` names. Errors: those of the model, the adapter, the tokenizer, the chat format and the mesh."""
     family, model, raw = build(model_dir)
     conversation = Conversation.of(model_dir, family.authors_chat, template) if chat is None else chat
     mesh, shared = generation_mesh(model, dtype, tensor=tensor, width=width)
     known = {"model": fingerprint(sampled(model_dir, hub.ALL_FILES))}
-    loaded = load_params(model_dir, model, family, mesh, dtype)
+    if adapter is not None:
+        known["adapter"] = fingerprint(digests(path_of(adapter), ADAPTER_FILES))
+    loaded = load_with_adapter(model_dir, model, family, mesh, dtype, adapter)
     params = placed(model, loaded, mesh, dtype, consume=True)
     positions = raw.get("max_position_embeddings")
     return Engine(
@@ -207,9 +216,10 @@ def load_engine(
     )
 
 
-def jitted(model: Model, cache: programs.Cache, new_slots: int) -> tuple[Any, Any]:
-    """(prefill, decode) for caches of this abstract shape. Answers are replicated, so that every process can read them."""
-    places = jax.tree.map(lambda x: x.sharding, cache)
+def jitted(model: Model, cache: programs.Cache, logits_BV: jax.ShapeDtypeStruct, new_slots: int) -> tuple[Any, Any]:
+    """(prefill, decode) for caches and logits of these abstract shapes. Answers are replicated, so that every process can read
+    them."""
+    places = _places(cache)
 
     def decode(*args: Any) -> tuple[programs.Cache, programs.Answers]:
         cache, answers = programs.decode(model, *args, new_slots=new_slots)
@@ -217,7 +227,7 @@ def jitted(model: Model, cache: programs.Cache, new_slots: int) -> tuple[Any, An
 
     prefill = functools.partial(programs.prefill, model)
     return (
-        jax.jit(prefill, donate_argnums=1, out_shardings=(places, None)),
+        jax.jit(prefill, donate_argnums=(1, 2), out_shardings=(places, logits_BV.sharding)),
         jax.jit(decode, donate_argnums=1, out_shardings=(places, None)),
     )
 
@@ -228,5 +238,9 @@ def answer_key(seed: int, request: Request) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), np.uint32)
 
 
-def _zeros(abstract: programs.Cache) -> programs.Cache:
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
+def _places(abstract: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def _zeros(abstract: Any) -> Any:
+    return jax.jit(lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract), out_shardings=_places(abstract))()

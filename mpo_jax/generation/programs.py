@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mpo_jax.devices.sharding import constrain, named
+from mpo_jax.devices.sharding import LogicalAxes, constrain, named, shards
 from mpo_jax.generation.sampling import Draw, choose
 from mpo_jax.generation.weights import as_declared
 from mpo_jax.models.attention import cached
@@ -20,6 +20,7 @@ from mpo_jax.models.decoder import Attend, Model
 from mpo_jax.types import Array, Params, Places
 
 CACHE = ("batch", "kv_heads", None, "head_dim")
+LOGITS = ("batch", "vocab")
 
 
 class KeyValues(NamedTuple):
@@ -49,29 +50,40 @@ def abstract_cache(model: Model, rows: int, slots: int, dtype: Any, mesh: Mesh) 
     return (KeyValues(one, one),) * c.layers
 
 
-def prefill(model: Model, params: Params, cache: Cache, tokens_BT: Array, length_B: Array) -> tuple[Cache, Array]:
-    """(the cache with the prompts in its first slots, logits of each answer's first token f32 [B, V]).
+def abstract_logits(model: Model, rows: int, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    shape = (rows, model.config.vocab_size)
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=named(mesh, LOGITS, shape, "logits"))
 
-    `params` are those of `weights.placed`; `tokens_BT` int32 holds each prompt from its first slot on, `length_B` int32 its
+
+def prefill(
+    model: Model, params: Params, cache: Cache, logits_BV: Array, tokens_GT: Array, length_G: Array, first: Array
+) -> tuple[Cache, Array]:
+    """Reads some rows of a batch, the same number of each copy of the weights, from its row `first` int32 () on: (the cache with
+    their prompts in its first slots, the logits of their answers' first tokens f32 [B, V] beside those of the other rows).
+
+    `params` are those of `weights.placed`; `tokens_GT` int32 holds each prompt from its first slot on, `length_G` int32 its
     number of tokens, at least 1."""
     params = as_declared(model, params)
     c, filled = model.config, list(cache)
-    position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
-    places = Places(position_BT, (position_BT < length_B[:, None]).astype(jnp.int32))
+    position_GT = jnp.broadcast_to(jnp.arange(tokens_GT.shape[1], dtype=jnp.int32)[None], tokens_GT.shape)
+    places = Places(position_GT, (position_GT < length_G[:, None]).astype(jnp.int32))
 
     def attend_of(layer: int) -> Attend:
-        def attend(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array) -> Array:
+        def attend(q_GTNH: Array, k_GTKH: Array, v_GTKH: Array) -> Array:
             filled[layer] = KeyValues(
-                *(_put(old, jnp.swapaxes(new, 1, 2), 0) for old, new in zip(cache[layer], (k_BTKH, v_BTKH), strict=True))
+                *(
+                    _put_rows(old, jnp.swapaxes(new, 1, 2), first, CACHE)
+                    for old, new in zip(cache[layer], (k_GTKH, v_GTKH), strict=True)
+                )
             )
             how = {"scale": c.query_scale, "softcap": c.attn_softcap, "window": c.layer_windows[layer]}
-            return attention(q_BTNH, k_BTKH, v_BTKH, places, places, **how)
+            return attention(q_GTNH, k_GTKH, v_GTKH, places, places, **how)
 
         return attend
 
-    hidden_BTD = model.unrolled(params, tokens_BT, position_BT, [attend_of(layer) for layer in range(c.layers)])
-    last_B1D = jnp.take_along_axis(hidden_BTD, (length_B - 1)[:, None, None], axis=1)
-    return tuple(filled), logits(model, params, last_B1D)
+    hidden_GTD = model.unrolled(params, tokens_GT, position_GT, [attend_of(layer) for layer in range(c.layers)])
+    last_G1D = jnp.take_along_axis(hidden_GTD, (length_G - 1)[:, None, None], axis=1)
+    return tuple(filled), _put_rows(logits_BV, logits(model, params, last_G1D), first, LOGITS)
 
 
 def next_logits(
@@ -92,12 +104,8 @@ def next_logits(
 
     def attend_of(layer: int) -> Attend:
         def attend(q_B1NH: Array, k_B1KH: Array, v_B1KH: Array) -> Array:
-            grown[layer] = KeyValues(
-                *(
-                    _put(old, jnp.swapaxes(new, 1, 2), prompt_slots + number)
-                    for old, new in zip(cache[layer], (k_B1KH, v_B1KH), strict=True)
-                )
-            )
+            new = (jnp.swapaxes(x, 1, 2) for x in (k_B1KH, v_B1KH))
+            grown[layer] = KeyValues(*(_put(*pair, prompt_slots + number) for pair in zip(cache[layer], new, strict=True)))
             how = {"scale": c.query_scale, "softcap": c.attn_softcap, "window": c.layer_windows[layer]}
             return cached.attend(q_B1NH, *grown[layer], queries, keys, **how)
 
@@ -154,7 +162,21 @@ def logits(model: Model, params: Params, hidden_B1D: Array) -> Array:
         logits_VB = jnp.einsum("VD,BD->VB", model.unembedding(params), hidden_B1D[:, 0], preferred_element_type=jnp.float32)
         if model.final_softcap is not None:
             logits_VB = model.final_softcap * jnp.tanh(logits_VB / model.final_softcap)
-        return constrain(logits_VB.T, "batch", "vocab")
+        return constrain(logits_VB.T, *LOGITS)
+
+
+def _put_rows(old: Array, new: Array, first: Array, axes: LogicalAxes) -> Array:
+    """`new` in place of as many rows of each copy of the weights, from its row `first` on."""
+    mesh = jax.sharding.get_abstract_mesh()
+    copies = 1 if mesh.empty else shards(mesh, "batch")
+
+    def by_copy(x: Array) -> Array:
+        return constrain(x.reshape(copies, -1, *x.shape[1:]), axes[0], None, *axes[1:])
+
+    old_, new_ = by_copy(old), by_copy(new.astype(old.dtype))
+    zero = jnp.zeros_like(first)
+    put = jax.lax.dynamic_update_slice(old_, new_, (zero, first, *[zero] * (old.ndim - 1)))
+    return constrain(put.reshape(old.shape), *axes)
 
 
 def _put(old_BKUH: Array, new_BKTH: Array, slot: Any) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 from mpo_jax.generation.base import Request
 
 SMALLEST = 32
+READ = 1024  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +39,37 @@ def batches(asked: Sequence[Asked], batch_size: int, shards: int) -> Iterator[tu
         yield part, rows, rounded(len(part[0].tokens))
 
 
-def stacked(part: Sequence[Asked], rows: int, prompt_slots: int) -> dict[str, np.ndarray]:
+def row_of(number: int, rows: int, copies: int) -> int:
+    """The row of a batch's `number`-th request. Rows are split evenly over the copies of the weights, and requests are dealt out
+    to these in turn, so that each copy reads prompts of the same lengths at the same time."""
+    return number % copies * (rows // copies) + number // copies
+
+
+def stacked(part: Sequence[Asked], rows: int, prompt_slots: int, copies: int) -> dict[str, np.ndarray]:
     """The arrays of a batch: `tokens_BT`, `length_B`, `limit_B`, int32. A row that only fills it up has a limit of 0."""
     arrays = {"tokens_BT": np.zeros((rows, prompt_slots), np.int32)}
     arrays |= {"length_B": np.ones(rows, np.int32), "limit_B": np.zeros(rows, np.int32)}
-    for row, one in enumerate(part):
+    for number, one in enumerate(part):
+        row = row_of(number, rows, copies)
         arrays["tokens_BT"][row, : len(one.tokens)] = one.tokens
         arrays["length_B"][row], arrays["limit_B"][row] = len(one.tokens), one.limit
     return arrays
+
+
+def read_together(rows: int, prompt_slots: int, copies: int) -> int:
+    """How many rows of each copy a prefill reads at once: about `READ` tokens, which is enough for fast products, and what is
+    computed of them then takes little memory."""
+    return min(rows // copies, max(1, READ // prompt_slots))
+
+
+def groups(arrays: dict[str, np.ndarray], copies: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first row of each copy, `tokens_GT`, `length_G`) of what each prefill of a batch reads, no longer than its longest
+    prompt."""
+    rows, prompt_slots = arrays["tokens_BT"].shape
+    each, together = rows // copies, read_together(rows, prompt_slots, copies)
+    tokens = arrays["tokens_BT"].reshape(copies, each, prompt_slots)
+    lengths = arrays["length_B"].reshape(copies, each)
+    for first in (min(start, each - together) for start in range(0, each, together)):  # the last one may read rows again
+        here = slice(first, first + together)
+        longest = min(prompt_slots, rounded(int(lengths[:, here].max())))
+        yield first, tokens[:, here, :longest].reshape(-1, longest), lengths[:, here].reshape(-1)

@@ -17,6 +17,7 @@ from flax import nnx
 from jax import lax
 
 from mpo_jax.devices.sharding import LogicalAxes, constrain, mesh_axes, shards, spec
+from mpo_jax.models.parameters import Adapted
 from mpo_jax.types import Array
 
 Activation = Literal["silu", "gelu_tanh"]
@@ -111,12 +112,14 @@ def embed(table_VD: Array, tokens_ST: Array) -> Array:
     return jax.shard_map(on_device, in_specs=inputs, out_specs=spec(("batch", None, None)), check_vma=False)(table_VD, tokens_ST)
 
 
-def product(equation: str, x: Array, w: Array) -> Array:
-    """The einsum of states and a weight, such as "STD,DNH->STNH".
+def product(equation: str, x: Array, w: Array | Adapted) -> Array:
+    """The einsum of states and a weight, such as "STD,DNH->STNH", with the weight's adapter where it has one.
 
     Where a row has one token, as in decoding, this is the product of two matrices with the weight on the left: a TPU then changes
     the layout of none that is stored as [out, in], and some CPUs multiply twice as fast.
     """
+    if isinstance(w, Adapted):
+        return product(equation, x, w.weight) + low_rank(equation, x, w)
     if x.shape[1] > 1:
         return jnp.einsum(equation, x, w)
     of_x, of_w, out = equation.replace("->", ",").split(",")
@@ -132,15 +135,35 @@ def product(equation: str, x: Array, w: Array) -> Array:
     return found.reshape([size[axis] for axis in axes]).transpose([axes.index(axis) for axis in out])
 
 
+def low_rank(equation: str, x: Array, w: Adapted) -> Array:
+    """scale (x A) B, for the same equation."""
+    of_x, of_w, out = equation.replace("->", ",").split(",")
+    summed = "".join(axis for axis in of_w if axis in of_x)
+    free_x, free_w = of_x.translate(_without(summed)), of_w.translate(_without(summed))
+    narrow = jnp.einsum(f"{of_x},{summed}r->{free_x}r", x, w.a)
+    return jnp.einsum(f"{free_x}r,r{free_w}->{out}", narrow, w.b) * jnp.asarray(w.scale, x.dtype)
+
+
+def _without(axes: str) -> dict[int, None]:
+    return dict.fromkeys(map(ord, axes))
+
+
+def widen(x_STD: Array, w_DF: Array | Adapted) -> Array:
+    """x W -> [S, T, F], with the weight's adapter where it has one."""
+    if isinstance(w_DF, Adapted):
+        return _widen(x_STD, w_DF.weight) + low_rank("STD,DF->STF", x_STD, w_DF)
+    return _widen(x_STD, w_DF)
+
+
 @jax.custom_vjp
-def widen(x_STD: Array, w_DF: Array) -> Array:
-    """x W -> [S, T, F], like an einsum. Its gradient of W is the product of x and the result's gradient in this order; JAX has
+def _widen(x_STD: Array, w_DF: Array) -> Array:
+    """Like an einsum. Its gradient of W is the product of x and the result's gradient in this order; JAX has
     them the other way round, for which a CPU has to transpose the wider of the two."""
     return product("STD,DF->STF", x_STD, w_DF)
 
 
 def _widen_fwd(x_STD: Array, w_DF: Array) -> tuple[Array, tuple[Array, Array]]:
-    return widen(x_STD, w_DF), (x_STD, w_DF)
+    return _widen(x_STD, w_DF), (x_STD, w_DF)
 
 
 def _widen_bwd(saved: tuple[Array, Array], grad_STF: Array) -> tuple[Array, Array]:
@@ -148,7 +171,7 @@ def _widen_bwd(saved: tuple[Array, Array], grad_STF: Array) -> tuple[Array, Arra
     return jnp.einsum("STF,DF->STD", grad_STF, w_DF), jnp.einsum("STD,STF->DF", x_STD, grad_STF)
 
 
-widen.defvjp(_widen_fwd, _widen_bwd)
+_widen.defvjp(_widen_fwd, _widen_bwd)
 
 
 class Attention(nnx.Module):

@@ -128,7 +128,7 @@ def export_tree(tree: Params, model: Model, table: tuple[Weight, ...]) -> Iterat
         if layer is not None:
             with jax.transfer_guard("allow"):  # the layer's number goes to the device
                 array = _one_layer(array, np.int32(layer))
-        yield name, place.export_tensor(_to_host(array))
+        yield name, place.export_tensor(to_host(array))
 
 
 @jax.jit
@@ -136,7 +136,7 @@ def _one_layer(stack: jax.Array, layer: np.int32) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False)
 
 
-def _to_host(array: Any) -> np.ndarray:
+def to_host(array: Any) -> np.ndarray:
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return gathered(array)
     return jax.device_get(array)

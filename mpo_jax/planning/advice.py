@@ -3,9 +3,10 @@
 import dataclasses
 import math
 
+from mpo_jax.planning.generation import GenerationReport
 from mpo_jax.planning.slice_fit import SliceReport
 from mpo_jax.planning.slice_search import SearchResult, flags
-from mpo_jax.planning.tpu_compiler import GIB
+from mpo_jax.planning.tpu_compiler import GIB, Memory
 from mpo_jax.training.config import TrainConfig
 
 
@@ -35,10 +36,36 @@ def describe(entry: SliceReport, config: TrainConfig, mfu: float | None = None) 
         lines.append(f"  largest    {gib(step.largest_bytes)}  {step.largest}; logits would be {gib(entry.logits).strip()}")
     lines += [f"  {name:<10} {gib(memory.peak)}" for name, memory in entry.programs.items()]
     most = max(entry.programs.values(), key=lambda memory: memory.peak)
-    of = "" if most.usable is None else f" of {most.usable / GIB:.2f} GiB usable"
-    verdict = "fits" if entry.fits else f"does not fit: {advice(config)}"
-    lines += [f"  peak       {gib(most.peak)}{of}: {verdict}", f"  work       {work(entry, mfu)}"]
+    lines += [_peak(most, "fits" if entry.fits else f"does not fit: {advice(config)}"), f"  work       {work(entry, mfu)}"]
     return "\n".join(lines)
+
+
+def describe_generation(entry: GenerationReport) -> str:
+    """The memory of generation on one slice, and the largest batch for it."""
+    gib, mesh = lambda n: f"{n / GIB:6.2f} GiB", " ".join(f"{axis}={n}" for axis, n in entry.mesh.items())
+    lines = [
+        f"{entry.topology}: {math.prod(entry.mesh.values())} devices, {mesh}; {entry.rows} answers at once of up to "
+        f"{entry.new_slots} tokens, to prompts of {entry.prompt_slots}",
+        f"  weights    {gib(entry.weights)}",
+        f"  caches     {gib(entry.caches)}",
+    ]
+    for name, memory in entry.programs.items():
+        temporary = "" if memory.temporaries is None else f"  {gib(memory.temporaries).strip()} of it temporary"
+        lines.append(f"  {name:<10} {gib(memory.peak)}{temporary}")
+    ways = ["a smaller --batch-size"] if entry.programs["loading"].fits else []
+    ways += ["more devices for each copy of the weights (--tensor, --width)"] if entry.mesh["data"] > 1 else []
+    lines.append(_peak(entry.peak, "fits" if entry.fits else f"does not fit: try {' or '.join([*ways, 'a larger slice'])}"))
+    if entry.largest is not None:
+        batch, most = entry.largest.rows, entry.largest.peak.peak
+        lines.append(f"  largest    a batch of {batch:,} fits ({gib(most).strip()}); one of {entry.refused:,} does not")
+    elif entry.refused is not None:
+        lines.append(f"  largest    no batch fits, not even one of {entry.refused:,}")
+    return "\n".join(lines)
+
+
+def _peak(most: Memory, verdict: str) -> str:
+    of = "" if most.usable is None else f" of {most.usable / GIB:.2f} GiB usable"
+    return f"  peak       {most.peak / GIB:6.2f} GiB{of}: {verdict}"
 
 
 def work(entry: SliceReport, mfu: float | None) -> str:

@@ -19,6 +19,7 @@ from mpo_jax.files import hub
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen, joined
 from mpo_jax.models.weight_table import gather, in_order, leaf, piece_of
 from mpo_jax.planning.tpu_compiler import devices
 from mpo_jax.scoring.reference import of_pairs, stored_fields, stored_reads
@@ -27,8 +28,8 @@ from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.training.trainable import split
-from mpo_jax.types import PAIR_KINDS, Batch, Frozen, Numbers, Pair, Reads, Scores, SequenceScores, TrainState, joined
+from mpo_jax.training.trainable import frozen_part
+from mpo_jax.types import PAIR_KINDS, Batch, Numbers, Pair, Reads, Scores, SequenceScores, TrainState
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
 LANGUAGES = ("ar", "bn", "jv", "ko", "sw", "zh")  # as many as the published data has
@@ -84,6 +85,7 @@ def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slice
     # A mesh of devices that do not exist here is for the compiler only: computing anything under it would fail.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         live = config.reference == "live" and bool(config.loss.reference_reads.anything)
+        shared = live and bool(config.lora.rank)
         policy, reference = (model.abstract(mesh, jnp.dtype(of)) for of in (config.compute_dtype, config.reference_dtype))
         return RunLayout(
             config,
@@ -94,7 +96,7 @@ def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slice
             family,
             model,
             run_programs(config, model, LANGUAGES, UPDATES, mesh),
-            Frozen(split(policy, config.frozen)[1], reference if live else {}),
+            Frozen(frozen_part(policy, config.frozen, config.lora), {} if shared or not live else reference, shared),
             fullest(config, model, config.data.max_length if tokens is None else tokens, shards(mesh, "batch")),
         )
 
@@ -155,7 +157,8 @@ def _export(layout: RunLayout) -> Iterator[Program]:
         cuts = target.sharding.spec if layer is None else target.sharding.spec[1:]
         tensor = jax.ShapeDtypeStruct(place.shape, target.dtype, sharding=NamedSharding(layout.mesh, jax.P(*cuts)))
         lowered = gather.lower(tensor, like(np.int32(0), layout.state.step.sharding), piece_of(tensor)[1], tensor.sharding)
-        again = bytes_on(masters) - bytes_on(layout.state.trainable)  # frozen parameters, read once more in float32
+        trained = 0 if layout.config.lora.rank else bytes_on(layout.state.trainable)
+        again = bytes_on(masters) - trained  # frozen parameters, read once more in float32
         held = bytes_on(layout.state) + bytes_on(layout.frozen) + again - (bytes_on(tensor) if layer is None else 0)
         yield Program("export", lowered, held)
 

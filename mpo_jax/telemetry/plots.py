@@ -48,16 +48,37 @@ def plot_gaps(tables: dict[str, Bars], path: Path, what: str = "length-normalise
     legend, for example 'before' and 'after'), with a line at the gap of the first language, the dominant one."""
     first = next(iter(tables.values()))
     names = list(first)
-    drawn, axes = figure(max(6, 1.1 * len(names) + 2), 4.5)
-    width = 0.8 / len(tables)
-    for i, (label, table) in enumerate(tables.items()):
-        at = [x + (i - (len(tables) - 1) / 2) * width for x in range(len(names))]
-        means, lows, highs = zip(*(table[name] for name in names), strict=True)
-        error = [[m - low for m, low in zip(means, lows, strict=True)], [high - m for m, high in zip(means, highs, strict=True)]]
-        axes.bar(at, means, width * 0.95, yerr=error, capsize=3, label=label)
+    drawn, axes = _grouped(tables)
     axes.axhline(first[names[0]][0], color="grey", linestyle="--", linewidth=1, label=f"dominant gap, {next(iter(tables))}")
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(names)), names)
     axes.set(ylabel=what, title="Reward gap by language")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     save(drawn, path)
+
+
+def plot_rates(tables: dict[str, Bars], path: Path, what: str, title: str) -> None:
+    """Bars of a rate per language, in per cent of 0 to 1, one group for each of `tables`; a language that a table lacks has no
+    bar there."""
+    drawn, axes = _grouped({label: {name: _percent(bar) for name, bar in table.items()} for label, table in tables.items()})
+    axes.set(ylabel=f"{what}, %", title=title, ylim=(0, 100))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    save(drawn, path)
+
+
+def _percent(bar: tuple[float, float, float]) -> tuple[float, float, float]:
+    value, low, high = bar
+    return 100 * value, 100 * low, 100 * high
+
+
+def _grouped(tables: dict[str, Bars]) -> tuple[Any, Any]:
+    """A figure with a group of bars for each name of any table."""
+    names = list(dict.fromkeys(name for table in tables.values() for name in table))
+    drawn, axes = figure(max(6, 1.1 * len(names) + 2), 4.5)
+    width = 0.8 / len(tables)
+    for i, (label, table) in enumerate(tables.items()):
+        at = [x + (i - (len(tables) - 1) / 2) * width for x, name in enumerate(names) if name in table]
+        bars = [table[name] for name in names if name in table]
+        error = [[mean - low for mean, low, _ in bars], [high - mean for mean, _, high in bars]]
+        axes.bar(at, [mean for mean, _, _ in bars], width * 0.95, yerr=error, capsize=3, label=label)
+    axes.set_xticks(range(len(names)), names)
+    return drawn, axes

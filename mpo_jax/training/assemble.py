@@ -18,17 +18,19 @@ from mpo_jax.evaluation.measured import Measured, measure
 from mpo_jax.files import hub
 from mpo_jax.files.digests import digests, fingerprint, sampled
 from mpo_jax.files.paths import path_of
+from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen, joined
 from mpo_jax.scoring.reference import cached_reference
 from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.training.trainable import names, split
-from mpo_jax.types import Frozen, Numbers, Params, joined
+from mpo_jax.training.trainable import frozen_names, names
+from mpo_jax.types import Numbers, Params
 
 OWN = ("hosts", "model", "output", "reference_store", "compilation_cache")  # settings in which processes may differ
 Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, sharded
@@ -48,6 +50,7 @@ class Assembly:
     model_files: dict[str, str]
     data: Data
     frozen: Frozen
+    lora: LoraConfig
     programs: RunPrograms
     masters: Callable[[], Params]
     load: Load
@@ -57,10 +60,17 @@ class Assembly:
         steps = self.programs.measure
         return measure(steps, joined(trainable, self.frozen.policy), self.data, self.mesh)
 
+    def weights(self, trainable: Params) -> Params:
+        """The policy's parameters as plain weights, adapters merged; the frozen ones in the compute dtype."""
+        return merged(joined(trainable, self.frozen.policy))
+
     def whole(self, trainable: Params) -> Params:
-        """All of the policy's parameters in float32, the frozen ones as the model's files have them."""
-        frozen = names(self.frozen.policy)
-        return joined(trainable, self.load(jnp.float32, frozen)) if frozen else trainable
+        """All of the policy's parameters in float32, the frozen ones as the model's files have them, adapters merged."""
+        if not self.frozen.policy:
+            return trainable
+        if self.lora.rank:
+            return merged(joined(trainable, prepared(self.load(jnp.float32), self.lora)))
+        return joined(trainable, self.load(jnp.float32, names(self.frozen.policy)))
 
     def numbers(self, config: TrainConfig) -> Numbers:
         """The arguments of the programs for a config that differs from the assembled one only in numbers."""
@@ -92,18 +102,23 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         _agree(config, data, model_dir)
         # ---- programs, and what no update changes
         programs = run_programs(config, model, tuple(data.train.languages), data.train.steps, mesh)
-        trainable, frozen = map(names, split(model.abstract(), config.frozen))
         load = functools.partial(load_params, model_dir, model, family, mesh)
-        policy = load(jnp.dtype(config.compute_dtype), frozen) if frozen else {}
         kinds = (("config.json", *hub.WEIGHT_FILES), hub.TOKENIZER_FILES)
         weights, tokenizer = processes.on_first(lambda: [digests(model_dir, files) for files in kinds])
         key = {"weights": fingerprint(weights), "tokenizer": fingerprint(tokenizer)}
-        data, reference = _with_reference(config, key, model, load, programs, data, mesh)
-    masters = functools.partial(load, jnp.float32, trainable)
+        data, reference, shared = _with_reference(config, key, model, load, programs, data, mesh)
+        frozen = frozen_names(model, config.frozen, config.lora)
+        policy = load(jnp.dtype(config.compute_dtype), frozen) if frozen else {}
+    if config.lora.rank:
+        policy = prepared(policy, config.lora)
+        masters = functools.partial(init_adapter, model, config.lora, config.seed, mesh)
+    else:
+        masters = functools.partial(load, jnp.float32, names(model.abstract()) - frozen)
     if keep_weights and jax.process_count() == 1:
         masters = _kept(masters)
     files, positions = weights | tokenizer, raw.get("max_position_embeddings")
-    return Assembly(mesh, model_dir, family, model, positions, files, data, Frozen(policy, reference), programs, masters, load)
+    beside = Frozen(policy, reference, shared)
+    return Assembly(mesh, model_dir, family, model, positions, files, data, beside, config.lora, programs, masters, load)
 
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
@@ -133,16 +148,22 @@ def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
 
 
 def _with_reference(
-    config: TrainConfig, key: dict[str, str], model: Model, load: Load, programs: RunPrograms, data: Data, mesh: Mesh
-) -> tuple[Data, Params]:
-    """The reference: as scores that come with the data, or as parameters for the step, or nothing where the method reads none.
-    `key` identifies the model's files."""
+    config: TrainConfig,
+    key: dict[str, str],
+    model: Model,
+    load: Load,
+    programs: RunPrograms,
+    data: Data,
+    mesh: Mesh,
+) -> tuple[Data, Params, bool]:
+    """The reference: as scores that come with the data, or as parameters for the step, or nothing where the method reads none;
+    and whether it is the policy's frozen parameters, without a copy of its own. `key` identifies the model's files."""
     reads = config.loss.reference_reads
     if not reads.anything:
-        return data, {}
+        return data, {}, False
     load_reference = functools.partial(load, jnp.dtype(config.reference_dtype))
     if config.reference == "live":
-        return data, load_reference()
+        return (data, {}, True) if config.lora.rank else (data, load_reference(), False)
     reference = cached_reference(
         model,
         load_reference,
@@ -159,4 +180,4 @@ def _with_reference(
         },
         dtype=config.reference_dtype,
     )
-    return data.with_reference(reference), {}
+    return data.with_reference(reference), {}, False

@@ -16,6 +16,7 @@ from mpo_jax.devices.processes import HostsConfig
 from mpo_jax.devices.sharding import MeshConfig
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.losses.base import PreferenceLoss
+from mpo_jax.models.adapters import LoraConfig
 from mpo_jax.telemetry.throughput import parse_range
 from mpo_jax.telemetry.writers import MetricsConfig
 from mpo_jax.training.optim import OptimConfig
@@ -45,7 +46,7 @@ class TrainConfig:
     `remat`: what the backward pass keeps of each layer, the rest being recomputed: 'full' keeps least, then 'offload',
     'attention', 'dots', 'none'.
     `frozen`: names of parameters that are not trained, separated by commas, as in 'embedding,unembedding'; they have no float32
-    masters and no moments.
+    masters and no moments. `lora`: with a rank above 0, adapters are trained and all of the model is frozen.
     `reference`: 'live' runs the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores in the
     folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters in memory.
     `compilation_cache`: a folder where compiled programs are kept for later runs; '' = none.
@@ -70,6 +71,7 @@ class TrainConfig:
     reference_store: str | None = None
     remat: str = "full"
     frozen: str = ""
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     compilation_cache: str = "~/.cache/mpo_jax/compiled"
     profile: str | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -92,6 +94,17 @@ class TrainConfig:
             raise InputError(
                 f"reference_store='{self.reference_store}' has no effect with reference='{self.reference}': add "
                 "--config.reference=cached, or leave reference_store out."
+            )
+        if self.lora.rank and self.frozen:
+            raise InputError(
+                f"frozen='{self.frozen}' has no effect with lora.rank={self.lora.rank}, which freezes the whole model: leave one "
+                "of them out."
+            )
+        live = self.reference == "live" and self.loss.reference_reads.anything
+        if self.lora.rank and live and self.reference_dtype != self.compute_dtype:
+            raise InputError(
+                f"lora.rank={self.lora.rank} has one copy of the model for policy and reference, so compute_dtype="
+                f"'{self.compute_dtype}' and reference_dtype='{self.reference_dtype}' must be the same."
             )
         if self.epochs < 1 or self.batch_size < 1 or self.microbatches < 1 or self.eval_every < 0:
             raise InputError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mpo_jax.checkpoints.hugging_face import check_export_dir
+from mpo_jax.checkpoints.export_folder import check_export_dir
 from mpo_jax.checkpoints.run_state import Checkpointer
 from mpo_jax.data.conversation import Conversation
 from mpo_jax.data.dataset import Data
@@ -35,7 +35,7 @@ from mpo_jax.training.run_identity import identity
 from mpo_jax.training.samples import Samples, prompts_of
 from mpo_jax.training.step import init_state
 from mpo_jax.training.update_log import UpdateLog
-from mpo_jax.types import Params, TrainState, joined
+from mpo_jax.types import Params, TrainState
 
 
 def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = assemble) -> None:
@@ -123,7 +123,7 @@ def go_through(
         if watchers.samples is not None and not resumed and watchers.samples.due(k, pipeline.steps):
             log.flush()
             with watchers.paused(state):
-                for line in watchers.samples.write(k, joined(state.trainable, run.frozen.policy)):
+                for line in watchers.samples.write(k, run.weights(state.trainable)):
                     watchers.writer.say(line)
         stop = watchers.interruption.stops(k)
         if watchers.checkpointer.due(k, pipeline.steps, stop):

@@ -25,11 +25,13 @@ def budget(config: TrainConfig, run: Assembly) -> list[Line]:
         Line("parameters", "float32 masters", bytes_on(state.trainable)),
         Line("moments", setting, bytes_on(state.opt_state), bytes_on(plain.opt_state), bytes_on(state.opt_state, HOST)),
     ]
-    if config.frozen:
-        setting = f"frozen={config.frozen}, compute_dtype={config.compute_dtype}"
+    if run.frozen.policy:
+        what = f"lora.rank={config.lora.rank}" if config.lora.rank else f"frozen={config.frozen}"
+        setting = f"{what}, compute_dtype={config.compute_dtype}"
         lines.append(Line("frozen parameters", setting, bytes_on(run.frozen.policy), every - bytes_on(state.trainable)))
     if config.loss.reference_reads.anything:
         setting = f"reference={config.reference}, reference_dtype={config.reference_dtype}"
+        setting += " (the frozen parameters)" if run.frozen.shared else ""
         lines.append(Line("reference", setting, bytes_on(run.frozen.reference), every))
     micro = jax.tree.map(lambda x: x[0], run.data.train.batch_at(0).policy)
     pieces = shards(mesh, "batch")

@@ -1,16 +1,19 @@
-"""What does a run leave? Reward gaps and perplexity before and after, plots, and the exported model with its card."""
+"""What does a run leave? Gaps and perplexity before and after, plots, a page, and the exported model with its card."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mpo_jax.checkpoints.hugging_face import is_whole, save_hf
+from mpo_jax.checkpoints.export_folder import is_whole
+from mpo_jax.checkpoints.hugging_face import save_hf
 from mpo_jax.checkpoints.model_card import model_card
+from mpo_jax.checkpoints.peft_folder import save_adapter
 from mpo_jax.data.dataset import Data
 from mpo_jax.devices import processes
 from mpo_jax.evaluation.gap_table import GapTable, bars, format_tables
 from mpo_jax.evaluation.measured import Measured
 from mpo_jax.files.json_files import write_json
+from mpo_jax.reporting.page import write_page_of_run
 from mpo_jax.telemetry.plots import plot_gaps, plot_losses
 from mpo_jax.telemetry.writers import read_metrics
 from mpo_jax.training.assemble import Assembly
@@ -20,11 +23,17 @@ from mpo_jax.types import Params
 
 
 def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, tables: dict[str, GapTable]) -> None:
-    """Writes the aligned checkpoint to `folder/export`, and says how many of its weights differ from the original model's."""
+    """Writes the aligned checkpoint to `folder/export`, and says how many of its weights differ from the original model's; and an
+    adapter by itself to `folder/adapter`."""
     out_dir = folder / "export"
     if is_whole(out_dir):
         processes.say(f"export: {out_dir} already exists, written by the run that this one continues")
         return
+    if config.lora.rank:
+        adapter = folder / "adapter"
+        if not is_whole(adapter):
+            save_adapter(trainable, adapter, model=run.model, family=run.family, config=config.lora, base=config.model)
+        processes.say(f"adapter: {adapter}, for PEFT")
     data, dtype = run.data, config.export.dtype
 
     def card() -> str:
@@ -56,7 +65,7 @@ def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, 
 
 
 def report(config: TrainConfig, folder: Path, data: Data, before: Measured, after: Measured) -> None:
-    """Prints the tables and answers, and writes reward_gap.json and the plots."""
+    """Prints the tables and answers, and writes reward_gap.json, the plots and the page."""
     measured = {"before": before, "after": after}
     tables = {name: model.gaps for name, model in measured.items()}
     print(f"\nreward gap, nats per token, on {data.measured_rows} [95 % interval]\n{format_tables(tables)}\n")
@@ -69,5 +78,6 @@ def report(config: TrainConfig, folder: Path, data: Data, before: Measured, afte
     plot_gaps(bars(tables), folder / "reward_gap.png")
     plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
     print(f"plots: {folder / 'loss.png'} and {folder / 'reward_gap.png'}")
+    print(f"all of it on one page: {write_page_of_run(folder, folder.name)}")
     if config.samples is not None and (text := compared(folder)):
         print(f"\nsamples, all of them in {folder / NAME}\n{text}")

@@ -14,7 +14,7 @@ from mpo_jax.scoring.sequences import make_score_step
 from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.optim import make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, jit_train_step, make_eval_step, step_programs
-from mpo_jax.training.trainable import split
+from mpo_jax.training.trainable import abstract_trainable
 from mpo_jax.types import Reads, TrainState, Want
 
 
@@ -39,7 +39,7 @@ class RunPrograms:
 def run_programs(config: TrainConfig, model: Model, languages: tuple[str, ...], updates: int, mesh: Mesh) -> RunPrograms:
     """All programs of a run of this many updates with these languages. The devices of `mesh` need not exist on this machine."""
     optimizer, dtype = make_optimizer(config.optim, updates), jnp.dtype(config.compute_dtype)
-    state = abstract_state(split(model.abstract(mesh), config.frozen)[0], optimizer, mesh)
+    state = abstract_state(abstract_trainable(model, config.frozen, config.lora, mesh), optimizer, mesh)
     stored = stored_reads(config.loss.reference_reads) if config.reference == "cached" else {}
     task = Task(model, config.loss, languages)
     step = TrainStep(task, optimizer, dtype)

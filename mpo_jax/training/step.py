@@ -11,10 +11,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mpo_jax.devices.sharding import like
 from mpo_jax.errors import InputError
+from mpo_jax.models.parameters import Frozen, joined
 from mpo_jax.scoring.objective import Task, batch_totals, objective
 from mpo_jax.training.optim import Optimizer
 from mpo_jax.training.step_arguments import LOSS, PEAK_LR
-from mpo_jax.types import Array, Batch, Frozen, Mean, Metrics, Numbers, Params, TrainState, cast, joined
+from mpo_jax.types import Array, Batch, Mean, Metrics, Numbers, Params, TrainState, cast
 
 HOST = "pinned_host"  # JAX's name of the host memory that devices copy from and to
 
@@ -73,10 +74,10 @@ def loss_and_grads(task: Task, trainable: Params, frozen: Frozen, batch: Batch, 
 
     Sums and weights add up and are divided once, so a short or uneven microbatch counts for the rows it has.
     """
-    totals = batch_totals(task, joined(trainable, frozen.policy), frozen.reference, batch)
+    totals = batch_totals(task, joined(trainable, frozen.policy), frozen.reference_params, batch)
 
     def total(trainable: Params, micro: Batch) -> tuple[Array, tuple[Mean, Metrics]]:
-        loss, metrics = objective(task, joined(trainable, frozen.policy), frozen.reference, micro, totals, numbers)
+        loss, metrics = objective(task, joined(trainable, frozen.policy), frozen.reference_params, micro, totals, numbers)
         return loss.total, (loss, metrics)
 
     def one(micro: Batch) -> tuple[Mean, Metrics, Params]:
@@ -160,10 +161,10 @@ def make_eval_step(task: Task, compute_dtype: Any) -> jax.stages.Wrapped:
 
     def eval_step(trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> Metrics:
         params = joined(cast(trainable, compute_dtype), frozen.policy)
-        totals = batch_totals(task, params, frozen.reference, batch)
+        totals = batch_totals(task, params, frozen.reference_params, batch)
 
         def one(micro: Batch) -> tuple[Mean, Metrics]:
-            return objective(task, params, frozen.reference, micro, totals, numbers[LOSS])
+            return objective(task, params, frozen.reference_params, micro, totals, numbers[LOSS])
 
         loss, metrics = over_microbatches(one, batch)
         return metrics | {"loss": loss}

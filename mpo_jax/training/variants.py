@@ -1,8 +1,8 @@
 """What does a variant of a config change? `configs/llama31.py:dpo` names the changes that make a published run of it.
 
 `official` is what the authors' code does, `paper` what the paper says where the two differ (arXiv:2505.16869, section 3 and
-appendix). The other names are the methods and ablations that the paper compares. Several can be joined by '+', as in
-`paper+mpo_no_ln`; they apply in order.
+appendix). `lora` trains an adapter. The other names are the methods and ablations that the paper compares. Several can be joined
+by '+', as in `paper+mpo_no_ln`; they apply in order.
 """
 
 import dataclasses
@@ -13,7 +13,10 @@ from mpo_jax import losses
 from mpo_jax.errors import InputError
 from mpo_jax.training.config import TrainConfig
 
-Changes = Mapping[str, Any]  # field -> its new value, or a mapping of the part's fields that change
+# Field -> its new value, or a mapping of the part's fields that change. A function gives the new value from the old one.
+Changes = Mapping[str, Any]
+# An adapter learns at a higher rate than the whole model (docs/lora.md has what was tried).
+LORA_LR = 4
 
 PRESETS: dict[str, Changes] = {
     "official": {
@@ -24,6 +27,7 @@ PRESETS: dict[str, Changes] = {
         "data": {"max_length": 2048, "eval_fraction": 0.0},
         "loss": {"retain_pooling": "last_prompt", "retain_reduction": "sum"},
     },
+    "lora": {"lora": {"rank": 16, "alpha": 32.0}, "optim": {"peak_lr": lambda full: LORA_LR * full}},
 }
 
 # The paper trains the baselines on the target pairs and the distinct dominant pairs together, 700 in the authors' data. Its grids
@@ -89,6 +93,7 @@ def _changed(config: TrainConfig, name: str, changes: Changes) -> TrainConfig:
                     f"The config variant '{name}' sets {part}.{lacking[0]}, which {without} does not have: leave out '{name}' "
                     f"or the variant that chose {without}."
                 )
-            change = dataclasses.replace(old, **change)
+            new = {field: value(getattr(old, field)) if callable(value) else value for field, value in change.items()}
+            change = dataclasses.replace(old, **new)
         fields[part] = change
     return dataclasses.replace(config, **fields)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mpo_jax.checkpoints.hugging_face import check_export_dir, load_params, save_hf
+from mpo_jax.checkpoints.export_folder import check_export_dir
+from mpo_jax.checkpoints.hugging_face import load_params, save_hf
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import Model

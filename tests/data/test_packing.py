@@ -16,9 +16,10 @@ from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.losses.base import numbers_of
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.step import loss_and_grads
-from mpo_jax.types import ANSWERS, PAIR_KINDS, POOLINGS, SIDES, Batch, Frozen, Packed, Reads, Want
+from mpo_jax.types import ANSWERS, PAIR_KINDS, POOLINGS, SIDES, Batch, Packed, Reads, Want
 
 EXAMPLES = toy_chat.examples(8)
 LANGUAGES = ("ko", "sw")

@@ -4,10 +4,11 @@ import math
 
 import pytest
 
-from mpo_jax.experiments.results import BASE, Estimate, Run, balance, markdown, plot
+from mpo_jax.experiments.results import BASE, Estimate, Run, balance, markdown, plot, relation
 from mpo_jax.experiments.world import LANGUAGES, Noise
 
-NAMES = ("refuses", "complies", "answers", "gap", "accuracy", "perplexity")
+LIKELIHOODS = ("refuses", "complies", "answers", "gap", "accuracy", "perplexity")
+NAMES = (*LIKELIHOODS, "writes_refusal", "writes_compliance")
 
 
 def values(level: float) -> dict[str, float]:
@@ -38,10 +39,33 @@ def test_balance_counts_every_language_and_both_kinds_of_request():
 def test_the_tables_hold_the_means():
     text = markdown([*RUNS, *NOISY])
     assert "means of 3 seeds" in text
-    (row,) = [line for line in text.splitlines() if line.startswith("| `mpo` | 0.235 ±")]  # targets: 0.2 + mean of 0.01 to 0.06
+    (row, written) = [
+        line for line in text.splitlines() if line.startswith("| `mpo` | 0.235 ±")
+    ]  # targets: 0.2 + mean of 0.01 to 0.06
     assert row.split(" | ")[2] == "0.210 ± 0.248"  # the worst of them
+    assert written.split(" | ")[2] == "0.235 ± 0.248"  # what it writes is as likely here
     assert "| `mpo` | 50% of the labels wrong | 0.435 ± 0.497 |" in text
     assert "Noise" not in markdown(RUNS)
+
+
+def test_the_rank_correlation_is_over_languages_and_methods_and_seed_by_seed():
+    """The base model refuses more where its gap is smaller; the method refuses everything."""
+    turned = {
+        f"{name}/{language}": 0.9 - i / 100 for name in ("refuses", "writes_refusal") for i, language in enumerate(LANGUAGES)
+    }
+    flat = {f"writes_refusal/{language}": 1.0 for language in LANGUAGES}
+    runs = [Run(BASE, seed, Noise(), 0.0, values(0.1) | turned) for seed in (1, 2)]
+    runs += [Run("mpo", seed, Noise(), 1e-4, values(0.5) | flat) for seed in (1, 2)]
+    found = relation(runs, Noise(), [BASE], "refuses")
+    assert found is not None
+    assert (found[0].mean, found[1]) == (pytest.approx(-1), 2)
+    found = relation(runs, Noise(), ["mpo"], "refuses")
+    assert found is not None
+    assert found[0].mean == pytest.approx(1)
+    assert relation(runs, Noise(), ["mpo"], "writes_refusal") is None
+    text = markdown([*runs[:3], Run("mpo", 2, Noise(), 1e-4, values(0.5))])
+    assert "| languages, `base` | -1.00 ± 0.00 | -1.00 ± 0.00 |" in text
+    assert "| languages, `mpo` | 1.00 ± 0.00 | 1.00 (of 1) |" in text
 
 
 def test_plots_are_drawn(tmp_path):

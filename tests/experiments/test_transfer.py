@@ -16,11 +16,12 @@ from mpo_jax.experiments.measuring import make_measure
 from mpo_jax.experiments.methods import METHODS, Method
 from mpo_jax.experiments.results import BASE
 from mpo_jax.experiments.world import DOMINANT, LANGUAGES, TARGETS, Noise, Request, World, preference_rows
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Frozen, Reads, TrainState
+from mpo_jax.types import Reads, TrainState
 
 ROWS = preference_rows(World(0), 0, 4, Noise())
 

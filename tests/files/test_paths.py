@@ -12,7 +12,7 @@ import tiny
 from world import command, config_file, metrics
 
 from mpo_jax import reward_gap, sweep
-from mpo_jax.checkpoints.hugging_face import is_whole
+from mpo_jax.checkpoints.export_folder import is_whole
 from mpo_jax.checkpoints.run_state import flaw
 from mpo_jax.data.chat import load_tokenizer
 from mpo_jax.data.rows import read_rows

@@ -11,9 +11,10 @@ from spelled import Spelled, request
 
 from mpo_jax.devices.sharding import make_generation_mesh
 from mpo_jax.errors import InputError
+from mpo_jax.generation import shapes
 from mpo_jax.generation.base import Decoding, Request
 from mpo_jax.generation.engine import Engine
-from mpo_jax.generation.shapes import rounded
+from mpo_jax.generation.shapes import Asked, groups, rounded, row_of, stacked
 from mpo_jax.generation.weights import abstract_placed, placed
 
 MODEL = tiny.model()
@@ -59,15 +60,17 @@ def test_an_engine_may_hold_weights_for_a_while(together):
     """Made of their shapes alone; it keeps nothing afterwards, and compiles nothing again."""
     requests, expected = together
     mesh = make_generation_mesh(width=1, tensor=1, devices=jax.devices()[:1])
-    shapes = abstract_placed(MODEL, mesh, jnp.float32)
-    of = Engine(MODEL, shapes, mesh, Spelled(STOP), SAMPLED, batch_size=32, known={})
+    declared = abstract_placed(MODEL, mesh, jnp.float32)
+    of = Engine(MODEL, declared, mesh, Spelled(STOP), SAMPLED, batch_size=32, known={})
     others = tiny.two_params(MODEL)[1]
+    compiled = []
     for params, same in ((PARAMS, True), (others, False), (PARAMS, True)):
         with of.holding(placed(MODEL, params, mesh, jnp.float32, consume=False)):
             assert (answers(of, requests) == expected) == same
             assert jax.tree.leaves(of.held[1])
-        assert of.held == (shapes, None)
-    assert all(program._cache_size() == 1 for programs in of._programs.values() for program in programs)
+        assert of.held == (declared, None)
+        compiled.append([program._cache_size() for programs in of._programs.values() for program in programs])
+    assert compiled == [compiled[0]] * 3
 
 
 def test_seeds_samples_languages_and_turns_draw_apart(together):
@@ -123,3 +126,26 @@ def test_there_are_few_shapes():
     assert [rounded(n) for n in (1, 32, 33, 41, 65, 81, 200, 1000)] == [32, 32, 40, 48, 80, 96, 224, 1024]
     assert all(n <= rounded(n) <= max(32, 1.25 * n) for n in range(1, 5000))
     assert len({rounded(n) for n in range(1, 4097)}) < 32
+
+
+@pytest.mark.parametrize("read", [1024, 200, 50])
+@pytest.mark.parametrize("copies", [1, 2, 8])
+def test_every_request_has_a_row_and_each_copy_its_share_of_the_long_ones(copies, read, monkeypatch):
+    monkeypatch.setattr(shapes, "READ", read)
+    part = [Asked(None, np.full(100 - 3 * number, number + 1, np.int32), number) for number in range(16)]
+    arrays = stacked(part, 16, rounded(100), copies)
+    rows = [row_of(number, 16, copies) for number in range(16)]
+    assert sorted(rows) == list(range(16))
+    assert [arrays["limit_B"][row] for row in rows] == list(range(16))
+    assert all(np.all(arrays["tokens_BT"][row, : len(one.tokens)] == one.tokens[0]) for row, one in zip(rows, part, strict=True))
+    found = np.zeros(16, np.int32)
+    widths = []
+    for first, tokens_GT, length_G in groups(arrays, copies):
+        each = len(length_G) // copies
+        for copy in range(copies):
+            found[copy * 16 // copies + first : copy * 16 // copies + first + each] = length_G[copy * each : (copy + 1) * each]
+        assert tokens_GT.shape[1] == min(rounded(100), rounded(int(length_G.max())))
+        assert np.array_equal(np.count_nonzero(tokens_GT, axis=1), length_G)
+        widths.append(tokens_GT.shape[1])
+    assert np.array_equal(found, arrays["length_B"])
+    assert widths == sorted(widths, reverse=True)

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from mpo_jax.devices.sharding import make_generation_mesh
-from mpo_jax.generation import programs
+from mpo_jax.generation import programs, shapes
 from mpo_jax.generation.sampling import Draw
 from mpo_jax.generation.weights import placed
 from mpo_jax.types import Packed
@@ -54,9 +54,19 @@ def all_logits(model, params, tokens_ST):
     return logits_STV if cap is None else cap * jnp.tanh(logits_STV / cap)
 
 
+def read(model, weights, on, prompt_BT, length_B):
+    """The cache and the logits after a prefill in as many parts as `shapes.groups` makes."""
+    copies = on.shape["data"]
+    cache, logits_BV = empty(model, len(length_B), PROMPT + NEW, on), jnp.full((len(length_B), tiny.VOCAB), 7.0)
+    program = jax.jit(functools.partial(programs.prefill, model))
+    for first, tokens_GT, length_G in shapes.groups({"tokens_BT": prompt_BT, "length_B": length_B}, copies):
+        cache, logits_BV = program(weights, cache, logits_BV, tokens_GT, length_G, np.int32(first))
+    return cache, logits_BV
+
+
 @pytest.mark.parametrize("on", MESHES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prefill_and_steps_equal_the_packed_forward(family, on):
+def test_prefill_and_steps_equal_the_packed_forward(family, on, monkeypatch):
     if family == "grouped" and on == "1,1,8":
         pytest.skip("two key/value heads cannot be split eight ways")
     model, params = model_and_params(family)
@@ -65,9 +75,10 @@ def test_prefill_and_steps_equal_the_packed_forward(family, on):
     expected = all_logits(model, params, tokens_ST)
     with jax.set_mesh(on := mesh(on)):
         weights = placed(model, params, on, jnp.float32, consume=False)
-        cache = empty(model, PROMPT, PROMPT + NEW, on)
         prompt_BT = np.where(np.arange(PROMPT)[None] < length_B[:, None], tokens_ST[:, :PROMPT], 5).astype(np.int32)
-        cache, logits_BV = jax.jit(functools.partial(programs.prefill, model))(weights, cache, prompt_BT, length_B)
+        monkeypatch.setattr(shapes, "READ", 2 * PROMPT)
+        assert shapes.read_together(PROMPT, PROMPT, on.shape["data"]) == min(2, PROMPT // on.shape["data"])
+        cache, logits_BV = read(model, weights, on, prompt_BT, length_B)
         rows = np.arange(PROMPT)
         np.testing.assert_allclose(logits_BV, expected[rows, length_B - 1], rtol=1e-5, atol=1e-5)
         step = jax.jit(functools.partial(programs.next_logits, model, prompt_slots=PROMPT))
@@ -97,9 +108,7 @@ def test_the_loop_stops_each_row_at_its_own_end():
     on = mesh("one")
     with jax.set_mesh(on):
         weights = placed(model, params, on, jnp.float32, consume=False)
-        cache, logits_BV = jax.jit(functools.partial(programs.prefill, model))(
-            weights, empty(model, 4, PROMPT + NEW, on), tokens_BT, length_B
-        )
+        cache, logits_BV = read(model, weights, on, tokens_BT, length_B)
         _, answers = jax.jit(functools.partial(programs.decode, model, new_slots=NEW))(
             weights, cache, logits_BV, length_B, limit_B, np.zeros((4, 2), np.uint32), np.asarray(stop, np.int32), GREEDY
         )

@@ -12,12 +12,13 @@ from mpo_jax.devices.sharding import MESH_AXES, named
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import FAMILIES
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.config import load
 from mpo_jax.training.optim import make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Batch, Frozen, Packed
+from mpo_jax.types import Batch, Packed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

@@ -11,11 +11,11 @@ import tiny
 
 from mpo_jax import losses
 from mpo_jax.devices.sharding import batch_to_mesh
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task, objective
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step, make_eval_step
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.types import Frozen
 
 ROWS = 4
 MODEL = tiny.model(layers=1, layer_windows=(None,))

@@ -15,6 +15,7 @@ from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.devices.sharding import batch_to_mesh, shards
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task, objective
 from mpo_jax.scoring.reference import cached_reference, stored_reads
 from mpo_jax.scoring.reference_store import ScoreStore
@@ -22,7 +23,7 @@ from mpo_jax.scoring.sequences import make_score_step, score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import POOLINGS, Frozen, Reads, Want
+from mpo_jax.types import POOLINGS, Reads, Want
 
 MODEL = tiny.model(vocab_size=264)
 POLICY, REFERENCE = tiny.two_params(MODEL)

@@ -9,13 +9,13 @@ import tiny
 
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task
 from mpo_jax.telemetry.flops import Work
 from mpo_jax.telemetry.throughput import PEAK, Meter, Trace, parse_range
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.types import Frozen
 
 
 class Device:

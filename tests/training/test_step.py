@@ -13,11 +13,12 @@ from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.losses.base import numbers_of
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task, objective
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step, loss_and_grads, make_eval_step
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.types import Frozen, TrainState
+from mpo_jax.types import TrainState
 
 ROWS = 4
 MODEL = tiny.model(tied=True, qkv_bias=True)

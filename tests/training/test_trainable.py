@@ -11,10 +11,10 @@ import tiny
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.losses.base import numbers_of
+from mpo_jax.models.parameters import Frozen, joined
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.step import loss_and_grads
 from mpo_jax.training.trainable import names, split
-from mpo_jax.types import Frozen, joined
 
 MODEL = tiny.model()
 WHOLE, REFERENCE = tiny.two_params(MODEL)
@@ -64,6 +64,6 @@ def test_names_that_mean_nothing(frozen, words):
 
 
 def test_an_array_is_in_one_tree():
-    with pytest.raises(AssertionError, match="twice"):
+    with pytest.raises(AssertionError, match="both trainable and frozen"):
         joined({"a": {"b": 1}}, {"a": {"b": 2}})
     assert dataclasses.fields(Frozen)[0].name == "policy"

@@ -9,7 +9,7 @@ from mpo_jax.data.dataset import DataConfig
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.training.config import TrainConfig, load
-from mpo_jax.training.variants import ABLATIONS, BASELINES, PRESETS, WITH_VALUE, variant_of
+from mpo_jax.training.variants import ABLATIONS, BASELINES, LORA_LR, PRESETS, WITH_VALUE, variant_of
 from mpo_jax.types import Want
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -31,6 +31,14 @@ def test_presets_are_the_code_and_the_paper():
     assert (official.data.truncation, official.data.max_length, official.data.template) == ("official", 1024, "authors")
     assert (paper.loss.retain_pooling, paper.loss.retain_reduction, paper.data.max_length) == ("last_prompt", "sum", 2048)
     assert official.loss.beta == paper.loss.beta == plain.loss.beta, "a variant says differences only"
+
+
+@pytest.mark.parametrize("config", [*PAPER, "quickstart"])
+def test_an_adapter_learns_at_a_higher_rate(config: str):
+    plain, run = load(str(CONFIGS / f"{config}.py"), None), built(config, "lora")
+    assert (plain.lora.rank, run.lora.rank, run.lora.scale) == (0, 16, 2.0)
+    assert run.optim.peak_lr == LORA_LR * plain.optim.peak_lr
+    assert (run.loss, run.data, run.epochs) == (plain.loss, plain.data, plain.epochs)
 
 
 @pytest.mark.parametrize("config", PAPER)
@@ -73,7 +81,7 @@ def test_variants_join_in_order():
 @pytest.mark.parametrize(
     ("variant", "words"),
     [
-        ("papr", "variant 'papr' is not known: write one of official, paper, mpo_no_ln"),
+        ("papr", "variant 'papr' is not known: write one of official, paper, lora, mpo_no_ln"),
         ("paper+", "variant '' is not known"),
         ("dpo=0.1", "variant 'dpo=0.1' is not known"),
         ("mpo_constant", "'mpo_constant' needs a value: write mpo_constant=1.58"),

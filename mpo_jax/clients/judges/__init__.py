@@ -1,0 +1,1 @@
+"""Who says whether an answer is safe? One judge a file, one line each in the registry."""

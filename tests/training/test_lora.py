@@ -1,0 +1,224 @@
+"""An adapter's updates are PEFT's; on any mesh, in microbatches, live or cached; at the start nothing has changed."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peft_step
+import pytest
+import tiny
+from world import command, metrics
+
+from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.checkpoints.peft_folder import load_adapter, load_with_adapter, named
+from mpo_jax.devices.sharding import batch_to_mesh
+from mpo_jax.errors import InputError
+from mpo_jax.losses import Mpo
+from mpo_jax.losses.base import numbers_of
+from mpo_jax.models.adapters import LoraConfig, abstract_adapter, init_adapter, prepared
+from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen
+from mpo_jax.scoring.objective import Task
+from mpo_jax.training.optim import OptimConfig, make_optimizer
+from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step, loss_and_grads
+from mpo_jax.training.step_arguments import on_mesh, step_numbers
+
+MODEL = tiny.model()
+BASE = tiny.two_params(MODEL)[0]
+CONFIG = LoraConfig(4, 8.0)
+OPTIMIZER = make_optimizer(OptimConfig(peak_lr=peft_step.LR, eps=peft_step.EPS, warmup=0.0, decay="constant"), 10)
+
+
+def noisy(abstract):
+    """An adapter as after some training: neither factor is zero."""
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: (0.1 * random.normal(size=x.shape)).astype(np.float32), abstract)
+
+
+@pytest.mark.parametrize("zero", ["a", "b"])
+def test_nothing_has_changed_before_the_first_update(zero):
+    config = dataclasses.replace(CONFIG, zero=zero)
+    on = tiny.mesh()
+    adapter = init_adapter(MODEL, config, 3, on)
+    for factors in jax.tree.leaves(adapter, is_leaf=lambda x: isinstance(x, dict) and "a" in x):
+        assert not np.any(factors[zero])
+        assert 0.05 < np.std(factors["ab".replace(zero, "")]) < 0.6
+    task, batch, numbers = Task(MODEL, Mpo(), ()), tiny.micro(tiny.batch(4), 1), numbers_of(Mpo())
+    loss, metrics, _ = loss_and_grads(task, adapter, Frozen(prepared(BASE, config), {}, shared=True), batch, numbers)
+    expected, of_base, _ = loss_and_grads(task, BASE, Frozen({}, BASE), batch, numbers)
+    assert float(metrics["loss/retain"].value) == 0
+    assert float(loss.value) == float(expected.value)
+    assert float(metrics["logps/chosen"].value) == float(of_base["logps/chosen"].value)
+
+
+def start(case: str):
+    """(model, base, settings, adapter by PEFT's names, adapter) of a case of `peft_step`."""
+    folder, rank, alpha, rslora = peft_step.CASES[case]
+    family, model, _ = build(peft_step.FIXTURES / folder)
+    config = LoraConfig(rank, alpha, rslora=rslora)
+    adapter = noisy(abstract_adapter(model, config))
+    base = functools.partial(load_params, peft_step.FIXTURES / folder, model, family)
+    return model, base, config, named(adapter, model, family, config), adapter
+
+
+@pytest.mark.parametrize("case", peft_step.CASES)
+def test_updates_are_pefts(case):
+    model, base, config, _, adapter = start(case)
+    on, batch = tiny.mesh(), tiny.batch(peft_step.ROWS)
+    expected = {k.removeprefix(f"{case}: "): v for k, v in np.load(peft_step.FIXTURES / "lora.npz").items() if k.startswith(case)}
+    frozen = Frozen(prepared(base(on), config), {}, shared=True)
+    family = build(peft_step.FIXTURES / peft_step.CASES[case][0])[0]
+    compare(expected, ours(model, adapter, frozen, on, batch), lambda tree: named(jax.device_get(tree), model, family, config))
+
+
+@pytest.mark.parametrize("case", peft_step.CASES)
+def test_stored_updates_are_those_of_this_peft(case):
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    _, rank, alpha, rslora = peft_step.CASES[case]
+    live = peft_step.peft_updates(peft_step.CASES[case][0], rank, alpha, rslora, start(case)[3], tiny.batch(peft_step.ROWS))
+    stored = np.load(peft_step.FIXTURES / "lora.npz")
+    for name, value in live.items():
+        np.testing.assert_allclose(value, stored[f"{case}: {name}"], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def ours(model, adapter, frozen, on, batch, parts: int = 1):
+    """(losses of three updates, the first gradients, the adapter at the end)."""
+    with jax.set_mesh(on):
+        task, numbers = Task(model, Mpo(), ()), step_numbers(Mpo(), peft_step.LR)
+        placed = place(adapter, model, on)
+        state = init_state(placed, OPTIMIZER, on)
+        step = jit_train_step(TrainStep(task, OPTIMIZER, jnp.float32), abstract_state(placed, OPTIMIZER, on))
+        data = batch_to_mesh(tiny.micro(batch, parts), on)
+        _, _, gradients = jax.jit(functools.partial(loss_and_grads, task))(state.trainable, frozen, data, numbers_of(Mpo()))
+        gradients, losses = jax.device_get(gradients), []
+        for _ in range(peft_step.UPDATES):
+            state, metrics = step(state, frozen, data, on_mesh(numbers, on))
+            losses.append(float(metrics["loss"].value))
+        return losses, gradients, jax.device_get(state.trainable)
+
+
+def place(adapter, model, on):
+    """On the mesh, as a run lays it out."""
+    rank = jax.tree.leaves(adapter)[0].shape[-1]
+    where = abstract_adapter(model, LoraConfig(rank, 8.0), on)
+    return jax.tree.map(lambda x, like: jax.device_put(jnp.array(x), like.sharding), adapter, where)
+
+
+def compare(expected, found, names):
+    losses, gradients, after = found
+    # a loss is made of gaps, differences of log-probabilities of about 5
+    np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5, atol=5e-6)
+    for kind, tree in (("gradient", gradients), ("after", after)):
+        for name, value in names(tree).items():
+            like = expected[f"{kind} {name}"]
+            np.testing.assert_allclose(value, like, rtol=1e-5, atol=1e-5 * max(1, np.abs(like).max()), err_msg=f"{kind} {name}")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    on = tiny.mesh()
+    frozen = Frozen(prepared(tiny.place(MODEL, BASE, on), CONFIG), {}, shared=True)
+    return ours(MODEL, noisy(abstract_adapter(MODEL, CONFIG)), frozen, on, tiny.batch(8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts"), [((1, 1, 1), 4), ((8, 1, 1), 1), ((1, 8, 1), 1), ((1, 1, 8), 1), ((2, 2, 2), 2)], ids=str
+)
+def test_any_mesh_and_microbatches_compute_the_same(plain, shape, parts):
+    on = tiny.mesh(*shape)
+    with jax.set_mesh(on):
+        frozen = Frozen(prepared(tiny.place(MODEL, BASE, on), CONFIG), {}, shared=True)
+    found = ours(MODEL, noisy(abstract_adapter(MODEL, CONFIG)), frozen, on, tiny.batch(8), parts)
+    np.testing.assert_allclose(found[0], plain[0], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(found[1:]), jax.tree.leaves(plain[1:]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
+
+
+def test_the_reference_is_the_base_without_a_copy_and_without_a_gradient():
+    frozen = Frozen(prepared(BASE, CONFIG), {}, shared=True)
+    shared = jax.tree.leaves(frozen.reference_params)
+    assert all(any(x is y for y in jax.tree.leaves(BASE)) for x in shared) and len(shared) == len(jax.tree.leaves(BASE))
+    assert len(jax.tree.leaves(frozen)) == len(shared), "the arrays are arguments of the step once"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rank": -1}, "lora.rank=-1 must be above 0"),
+        ({"rank": 4, "alpha": 0}, "lora.alpha=0 must be a number above 0"),
+        ({"rank": 4, "targets": "q_proj,embed"}, "lora.targets='embed'"),
+        ({"rank": 4, "zero": "c"}, "lora.zero='c'"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_are_named(given, said):
+    with pytest.raises(InputError) as refused:
+        LoraConfig(**given)
+    assert said in str(refused.value)
+
+
+def test_a_rank_that_is_not_low_is_refused():
+    with pytest.raises(InputError, match=r"lora\.rank=32 is no low rank for q_proj, whose weights have rank 32 at most"):
+        abstract_adapter(MODEL, LoraConfig(32, 8.0))
+
+
+SETTINGS = ["--config.lora.rank=4", "--config.lora.targets=q_proj,v_proj,down_proj", "--config.optim.peak_lr=1e-2"]
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """The output of a run of an adapter that nothing disturbed."""
+    return command(world, tmp_path_factory.mktemp("lora"), *SETTINGS)
+
+
+def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole, capsys):
+    family, model, _ = build(world / "model")
+    on = tiny.mesh()
+    config, _ = load_adapter(whole / "adapter", model, family, on)
+    assert (config.rank, config.names, config.alpha) == (4, ("q_proj", "v_proj", "down_proj"), 32.0)
+    merged = load_with_adapter(world / "model", model, family, on, jnp.float32, whole / "adapter")
+    exported = load_params(whole / "export", model, family, on)
+    untouched = load_params(world / "model", model, family, on)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), merged, untouched)
+    assert moved["layers"]["attention"]["q"] and moved["layers"]["mlp"]["down"]
+    assert not moved["layers"]["attention"]["k"] and not moved["embedding"]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)), merged, exported)
+    held = sum(path.stat().st_size for path in (whole / "checkpoints").rglob("*") if path.is_file())
+    assert held < (world / "model" / "model.safetensors").stat().st_size / 2, "a checkpoint holds the adapter alone"
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(world, whole, tmp_path, interrupted):
+    with interrupted(3):
+        command(world, tmp_path, *SETTINGS)
+    resumed = command(world, tmp_path, *SETTINGS, "--config.checkpoint.resume=auto")
+    clocks = ("step_seconds", "tokens_per_second", "tflops_per_second")
+    for ours, theirs in zip(metrics(resumed), metrics(whole), strict=True):
+        assert {k: v for k, v in ours.items() if k not in clocks} == {k: v for k, v in theirs.items() if k not in clocks}
+
+
+def test_a_cached_reference_trains_alike(world, whole, tmp_path):
+    cached = command(world, tmp_path, *SETTINGS, "--config.reference=cached")
+    for ours, theirs in zip(metrics(cached), metrics(whole), strict=True):
+        for name in ours.keys() & theirs.keys() - {
+            "packing_efficiency",
+            "step_seconds",
+            "tokens_per_second",
+            "tflops_per_second",
+        }:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--config.frozen=embedding"], "frozen='embedding' has no effect with lora.rank=4"),
+        (["--config.reference_dtype=bfloat16"], "must be the same"),
+    ],
+    ids=str,
+)
+def test_settings_that_clash_are_a_sentence(world, tmp_path, given, said):
+    with pytest.raises(InputError, match=said):
+        command(world, tmp_path, *SETTINGS, *given)
