@@ -31,12 +31,12 @@ from mpo_jax.losses.base import PreferenceLoss, numbers_of
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
+from mpo_jax.models.parameters import Frozen
 from mpo_jax.models.weight_table import export_tree
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.models.parameters import Frozen
 from mpo_jax.types import Params, Reads, RowLoss, Scores, Want
 
 QUICKSTART = Path(__file__).resolve().parent
