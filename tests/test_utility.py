@@ -12,6 +12,7 @@ import pytest
 import usefulness_tasks
 from fake_endpoint import Reply, answer, served
 from processes import finish, start_command
+from world import make_adapter
 
 from mpo_jax import utility as command
 from mpo_jax.generation.records import read_responses
@@ -137,6 +138,14 @@ def test_mt_bench_is_answered_and_judged(bench, tmp_path, capsys):
     folder = tmp_path / "out" / "model" / "mt_bench"
     assert {path.name for path in folder.iterdir()} == {"answers-0", "answers-0.1", "answers-0.7", "judgements"}
     assert len(read_responses(folder / "answers-0")) == 8
+
+
+def test_a_model_is_compared_with_itself_and_an_adapter(bench, world, tmp_path):
+    adapter = make_adapter(world, tmp_path / "adapter")
+    command.main(words(bench | {"--compare": bench["--model"], "--adapter": str(adapter)}))
+    before, after = (read_responses(tmp_path / "out" / label / "mt_bench" / "answers-0") for label in ("before", "after"))
+    assert [one.id for one in before] == [one.id for one in after]
+    assert [one.text for one in before] != [one.text for one in after]
 
 
 def test_answers_are_written_here_and_judged_elsewhere(bench, tmp_path, capsys):
