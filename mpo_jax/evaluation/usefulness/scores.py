@@ -23,6 +23,7 @@ Items = Mapping[Item, float]
 class Score:
     """A figure of a task in a language ("" = of no particular one). `part`: of which items it is, "" = of all. `n` items were
     measured; of `unparsed` more nothing could be read, and `errors` more were never answered. `main`: the figure to look at.
+    `better`: which values are, "higher" or "lower".
     Without an interval `stderr`, `low` and `high` are None."""
 
     task: str
@@ -35,6 +36,7 @@ class Score:
     high: float | None = None
     part: str = ""
     main: bool = True
+    better: str = "higher"
     unparsed: int = 0
     errors: int = 0
 
