@@ -62,7 +62,16 @@ def utility(before: float, after: float) -> dict:
     """As `python -m mpo_jax.utility` writes it."""
     scores = {}
     for label, value in {"before": before, "after": after}.items():
-        known = {"metric": "exact_match", "stderr": 0.05, "n": 50, "unparsed": 2, "errors": 0, "part": "", "main": True}
+        known = {
+            "metric": "exact_match",
+            "stderr": 0.05,
+            "n": 50,
+            "unparsed": 2,
+            "errors": 0,
+            "part": "",
+            "main": True,
+            "better": "higher",
+        }
         mine = [
             {"task": "mgsm", "language": language, "value": value, "low": value - 0.1, "high": value + 0.1, **known}
             for language in ("en", "sw")

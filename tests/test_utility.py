@@ -16,6 +16,7 @@ from world import make_adapter
 
 from mpo_jax import utility as command
 from mpo_jax.generation.records import read_responses
+from mpo_jax.reporting.usefulness_files import read_usefulness
 
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="needs lm-evaluation-harness: pip install -r requirements-utility.txt"
@@ -80,6 +81,9 @@ def test_two_models_side_by_side(given, other, tmp_path, capsys):
     changes = {(change["task"], change["metric"]): change for change in found["changes"]}
     assert changes["toy_choice", "acc"]["value"] == pytest.approx(share - before[0]["value"])
     assert ("texts", "word_perplexity") not in changes, "it is no mean of what was measured of each text"
+    better = {score["task"]: score["better"] for score in before if score["main"]}
+    assert better == {"toy_choice": "higher", "sums_{language}": "higher", "texts": "lower"}
+    assert {m.key: m.better for m in read_usefulness(out)}["texts, word_perplexity"] == "lower", "and the page reads it"
     said = capsys.readouterr().out
     assert "difference" in said and "toy_choice" in said and f"{before[0]['value']:.3f} [" in said
 

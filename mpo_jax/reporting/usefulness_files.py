@@ -2,7 +2,8 @@
 
 Of both these parts are read; scores with `main` false are not shown.
 
-    "scores": {label: [{"task", "language", "metric", "part", "main", "value", "low", "high", "n", "unparsed", "errors"}]}
+    "scores": {label: [{"task", "language", "metric", "part", "main", "better", "value", "low", "high", "n", "unparsed",
+                        "errors"}]}
     "changes": [{"task", "language", "metric", "part", "value", "low", "high"}]     after minus before; low may be missing
 """
 
@@ -54,7 +55,8 @@ def _measure(kept: Any, task: str, metric: str) -> Measure:
     found = {label: of(scores) for label, scores in mine.items()}
     shares = all(0 <= figure.value <= 1 for figures in found.values() for figure in figures.values())
     form = "percent" if shares else "plain"
-    return Measure(f"{task}, {metric}", f"{task}: {metric}", form, "higher", found, change=of(kept["changes"]), notes=notes)
+    better = next(one["better"] for scores in mine.values() for one in scores if (one["task"], one["metric"]) == (task, metric))
+    return Measure(f"{task}, {metric}", f"{task}: {metric}", form, better, found, change=of(kept["changes"]), notes=notes)
 
 
 def _shown(score: Any) -> bool:

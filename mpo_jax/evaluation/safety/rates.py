@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpo_jax.clients.judges.base import Rate, Scale
+from mpo_jax.evaluation.proportion import CONFIDENCE, wilson
 from mpo_jax.evaluation.safety.verdicts import UNPARSED, Verdict
 
-DRAWS, CONFIDENCE = 2000, 0.95
+DRAWS = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +78,9 @@ def differences(before: Sequence[Verdict], after: Sequence[Verdict], scale: Scal
     return found
 
 
-def wilson(hits: int, count: int) -> Interval | None:
-    """Wilson's 95 % interval of a proportion; None of nothing."""
-    if not count:
-        return None
-    from scipy import stats  # takes a second to import
-
-    low, high = stats.binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
-    rate = hits / count
-    return Interval(rate, min(float(low), rate), max(float(high), rate))  # rounding may put an end on its wrong side
+def rate_of(hits: int, count: int) -> Interval | None:
+    """A rate with its interval; None of nothing."""
+    return Interval(hits / count, *wilson(hits, count)) if count else None
 
 
 def _line(language: str, said: Sequence[Verdict], scale: Scale) -> Line:
@@ -93,7 +88,7 @@ def _line(language: str, said: Sequence[Verdict], scale: Scale) -> Line:
     missing = Counter(verdict.missing for verdict in said if verdict.missing is not None)
     verdicts = {name: count[name] for name in scale.verdicts}
     read = sum(verdicts.values())
-    rates = {rate.key: wilson(sum(verdicts[name] for name in rate.counted), read) for rate in scale.rates}
+    rates = {rate.key: rate_of(sum(verdicts[name] for name in rate.counted), read) for rate in scale.rates}
     return Line(language, len(said), verdicts, count[UNPARSED], dict(sorted(missing.items())), rates)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mpo_jax.errors import InputError
-from mpo_jax.evaluation.safety.rates import CONFIDENCE, DRAWS, Interval, Table
+from mpo_jax.evaluation.proportion import CONFIDENCE
+from mpo_jax.evaluation.safety.rates import DRAWS, Interval, Table
 
 FEWEST = 3  # languages: two always correlate
 

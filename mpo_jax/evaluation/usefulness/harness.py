@@ -122,7 +122,9 @@ def measured(tasks: Sequence[Wanted], results: Mapping[str, Any]) -> Measured:
             metric, of = name.split(",")
             values = _items(leaves, results, metric, of)
             label = metric if of == "none" else f"{metric}, {of}"
+            lower = results["higher_is_better"].get(one.task, {}).get(metric) is False
             key = {"task": one.asked, "language": one.language, "metric": label, "main": name == main}
+            key["better"] = "lower" if lower else "higher"
             value, n = float(found[name]), int(found["sample_len"])
             if is_mean(value, values.values()):
                 scores.append(Score(**key, **mean_of(values)))

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from mpo_jax.evaluation.proportion import CONFIDENCE, wilson
+
 Item = tuple[str, str]  # the name of its cluster, and its own in there
 Items = Mapping[Item, float]
 
@@ -22,6 +23,7 @@ Items = Mapping[Item, float]
 class Score:
     """A figure of a task in a language ("" = of no particular one). `part`: of which items it is, "" = of all. `n` items were
     measured; of `unparsed` more nothing could be read, and `errors` more were never answered. `main`: the figure to look at.
+    `better`: which values are, "higher" or "lower".
     Without an interval `stderr`, `low` and `high` are None."""
 
     task: str
@@ -34,6 +36,7 @@ class Score:
     high: float | None = None
     part: str = ""
     main: bool = True
+    better: str = "higher"
     unparsed: int = 0
     errors: int = 0
 
@@ -58,7 +61,7 @@ def mean_of(items: Items, *, share: bool = True) -> dict[str, Any]:
         return {"value": mean, "n": n}
     stderr = math.sqrt(G / (G - 1) * sum(total**2 for total in sums.values())) / n
     if share and n == G and {0.0, 1.0} >= {*values.tolist()}:
-        low, high = _wilson(mean, n)
+        low, high = wilson(round(mean * n), n)
     elif stderr:
         low, high = _student(mean, stderr, G - 1)
     else:
@@ -76,14 +79,6 @@ def _student(mean: float, stderr: float, freedom: float) -> tuple[float, float]:
 
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * stderr
     return mean - half, mean + half
-
-
-def _wilson(rate: float, n: int) -> tuple[float, float]:
-    """E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927."""
-    from scipy.stats import binomtest  # takes a second to import
-
-    low, high = binomtest(round(rate * n), n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(low), float(high)
 
 
 def by_normal(value: float, stderr: float | None, n: int) -> dict[str, Any]:

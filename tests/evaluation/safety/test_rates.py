@@ -8,7 +8,7 @@ from mpo_jax.clients.judges.base import REFUSALS, THREE_CLASSES, TWO_CLASSES
 from mpo_jax.errors import InputError
 from mpo_jax.evaluation.safety.agreement import agreement
 from mpo_jax.evaluation.safety.exchanges import Exchange
-from mpo_jax.evaluation.safety.rates import Interval, differences, table, wilson
+from mpo_jax.evaluation.safety.rates import Interval, differences, rate_of, table
 from mpo_jax.evaluation.safety.relation import read_gaps, relation
 from mpo_jax.evaluation.safety.verdicts import UNPARSED, Verdict
 
@@ -52,10 +52,10 @@ def test_wilsons_interval():
         p = hits / count
         middle = (p + z**2 / (2 * count)) / (1 + z**2 / count)
         half = z * np.sqrt(p * (1 - p) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-        found = wilson(hits, count)
+        found = rate_of(hits, count)
         np.testing.assert_allclose((found.value, found.low, found.high), (p, middle - half, middle + half), atol=1e-12)
         assert found.low <= found.value <= found.high
-    assert wilson(0, 0) is None
+    assert rate_of(0, 0) is None
 
 
 def test_before_and_after_are_paired():
