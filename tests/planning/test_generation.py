@@ -136,10 +136,11 @@ def test_a_prefill_writes_into_the_cache_that_it_is_given(tmp_path):
 @needs_compiler
 def test_the_command_compiles_and_finds_the_largest_batch(tmp_path, capsys):
     raw = {**LLAMA_8B, "num_hidden_layers": 1, "vocab_size": 32768}
-    plan.main(["--generate", f"--model={folder(tmp_path, raw)}", "--topology=v5e:1x1", "--prompt-tokens=8000", "--json"])
+    given = ["--topology=v5e:1x1", "--prompt-tokens=8000", "--batch-size=512", "--json"]
+    plan.main(["--generate", f"--model={folder(tmp_path, raw)}", *given])
     (line,) = capsys.readouterr().out.splitlines()
     said = json.loads(line)
-    assert not said["fits"] and said["prompt_slots"] == 8192 and said["largest"]["fits"] and said["rows"] == 64
+    assert not said["fits"] and said["prompt_slots"] == 8192 and said["largest"]["fits"] and said["rows"] == 512
     assert said["largest"]["rows"] < said["refused"] <= 1.06 * said["largest"]["rows"]
     usable, most = round(15.75 * 2**30), max(memory["peak"] for memory in said["largest"]["programs"].values())
     assert 0.9 * usable < most <= usable
