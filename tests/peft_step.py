@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
-CASES = {"rank 8": ("llama", 8, 16.0, False), "rank 1, rslora": ("qwen2", 1, 2.0, True)}  # base, rank, alpha, rslora
+CASES = {"rank 8, rslora": ("llama", 8, 16.0, True), "rank 1": ("qwen2", 1, 2.0, False)}  # base, rank, alpha, rslora
 LR, EPS, UPDATES, ROWS = 1e-2, 1e-4, 3, 4
 
 

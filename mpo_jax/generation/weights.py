@@ -14,32 +14,31 @@ from jax.sharding import Mesh, NamedSharding
 
 from mpo_jax.devices.sharding import named
 from mpo_jax.models.decoder import Model, dotted
+from mpo_jax.models.layers import inputs
 from mpo_jax.types import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """How one parameter of a layer is stored. `axes` and `shape` are those that the model declares. Every matrix of a layer has
-    the model's width on one side; `order` puts the outputs first, and `split` is their number."""
+    """How one parameter of a layer is stored, [out, in] if it is a projection. `axes` and `shape` are those that the model
+    declares; `order` is that of its axes in memory."""
 
     name: str
     axes: tuple[str, ...]
     shape: tuple[int, ...]
 
     @property
-    def order(self) -> tuple[int, ...]:
-        n = len(self.axes)
-        if n == 1 or "embed" not in self.axes:
-            return tuple(range(n))
-        return (*range(1, n), 0) if self.axes[0] == "embed" else (n - 1, *range(n - 1))
-
-    @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """The declared axes that each stored one is made of."""
-        if len(self.axes) == 1 or "embed" not in self.axes:
-            return tuple((i,) for i in self.order)
-        n = len(self.axes) - 1
-        return (self.order[:n], self.order[n:]) if self.axes[0] == "embed" else (self.order[:1], self.order[1:])
+        axes = tuple(range(len(self.axes)))
+        if len(axes) == 1 or "embed" not in self.axes:
+            return tuple((i,) for i in axes)
+        n = inputs(self.axes)
+        return axes[n:], axes[:n]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        return sum(self.groups, ())
 
     @property
     def stored_shape(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh, Mesh
 from mpo_jax.devices.sharding import LogicalAxes, named
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.decoder import Model
+from mpo_jax.models.layers import inputs
 from mpo_jax.models.parameters import Adapted
 from mpo_jax.types import Array, Params
 
@@ -82,7 +83,7 @@ def factors(model: Model, config: LoraConfig) -> tuple[Factors, ...]:
     for name in config.names:
         group, weight = path = PROJECTIONS[name]
         (_, *axes), (layers, *shape) = model.axes()["layers"][group][weight], model.abstract()["layers"][group][weight].shape
-        n = 1 if axes[0] == "embed" else len(axes) - 1  # every projection has the model's width on one side
+        n = inputs(tuple(axes))
         if config.rank >= (full := min(math.prod(shape[:n]), math.prod(shape[n:]))):
             raise InputError(
                 f"lora.rank={config.rank} is no low rank for {name}, whose weights have rank {full} at most: choose a lower one."

@@ -112,6 +112,11 @@ def embed(table_VD: Array, tokens_ST: Array) -> Array:
     return jax.shard_map(on_device, in_specs=inputs, out_specs=spec(("batch", None, None)), check_vma=False)(table_VD, tokens_ST)
 
 
+def inputs(axes: LogicalAxes) -> int:
+    """How many axes of a projection are its inputs; the rest are its outputs. The model's width is on one side of each."""
+    return 1 if axes[0] == "embed" else len(axes) - 1
+
+
 def product(equation: str, x: Array, w: Array | Adapted) -> Array:
     """The einsum of states and a weight, such as "STD,DNH->STNH", with the weight's adapter where it has one.
 

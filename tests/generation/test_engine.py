@@ -136,6 +136,7 @@ def test_every_request_has_a_row_and_each_copy_its_share_of_the_long_ones(copies
     arrays = stacked(part, 16, rounded(100), copies)
     rows = [row_of(number, 16, copies) for number in range(16)]
     assert sorted(rows) == list(range(16))
+    assert {row // (16 // copies) for row in rows[:copies]} == set(range(copies)), "the longest are on different copies"
     assert [arrays["limit_B"][row] for row in rows] == list(range(16))
     assert all(np.all(arrays["tokens_BT"][row, : len(one.tokens)] == one.tokens[0]) for row, one in zip(rows, part, strict=True))
     found = np.zeros(16, np.int32)

@@ -9,8 +9,9 @@ import numpy as np
 import peft_step
 import pytest
 import tiny
-from world import command, metrics
+from world import command, config_file, metrics
 
+from mpo_jax import losses
 from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.checkpoints.peft_folder import load_adapter, load_with_adapter, named
 from mpo_jax.devices.sharding import batch_to_mesh
@@ -21,6 +22,8 @@ from mpo_jax.models.adapters import LoraConfig, abstract_adapter, init_adapter, 
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task
+from mpo_jax.training.assemble import assemble
+from mpo_jax.training.config import parse
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step, loss_and_grads
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
@@ -165,6 +168,20 @@ def test_a_rank_that_is_not_low_is_refused():
         abstract_adapter(MODEL, LoraConfig(32, 8.0))
 
 
+def test_every_kind_of_reading_takes_the_shared_reference():
+    """Pairs of both sides, mismatched ones, and whole distributions: as with a copy of the base of its own."""
+    every = losses.Sum({"mpo": Mpo(), "kto": losses.Kto(), "kl": Mpo(retain_by="kl_of_policy"), "dpo": losses.Dpo(side="source")})
+    task, batch = Task(MODEL, every, ()), tiny.micro(tiny.batch(4, divergence=True), 2)
+    adapter, base = noisy(abstract_adapter(MODEL, CONFIG)), prepared(BASE, CONFIG)
+    gradient = jax.jit(functools.partial(loss_and_grads, task))
+    shared, own = (
+        gradient(adapter, frozen, batch, numbers_of(every)) for frozen in (Frozen(base, {}, shared=True), Frozen(base, BASE))
+    )
+    np.testing.assert_allclose(shared[0].value, own[0].value, rtol=1e-6)
+    assert float(own[1]["kl/loss/retain"].total) > 0 and float(own[1]["kto/z0"].total) > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max()), shared[2], own[2])
+
+
 SETTINGS = ["--config.lora.rank=4", "--config.lora.targets=q_proj,v_proj,down_proj", "--config.optim.peak_lr=1e-2"]
 
 
@@ -189,6 +206,13 @@ def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole, capsys):
     held = sum(path.stat().st_size for path in (whole / "checkpoints").rglob("*") if path.is_file())
     whole_state = 3 * (world / "model" / "model.safetensors").stat().st_size  # masters and two moments
     assert held < whole_state / 2, "a checkpoint holds the adapter alone"
+
+
+def test_a_run_holds_the_base_once(world, tmp_path):
+    config = parse([f"--config={config_file(world, tmp_path)}", *SETTINGS])
+    frozen = assemble(config).frozen
+    assert frozen.shared and not frozen.reference
+    assert len(jax.tree.leaves(frozen)) == len(jax.tree.leaves(build(world / "model")[1].abstract()))
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(world, whole, tmp_path, interrupted):

@@ -36,10 +36,7 @@ class Google:
                     request.messages[-1].content, source_language=source, target_language=target, format_="text", model="nmt"
                 )
             except Exception as error:  # those of the client, its transport and its credentials have no common base
-                yield (
-                    request,
-                    Response("", "error", None, None, error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"),
-                )
+                yield request, Response("", "error", None, None, error=f"{type(error).__name__}: {_line(error)}")
                 continue
             yield request, Response(str(found["translatedText"]), "end", None, None)
 
@@ -63,7 +60,7 @@ def _client() -> Any:
         raise InputError("The translator 'google' needs its client: run `pip install 'mpo_jax[google]'`.") from None
     try:
         return translate_v2.Client()
-    except Exception as error:
+    except Exception as error:  # as above
         raise InputError(
             f"Google's client cannot start ({_line(error)}): set GOOGLE_APPLICATION_CREDENTIALS to the file of "
             "a service account that may use Cloud Translation."

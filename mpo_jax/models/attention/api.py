@@ -33,15 +33,15 @@ def attention(
     not seen. Scores are multiplied by `scale`, then capped to softcap * tanh(score / softcap). A query that sees no key gives 0.
     Query head n reads key/value head n // (N / K).
 
-    Queries and keys may differ in number and position, as where the keys are a cache. Where there are equally many (T = U), both
-    are the tokens of packed rows: segments are contiguous, and positions count up by one within them. On a mesh each device
-    computes its own rows and heads. The platform of the mesh (or, without one, of JAX) decides which kernel runs:
+    Queries and keys may differ in number and position (for one query a row on a cache, `cached.attend` is faster). Where there
+    are equally many (T = U), both are the tokens of packed rows: segments are contiguous, and positions count up by one within
+    them. On a mesh each device computes its own rows and heads. The platform of the mesh (or, without one, of JAX) decides which
+    kernel runs:
 
-    * TPU: JAX's splash kernel for packed rows, blocks in plain XLA for a cache.
+    * TPU: JAX's splash kernel for packed rows, blocks in plain XLA for others.
     * GPU: blocks in plain XLA, rows together. JAX's Triton kernel has the same segment ids for queries and keys, so a sequence's
-    own
-      padding could not attend without being attended to, and it has neither soft-cap nor window; cuDNN's public interface takes
-      segments only as a mask of queries x keys.
+      own padding could not attend without being attended to, and it has neither soft-cap nor window; cuDNN's public interface
+      takes segments only as a mask of queries x keys.
     * CPU: blocks in plain XLA, row by row, in float32.
     """
     mesh = jax.sharding.get_abstract_mesh()
