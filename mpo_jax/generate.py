@@ -149,7 +149,7 @@ def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
         if getattr(args, option) not in (None, False):
             raise InputError(f"--{option.replace('_', '-')} is for a served model: give --server too, or leave it out.")
     if args.model is None:
-        raise InputError("Nobody answers: give --model, or --server and --served-model.")
+        raise InputError("No model was given to answer the prompts: give --model, or --server and --served-model.")
     return load_engine(
         hub.resolve(args.model),
         decoding,
@@ -163,7 +163,7 @@ def engine_responder(args: argparse.Namespace, decoding: Decoding) -> Engine:
 
 
 def served_responder(args: argparse.Namespace, decoding: Decoding) -> ServedModel:
-    """Nobody is asked yet. Errors: options that contradict each other; those of `ServedModel`."""
+    """A server that has not been asked anything yet. Errors: options that contradict each other; those of `ServedModel`."""
     for option in ("adapter", "dtype", "batch_size", "tensor", "width"):
         if getattr(args, option) is not None:
             raise InputError(f"--{option.replace('_', '-')} is for a model on these devices: leave it or --server out.")

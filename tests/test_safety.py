@@ -115,11 +115,15 @@ def test_a_served_model_is_measured_with_one_beside_it(given, tmp_path):
     [
         ("--judge", {}, "Who judges? Give --judge, or --stage responses or translations alone"),
         ("--judge", {"--stage": "table"}, "Whose verdicts are in the table? Give --judge"),
-        ("--model", {"--stage": "responses"}, "Nobody answers: give --model, or --server and --served-model"),
+        (
+            "--model",
+            {"--stage": "responses"},
+            "No model was given to answer the prompts: give --model, or --server and --served-model",
+        ),
         ("--model", {"--compare": "x"}, "--compare x is compared with a first model: give --model too"),
         ("--model", {}, "has no answers: run the command with --model, or with --stage responses first"),
         ("", {"--judge": "dengg"}, "judge='dengg' is not known"),
-        ("", {"--judge": "deng"}, "Nobody is asked to judge: give --judge-server and --judge-model, or --judge-dir"),
+        ("", {"--judge": "deng"}, "There is no model to judge: give --judge-server and --judge-model, or --judge-dir"),
         ("", {"--judge": "deng", "--judge-server": "http://x/v1"}, "give --judge-server and --judge-model"),
         ("", {"--judge-tokens": "3"}, "--judge-tokens is for the judge 'deng'"),
         ("", {"--stage": "translations"}, "There is no translator: give one with --translate"),

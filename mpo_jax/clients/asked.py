@@ -42,12 +42,12 @@ class AskedModel:
 
     @property
     def called(self) -> str:
-        """A name for folders. Errors: nobody to ask."""
+        """A name for folders. Errors: no model was named."""
         name = self.model if self.served else self.folder
         if name is None:
             raise InputError(
-                f"Nobody is asked to {self.role}: give --{self.role}-server and --{self.role}-model, or --{self.role}-dir with a "
-                "model for these devices."
+                f"There is no model to {self.role}: give --{self.role}-server and --{self.role}-model, or --{self.role}-dir with "
+                "a model for these devices."
             )
         return re.sub(r"[^\w.-]+", "-", name.rstrip("/").rpartition("/")[2]) or "model"
 

@@ -124,7 +124,7 @@ def test_a_broken_sheet_is_one_sentence(tmp_path):
     ("name", "given", "said"),
     [
         ("dengg", GIVEN, "judge='dengg' is not known: write one of 'deng'"),
-        ("deng", GIVEN, "Nobody is asked to judge: give --judge-server and --judge-model, or --judge-dir"),
+        ("deng", GIVEN, "There is no model to judge: give --judge-server and --judge-model, or --judge-dir"),
         ("people", GIVEN, "write people:FILE"),
         ("phrases", Given(AskedModel("judge"), wording="w.toml"), "--judge-prompt is for the judge 'deng'"),
         ("llama_guard", Given(AskedModel("judge", folder="x"), most=3), "--judge-tokens is for the judge 'deng'"),

@@ -435,7 +435,7 @@ def test_a_conversation_rendered_here_is_sent_as_the_ids_that_training_reads(giv
         ({"--server": None}, [], "--served-model is for a served model: give --server too"),
         ({"--server": None, "--served-model": None}, ["--chat"], "--chat is for a served model"),
         ({"--server": None, "--served-model": None, "--timeout": "3"}, [], "--timeout is for a served model"),
-        ({"--server": None, "--served-model": None}, [], "Nobody answers: give --model, or --server"),
+        ({"--server": None, "--served-model": None}, [], "No model was given to answer the prompts: give --model, or --server"),
         ({"--api-key-env": "UNSET_KEY"}, ["--chat"], "--api-key-env UNSET_KEY is not set"),
         ({"--server": "http://127.0.0.1:9/v1"}, ["--chat"], "cannot be reached"),
         ({"--served-model": "other"}, ["--chat"], "has no model 'other': write one of those it has, toy"),
