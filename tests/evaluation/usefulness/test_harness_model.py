@@ -63,6 +63,7 @@ def replies(results) -> dict[tuple, list]:
 def of_hf_backend(model: Path, tasks, *, chat: bool, max_length: int) -> dict[tuple, list]:
     """What the harness gets from its own backend."""
     pytest.importorskip("torch", reason="needs torch: pip install torch")
+    pytest.importorskip("accelerate", reason="lm-evaluation-harness's own backend needs accelerate: pip install accelerate")
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
