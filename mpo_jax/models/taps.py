@@ -1,4 +1,4 @@
-"""What can be read inside a forward pass? The residual stream after each layer, and what enters and leaves an MLP's first products.
+"""What can be read inside a forward pass? The residual stream after each layer, and an MLP's input and first products.
 
 A layer hands each of these to a tap as [S, T, width]. What no reader asks for is not in the program, and what one keeps is what
 its function returns (a pooled state, say): nothing holds all layers and tokens unless that function does.

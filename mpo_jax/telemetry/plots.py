@@ -65,6 +65,19 @@ def plot_rates(tables: dict[str, Bars], path: Path, what: str, title: str) -> No
     save(drawn, path)
 
 
+def plot_matrix(values: Any, names: Sequence[str], path: Path, title: str) -> None:
+    """A heat map of a square matrix of numbers from 0 to 1, whose rows and columns have these names."""
+    drawn, axes = figure(2 + 0.7 * len(names), 1.5 + 0.6 * len(names))
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis")
+    axes.set(xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names)
+    axes.set_title(title, fontsize=9)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
+    drawn.colorbar(image)
+    save(drawn, path)
+
+
 def _percent(bar: tuple[float, float, float]) -> tuple[float, float, float]:
     value, low, high = bar
     return 100 * value, 100 * low, 100 * high

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpo_jax.editing.low_rank import Penalty, low_rank_edit
+from mpo_jax.editing.low_rank import LowRankEdit, Penalty
 from mpo_jax.errors import InputError
 
 SHAPES = [  # harmful prompts, harmless prompts, width, neurons
@@ -42,7 +42,7 @@ def lambda_of(penalty, x, safe):
 def test_it_is_the_formula(shape, penalty):
     x, y, safe = problem(shape)
     for rank in {1, (shape[3] + 1) // 2, shape[3]}:
-        left, right = low_rank_edit(x, y, safe, rank=rank, penalty=penalty)
+        left, right = LowRankEdit(x, safe, penalty)(y, rank)
         assert left.shape == (shape[2], rank) and right.shape == (rank, shape[3])
         expected = plainly(x, y, safe, rank, penalty.gamma, lambda_of(penalty, x, safe))
         assert np.linalg.norm(left @ right - expected) < 1e-8 * np.linalg.norm(expected)
@@ -54,7 +54,7 @@ def test_no_direct_minimisation_finds_less(shape):
     x, y, safe = problem(shape, seed=1)
     penalty, rank = Penalty(gamma=0.7, ridge=0.05), 3
     gamma, lam = penalty.gamma, lambda_of(penalty, x, safe)
-    left, right = low_rank_edit(x, y, safe, rank=rank, penalty=penalty)
+    left, right = LowRankEdit(x, safe, penalty)(y, rank)
     ours = cost(left @ right, x, y, safe, gamma, lam)
     q = x.T @ x + gamma * safe.T @ safe + lam * np.eye(shape[2])
     lowest = np.inf
@@ -72,7 +72,7 @@ def test_harmless_inputs_hold_the_outputs_in_place():
     x, y, safe = problem((40, 10, 24, 6))
     change = []
     for gamma in (0.0, 1.0, 1000.0):
-        left, right = low_rank_edit(x, y, safe, rank=6, penalty=Penalty(gamma, 1e-6))
+        left, right = LowRankEdit(x, safe, Penalty(gamma, 1e-6))(y, 6)
         change.append(np.linalg.norm(safe @ left @ right))
     assert change[0] > change[1] > 50 * change[2] > 0
 
@@ -80,9 +80,9 @@ def test_harmless_inputs_hold_the_outputs_in_place():
 def test_bad_input_is_a_sentence():
     x, y, safe = problem((6, 5, 24, 9))
     with pytest.raises(InputError, match=r"rank=10 .* 9"):
-        low_rank_edit(x, y, safe, rank=10, penalty=Penalty())
+        LowRankEdit(x, safe, Penalty())(y, 10)
     with pytest.raises(InputError, match="gamma=-1"):
         Penalty(gamma=-1)
     twice = np.concatenate([x, x])
     with pytest.raises(InputError, match=r"not positive definite with lambda=0 .*raise ridge"):
-        low_rank_edit(twice, np.concatenate([y, y]), safe, rank=2, penalty=Penalty(ridge=0.0))
+        LowRankEdit(twice, safe, Penalty(ridge=0.0))

@@ -1,23 +1,31 @@
 """Taps read what transformers computes, on any mesh, and are not there where nobody reads."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_decoder import load, packed, tokens
-
+from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.models.decoder import Model
-from mpo_jax.models.families.registry import FAMILIES
+from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.models.taps import SITES
+from mpo_jax.types import Packed
 
 ALL = dict.fromkeys(SITES, lambda x_STX: x_STX)
 ONE_BY_ONE = jax.jit(lambda model, params, packed: model.tapped(params, packed, ALL), static_argnums=0)
+
+
+def tokens(S: int, T: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 96, (S, T)).astype(np.int32)
+
+
+def packed(tokens_ST, segment_ST=None, position_ST=None) -> Packed:
+    """One sequence a row, unless segments and positions say otherwise."""
+    S, T = tokens_ST.shape
+    segment_ST = np.ones((S, T), np.int32) if segment_ST is None else segment_ST
+    position_ST = np.tile(np.arange(T, dtype=np.int32), (S, 1)) if position_ST is None else position_ST
+    return Packed(tokens_ST, position_ST, segment_ST, segment_ST, *(np.zeros((S, 0), np.int32),) * 5)
 
 
 def of_transformers(hf, ids, mask):
@@ -47,7 +55,8 @@ def test_they_are_what_transformers_computes(name, tmp_path):
     lengths, T = [24, 17], 24
     ids, mask = tokens(2, T), (np.arange(T)[None] < np.array(lengths)[:, None]).astype(np.int32)
     expected = of_transformers(hf, ids, mask)
-    model, params = load(tmp_path)
+    family, model, _ = build(tmp_path)
+    params = load_params(tmp_path, model, family, tiny.mesh())
     # Both sequences in one packed row.
     row = np.concatenate([ids[i, :n] for i, n in enumerate(lengths)])[None]
     segment = np.repeat([1, 2], lengths)[None].astype(np.int32)
