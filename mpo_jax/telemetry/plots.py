@@ -12,22 +12,29 @@ Bars = dict[str, tuple[float, float, float]]  # name of a bar -> its height, and
 
 def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure of this size in inches and its axes, an array of them where there are several columns."""
+    return _pyplot().subplots(1, columns, figsize=(width, height), layout="constrained")
+
+
+def panels(rows: int, columns: int, size: float) -> tuple[Any, Any]:
+    """A figure of so many panels of this size in inches, and their axes in rows."""
+    return _pyplot().subplots(rows, columns, figsize=(size * columns, size * rows), layout="constrained", squeeze=False)
+
+
+def _pyplot() -> Any:
     import matplotlib  # slow to import, and not needed by a run without plots
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+    return pyplot
 
 
 def save(figure: Any, path: Path) -> None:
     """Writes the figure to a PNG file and closes it."""
-    from matplotlib import pyplot
-
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=120, format="png")
     write(path, drawn.getvalue())
-    pyplot.close(figure)
+    _pyplot().close(figure)
 
 
 def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
