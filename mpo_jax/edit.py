@@ -70,7 +70,7 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
     """The options of `EditConfig`."""
     options, default = parser.add_argument_group("edit"), EditConfig()
     number = {"type": float, "metavar": "X"}
-    options.add_argument("--rank", type=int, default=default.rank, help="of each change (default: %(default)s)")
+    options.add_argument("--rank", default=str(default.rank), help="of each change, a number or 'full' (default: %(default)s)")
     options.add_argument("--layers", help="only these, such as 8-23 or 0,5,9-12 (default: all)")
     options.add_argument(
         "--z", **number, default=default.thresholds.z, help="least z-score of a safety neuron (default: %(default)s)"
@@ -92,7 +92,10 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """What the command does, in each of its processes. Errors: those of the model, the prompts and the edit."""
-    config = EditConfig(args.rank, args.gate_target, Thresholds(args.z, args.d), Penalty(args.gamma, args.ridge))
+    if args.rank != "full" and not args.rank.isdigit():
+        raise InputError(f"--rank {args.rank} is no rank: write a number, or 'full'.")
+    rank = None if args.rank == "full" else int(args.rank)
+    config = EditConfig(rank, args.gate_target, Thresholds(args.z, args.d), Penalty(args.gamma, args.ridge))
     languages = [args.dominant, *(name.strip() for name in args.languages.split(","))]
     if len(set(languages)) < len(languages):
         raise InputError(

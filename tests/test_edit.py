@@ -140,6 +140,8 @@ def test_a_mesh_makes_the_same_edit(given, edited, tmp_path, mesh):
         (["--languages", "sw,en"], "names a language twice, or the dominant one, 'en'"),
         (["--languages", "sw,bn"], "no prompts in the language 'bn'"),
         (["--rank", "999"], "Layer 0: rank=999 must lie between 1 and the number of neurons"),
+        (["--rank", "0"], "rank=0 must be at least 1"),
+        (["--rank", "low"], "--rank low is no rank"),
         (["--z", "99", "--d", "99"], "Layer 0: No neuron of 'gate' answers to harm in 'en'"),
         (["--gamma", "0", "--ridge", "0"], "Layer 0: .*not positive definite.*raise ridge"),
         (["--layers", "0-7"], "names layer 7, but the model has 2"),

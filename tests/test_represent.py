@@ -84,7 +84,7 @@ def test_every_prompt_gets_the_two_answers_of_its_language(world, tmp_path, prom
     [
         ({"--safe": None}, "--safe is missing: give --data, or all of"),
         ({"--data": "rows.jsonl"}, "--data has prompts and answers, and --prompts was given too"),
-        ({"--dominant": "bn"}, "'p0' in 'en' has none with its id in 'bn'"),
+        ({"--dominant": "bn"}, "'p0' in 'en' has no counterpart in 'bn'"),
         ({"--safe": '{"en": "no"}'}, "has no answer in 'sw'"),
         ({"--unsafe": "[1]"}, "is not an object of texts by language"),
         ({"--unsafe": "{"}, "is not JSON"),

@@ -20,12 +20,13 @@ def card(about: Mapping[str, Any], config: EditConfig, edits: Mapping[int, Mappi
     front += ["tags:", "- multilingual-safety", "- weight-editing", "language:", *(f"- {code}" for code in languages), "---"]
     matrices = [edit for of_layer in edits.values() for edit in of_layer.values()]
     neurons = sum(len(edit.neurons) for edit in matrices)
+    rank = "full rank" if config.rank is None else f"rank {config.rank}"
     parts = [
         "\n".join(front),
         f"# {base}, edited for safety in {', '.join(languages[1:])}",
         f"`{name}` with its MLPs' gate and up projections edited by Sparse Weight Editing (arXiv:2602.22554), without training. "
         f"On {about['harmful']} harmful prompts of each language, the neurons that answer to harm in '{languages[0]}' are drawn "
-        f"to what they do there, by a change of rank {config.rank}, while {about['harmless']} harmless prompts of each language "
+        f"to what they do there, by a change of {rank}, while {about['harmless']} harmless prompts of each language "
         f"hold them in place. Made with mpo_jax {__version__}.",
         f"{neurons:,} neurons in {len(matrices)} matrices of {len(edits)} layers ({_ranges(sorted(edits))}) were edited. All "
         "other weights are those of the original.",

@@ -16,17 +16,18 @@ GATE_TARGETS = ("linear", "activated")
 @dataclasses.dataclass(frozen=True)
 class EditConfig:
     """What Sparse Weight Editing leaves open, with our defaults (docs/editing.md). `rank`: of each change, 32 in the paper's main
-    table. `gate_target`: what the gate of other languages is drawn to, the dominant language's product with the gate as it is
-    ('linear', as the closed form assumes) or after the activation ('activated', as the paper's eq. 3 has it)."""
+    table; None = without a limit. `gate_target`: what the gate of other languages is drawn to, the dominant language's product
+    with the gate as it is ('linear', as the closed form assumes) or after the activation ('activated', as in the paper's eq. 3).
+    """
 
-    rank: int = 32
+    rank: int | None = 32
     gate_target: str = "linear"
     thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
     penalty: Penalty = dataclasses.field(default_factory=Penalty)
 
     def __post_init__(self) -> None:
         check_choice("gate_target", self.gate_target, GATE_TARGETS)
-        if self.rank < 1:
+        if self.rank is not None and self.rank < 1:
             raise InputError(f"rank={self.rank} must be at least 1.")
 
 

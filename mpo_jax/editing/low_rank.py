@@ -47,9 +47,10 @@ class LowRankEdit:
         gram = self._all_AD @ self._all_AD.T if self._dual else self._all_AD.T @ self._all_AD
         self._factor = _cholesky(gram, penalty.ridge * np.square(self._all_AD).sum() / width)
 
-    def __call__(self, wanted_NM: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-        """The factors (D, rank) and (rank, M) of dW for Y. Errors: a rank above M."""
+    def __call__(self, wanted_NM: np.ndarray, rank: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The factors (D, rank) and (rank, M) of dW for Y; None = of full rank, M. Errors: a rank above M."""
         neurons = wanted_NM.shape[1]
+        rank = neurons if rank is None else rank
         if not 1 <= rank <= neurons:
             raise InputError(f"rank={rank} must lie between 1 and the number of neurons to edit, {neurons}.")
         wanted_NM = wanted_NM.astype(np.float64)

@@ -42,7 +42,7 @@ def lambda_of(penalty, x, safe):
 def test_it_is_the_formula(shape, penalty):
     x, y, safe = problem(shape)
     for rank in {1, (shape[3] + 1) // 2, shape[3]}:
-        left, right = LowRankEdit(x, safe, penalty)(y, rank)
+        left, right = LowRankEdit(x, safe, penalty)(y, None if rank == shape[3] else rank)
         assert left.shape == (shape[2], rank) and right.shape == (rank, shape[3])
         expected = plainly(x, y, safe, rank, penalty.gamma, lambda_of(penalty, x, safe))
         assert np.linalg.norm(left @ right - expected) < 1e-8 * np.linalg.norm(expected)

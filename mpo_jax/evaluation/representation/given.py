@@ -30,7 +30,7 @@ def rows_of_prompts(prompts: Sequence[Prompt], safe: Path, unsafe: Path, dominan
         if prompt.language != dominant:
             if prompt.id not in first:
                 raise InputError(
-                    f"The prompt '{prompt.id}' in '{prompt.language}' has none with its id in '{dominant}': give prompts with the "
+                    f"The prompt '{prompt.id}' in '{prompt.language}' has no counterpart in '{dominant}': give prompts with the "
                     "same ids in all languages."
                 )
             rows.append(Row(f"{prompt.id}, {prompt.language}", side(first[prompt.id]), side(prompt), "given"))
