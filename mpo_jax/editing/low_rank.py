@@ -50,13 +50,13 @@ class LowRankEdit:
     def __call__(self, wanted_NM: np.ndarray, rank: int | None) -> tuple[np.ndarray, np.ndarray]:
         """The factors (D, rank) and (rank, M) of dW for Y; None = of full rank, M. Errors: a rank above M."""
         neurons = wanted_NM.shape[1]
-        rank = neurons if rank is None else rank
-        if not 1 <= rank <= neurons:
+        kept = neurons if rank is None else rank
+        if not 1 <= kept <= neurons:
             raise InputError(f"rank={rank} must lie between 1 and the number of neurons to edit, {neurons}.")
         wanted_NM = wanted_NM.astype(np.float64)
         full_DM = self._full(wanted_NM)
         gram_MM = (self._inputs_ND @ full_DM).T @ wanted_NM
-        _, leading_MR = linalg.eigh((gram_MM + gram_MM.T) / 2, subset_by_index=(neurons - rank, neurons - 1))
+        _, leading_MR = linalg.eigh((gram_MM + gram_MM.T) / 2, subset_by_index=(neurons - kept, neurons - 1))
         return full_DM @ leading_MR, leading_MR.T
 
     def _full(self, wanted_NM: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ class Forward:
             alike = self.model.config.layer_windows.index(self.model.config.layer_windows[layer])  # so that few are compiled
             inputs_ND = np.zeros((len(prompts), self.model.config.hidden_size), np.float32)
             for k, (_, held) in enumerate(batches):
-                states[k], pooled = _through(self.model, alike, slots, params, states[k], packed[k])
+                states[k], pooled = through(self.model, alike, slots, params, states[k], packed[k])
                 inputs_ND[held] = jax.device_get(pooled)[: len(held)]
             yield inputs_ND
 
@@ -58,7 +58,7 @@ class Forward:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _through(model: Model, layer: int, slots: int, params: Params, x_STD: Array, packed: Packed) -> tuple[Array, Array]:
+def through(model: Model, layer: int, slots: int, params: Params, x_STD: Array, packed: Packed) -> tuple[Array, Array]:
     """(the states after one layer, what entered its MLP of each prompt)."""
     readers = {"mlp_input": lambda x_STD: pool(x_STD, packed, slots)}
     x_STD, found = model.one_layer(params, layer, x_STD, model.angles(packed.position_ST), packed, readers)
