@@ -6,10 +6,11 @@ from pathlib import Path
 from mpo_jax.errors import InputError
 from mpo_jax.files.paths import path_of
 from mpo_jax.models.decoder import Model
-from mpo_jax.models.families import gemma2, llama, qwen2
+from mpo_jax.models.families import cohere, cohere2, gemma2, gemma3, llama, mistral, olmo2, qwen2, qwen3
 from mpo_jax.models.families.base import Family, RawConfig, only
 
-FAMILIES: dict[str, Family] = {f.model_type: f for f in (llama.FAMILY, gemma2.FAMILY, qwen2.FAMILY)}
+_MODULES = (llama, gemma2, qwen2, qwen3, gemma3, mistral, cohere, cohere2, olmo2)
+FAMILIES: dict[str, Family] = {module.FAMILY.model_type: module.FAMILY for module in _MODULES}
 
 
 def build(hf_dir: Path | str, *, remat: str = "full") -> tuple[Family, Model, RawConfig]:
