@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from safetensors.numpy import save_file
 
 from mpo_jax.checkpoints.export_folder import check_export_dir, whole_folder
-from mpo_jax.checkpoints.safetensors_files import FLOATS, INDEX, Stored, catalogue
+from mpo_jax.checkpoints.safetensors_files import FLOATS, INDEX, Stored, catalogue, text_model, weights_beside
 from mpo_jax.devices import processes
 from mpo_jax.errors import InputError
 from mpo_jax.files import hub, paths
@@ -48,7 +48,9 @@ def load_params(
     Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
     """
     hf_dir = path_of(hf_dir)
-    stored = catalogue(hf_dir)
+    stored, beside = text_model(catalogue(hf_dir))
+    if left := [*weights_beside(hf_dir), *beside]:
+        processes.say(f"{hf_dir}: left alone, since the text model does not need them: {_some(left)}")
     tensors = list(in_order(model, family.weights(model.config)))
     _check(hf_dir, stored, tensors, tied=model.config.tied)
     abstract = model.abstract(mesh, dtype)
@@ -121,7 +123,7 @@ def _check(folder: Path, stored: dict[str, Stored], tensors: list[tuple[str, Pla
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +158,7 @@ def save_hf(
     if not processes.first():
         collections.deque(exported, maxlen=0)  # takes part in the gathers, keeps nothing
         return None
-    stored = catalogue(source_dir)
+    stored, _ = text_model(catalogue(source_dir))
     counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
     files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)
     last = {file: name for name, file in files.items()}
