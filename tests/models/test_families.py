@@ -98,6 +98,7 @@ def test_gemma_reads_hidden_activation_before_hidden_act():
         ({"model_type": "mamba"}, "mamba.*llama, gemma2, qwen2"),
         ({"model_type": "qwen3_moe"}, "qwen3_moe.*nearest type that is: qwen3; what is missing: mixtures of experts"),
         ({"model_type": "qwen4"}, r"qwen4.*nearest type that is: qwen3\)"),
+        ({"model_type": "mistral3", "text_config": {"model_type": "ministral3"}}, "ministral3.*that is: mistral; .*YaRN"),
         ({"model_type": None}, "None, which is not supported: choose a model of type"),
         ({"model_type": "cohere", "use_qk_norm": True}, "use_qk_norm"),
         ({"model_type": "gemma3_text", "rope_parameters": {"rope_type": "default"}}, "those of 'full_attention' and of"),

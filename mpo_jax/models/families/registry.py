@@ -14,8 +14,8 @@ from mpo_jax.models.families.base import Family, RawConfig, only
 _MODULES = (llama, gemma2, qwen2, qwen3, gemma3, mistral, cohere, cohere2, olmo2)
 FAMILIES: dict[str, Family] = {module.FAMILY.model_type: module.FAMILY for module in _MODULES}
 
-# Models with text and images whose text model is one of ours: its `model_type`, and the class that transformers has for it alone.
-TEXT_OF = {"gemma3": ("gemma3_text", "Gemma3ForCausalLM")}
+# Models with text and images whose text model is, or may be, one of ours: its `model_type`, and its class in transformers.
+TEXT_OF = {"gemma3": ("gemma3_text", "Gemma3ForCausalLM"), "mistral3": ("mistral", "MistralForCausalLM")}
 
 # What such a model's config.json says for its text model too.
 OF_BOTH = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "torch_dtype", "dtype", "transformers_version",
@@ -29,7 +29,6 @@ MISSING = {
     "deepseek_v3": ("llama", f"{EXPERTS} and attention over compressed keys"),
     "falcon": ("llama", UNGATED),
     "falcon_h1": ("llama", HYBRID),
-    "gemma": ("gemma2", "its own reader, which nobody has written"),
     "gemma3n": ("gemma3_text", "embeddings per layer, and states of several widths"),
     "gemma4": ("gemma3_text", "embeddings per layer, and layers that share their keys"),
     "gpt_oss": ("llama", f"{EXPERTS} and attention sinks"),
@@ -37,7 +36,7 @@ MISSING = {
     "granitemoehybrid": ("llama", f"{EXPERTS} and {HYBRID}"),
     "lfm2": ("llama", HYBRID),
     "llama4": ("llama", EXPERTS),
-    "mistral3": ("mistral", "its own reader, which nobody has written"),
+    "ministral3": ("mistral", "YaRN, and a temperature that grows with the position"),
     "mixtral": ("mistral", EXPERTS),
     "nemotron": ("llama", UNGATED),
     "nemotron_h": ("llama", HYBRID),
@@ -81,10 +80,11 @@ def text_config(raw: Any) -> RawConfig:
     kind = raw.get("model_type") if isinstance(raw, dict) else raw
     if kind in TEXT_OF:
         name, architecture = TEXT_OF[kind]
-        text, ours = raw.get("text_config"), {"model_type": name, "architectures": [architecture]}
-        if not isinstance(text, dict):
+        if not isinstance(raw.get("text_config"), dict):
             raise InputError(f"config.json has 'model_type': {kind!r}, but no 'text_config': use the published config.json.")
-        return text | {key: raw[key] for key in OF_BOTH if key in raw} | ours
+        text = {"model_type": name} | raw["text_config"]
+        kind = text["model_type"]
+        raw = text | {key: raw[key] for key in OF_BOTH if key in raw} | {"architectures": [architecture]}
     if kind not in FAMILIES:
         raise InputError(
             f"config.json has 'model_type': {kind!r}, which is not supported{_nearest(kind)}: choose a model of type "
