@@ -13,11 +13,9 @@ from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.checkpoints.peft_folder import CONFIG, WEIGHTS, load_adapter, load_with_adapter, read_lora_config, save_adapter
 from mpo_jax.errors import InputError
 from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
-from mpo_jax.models.families.registry import build
+from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.models.parameters import joined
 from mpo_jax.types import Packed
-
-FAMILIES = ("llama", "gemma2", "qwen2")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def packed(tokens_ST):
 
 def logits(model, params, tokens_ST):
     hidden_STD = model.hidden(params, packed(tokens_ST))
-    logits_STV = jnp.einsum("STD,VD->STV", hidden_STD, model.unembedding(params))
+    logits_STV = jnp.einsum("STD,VD->STV", model.readout(hidden_STD), model.unembedding(params))
     cap = model.final_softcap
     return logits_STV if cap is None else cap * jnp.tanh(logits_STV / cap)
 
