@@ -37,13 +37,15 @@ class LoraConfig:
 
     `alpha`: the adapter counts alpha / rank times, or with `rslora` alpha / sqrt(rank) times (arXiv:2312.03732). `targets`: names
     from `PROJECTIONS`, separated by commas, or 'all'. `zero`: the factor that starts at zero, 'a' or 'b'; the other one is drawn
-    uniformly from +-1 / sqrt(number of its inputs), as PEFT does."""
+    uniformly from +-1 / sqrt(number of its inputs), as PEFT does. `start`: the folder of an adapter to start from instead, which
+    says the other settings (`checkpoints.peft_folder.with_start`)."""
 
     rank: int = 0
     alpha: float = 32.0
     targets: str = "all"
     rslora: bool = False
     zero: str = "b"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -51,6 +53,10 @@ class LoraConfig:
         if not 0 < self.alpha < math.inf:
             raise InputError(f"lora.alpha={self.alpha} must be a number above 0.")
         check_choice("lora.zero", self.zero, ("a", "b"))
+        if self.start is not None and self.zero != "b":
+            raise InputError(
+                f"lora.zero='{self.zero}' has no effect with lora.start='{self.start}', whose factors are kept: leave one out."
+            )
         for name in self.names:
             check_choice("lora.targets", name, tuple(PROJECTIONS))
 

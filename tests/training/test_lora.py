@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,12 @@ import numpy as np
 import peft_step
 import pytest
 import tiny
+from safetensors.numpy import load_file, save_file
 from world import command, config_file, metrics
 
 from mpo_jax import losses
 from mpo_jax.checkpoints.hugging_face import load_params
-from mpo_jax.checkpoints.peft_folder import load_adapter, load_with_adapter, named
+from mpo_jax.checkpoints.peft_folder import WEIGHTS, load_adapter, load_with_adapter, named, read_lora_config
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
@@ -21,6 +24,7 @@ from mpo_jax.losses.base import numbers_of
 from mpo_jax.models.adapters import LoraConfig, abstract_adapter, init_adapter, prepared
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.parameters import Frozen
+from mpo_jax.models.weight_table import export_tree
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.assemble import assemble
 from mpo_jax.training.config import parse
@@ -234,6 +238,72 @@ def test_a_cached_reference_trains_alike(world, whole, tmp_path):
             "tflops_per_second",
         }:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+
+
+def held_out(run, update):
+    """The metrics on held-out rows, and the gaps of the table, before the run or after it."""
+    (line,) = (x for x in metrics(run) if x["step"] == update and "eval_loss" in x)
+    gaps = json.loads((run / "reward_gap.json").read_text())["after" if update else "before"]
+    return {k: v for k, v in line.items() if k.startswith("eval_")} | {gap["name"]: gap["mean"] for gap in gaps}
+
+
+def test_a_run_starts_from_the_adapter_of_another(world, whole, tmp_path):
+    """The folder has its settings. What is measured first is what the run before measured last: the reference is the base again.
+    A continuation finds the folder wherever it lies, and no other one."""
+    folder, moved, other = whole / "adapter", tmp_path / "moved", tmp_path / "other"
+    settings = ["--config.epochs=1", "--config.optim.peak_lr=1e-2"]
+    more = command(world, tmp_path, f"--config.lora.start={folder}", *settings)
+    assert held_out(more, 0) == pytest.approx(held_out(whole, 4), rel=1e-5, abs=1e-6)
+    assert held_out(more, 2)["eval_loss"] != pytest.approx(held_out(more, 0)["eval_loss"], rel=1e-3)
+    assert read_lora_config(more / "adapter") == read_lora_config(folder)
+    settings.append("--config.checkpoint.resume=auto")
+    command(world, tmp_path, f"--config.lora.start={shutil.copytree(folder, moved)}", *settings)
+    shutil.copytree(folder, other)
+    save_file({name: 2 * x for name, x in load_file(folder / WEIGHTS).items()}, other / WEIGHTS)
+    with pytest.raises(InputError, match=r"belongs to another run: model files\.lora\.start was '"):
+        command(world, tmp_path, f"--config.lora.start={other}", *settings)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_run_starts_from_what_peft_saved(world, tmp_path):
+    """Its weights before the first update are those that PEFT computes when it merges its adapter."""
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    hf = AutoModelForCausalLM.from_pretrained(world / "model", dtype=torch.float32)
+    theirs = peft.get_peft_model(hf, peft.LoraConfig(r=3, lora_alpha=5, target_modules=["o_proj", "up_proj"], use_rslora=True))
+    with torch.no_grad():
+        for parameter in (p for name, p in theirs.named_parameters() if "lora_" in name):
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path / "peft")
+    run = assemble(parse([f"--config={config_file(world, tmp_path)}", f"--config.lora.start={tmp_path / 'peft'}"]))
+    assert (run.lora.rank, run.lora.names, run.lora.scale) == (3, ("o_proj", "up_proj"), 5 / 3**0.5)
+    expected = theirs.merge_and_unload().state_dict()
+    for name, ours in export_tree(run.weights(run.masters()), run.model, run.family.weights(run.model.config)):
+        np.testing.assert_allclose(ours, expected[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--config.lora.rank=8"], "lora.rank=8 contradicts lora.start='{start}', an adapter with rank=4: leave lora.rank out"),
+        (["--config.lora.alpha=8"], "lora.alpha=8.0 contradicts lora.start='{start}', an adapter with alpha=32.0"),
+        (
+            ["--config.lora.targets=q_proj"],
+            "lora.targets=q_proj contradicts lora.start='{start}', an adapter with targets=q_proj,v_",
+        ),
+        (["--config.lora.rslora=True"], "lora.rslora=True contradicts lora.start='{start}', an adapter with rslora=False"),
+        (["--config.lora.zero=a"], "lora.zero='a' has no effect with lora.start='{start}'"),
+        (["--config.frozen=embedding"], "frozen='embedding' has no effect with lora.rank=4"),
+        (["--config.lora.start=nowhere"], "nowhere/adapter_config.json cannot be read as JSON"),
+    ],
+    ids=str,
+)
+def test_settings_that_an_adapter_contradicts_are_named(world, whole, tmp_path, given, said):
+    start = whole / "adapter"
+    with pytest.raises(InputError) as refused:
+        parse([f"--config={config_file(world, tmp_path)}", f"--config.lora.start={start}", *given])
+    assert said.format(start=start) in str(refused.value)
 
 
 @pytest.mark.parametrize(
