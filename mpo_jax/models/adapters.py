@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from mpo_jax.devices.sharding import LogicalAxes, named
@@ -140,6 +141,22 @@ def merged(params: Params) -> Params:
     """Plain weights that compute what adapted ones do: W + scale A B, in float32 and then in the dtype of W."""
     is_adapted = lambda x: isinstance(x, Adapted)  # noqa: E731
     return jax.tree.map(lambda x: _merge(x) if is_adapted(x) else x, params, is_leaf=is_adapted)
+
+
+def changes(adapter: Params, config: LoraConfig) -> Params:
+    """What an adapter adds to the weights: an `Adapted` without a weight in place of each pair of factors."""
+    layers = {
+        group: {name: Adapted(None, config.scale, **factors) for name, factors in weights.items()}
+        for group, weights in adapter["layers"].items()
+    }
+    return {"layers": layers}
+
+
+def change(x: Adapted, layer: int) -> np.ndarray:
+    """scale A B of one layer, in float32 and in the shape of W. The factors are on the host."""
+    a, b = (np.asarray(factor[layer], np.float32) for factor in (x.a, x.b))
+    r = len(b)
+    return x.scale * (a.reshape(-1, r) @ b.reshape(r, -1)).reshape(*a.shape[:-1], *b.shape[1:])
 
 
 @jax.jit

@@ -19,7 +19,7 @@ from mpo_jax.evaluation.measured import Measured, measure
 from mpo_jax.files import hub
 from mpo_jax.files.digests import digests, fingerprint, sampled
 from mpo_jax.files.paths import path_of
-from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
+from mpo_jax.models.adapters import LoraConfig, changes, init_adapter, merged, prepared
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
@@ -54,7 +54,6 @@ class Assembly:
     lora: LoraConfig
     programs: RunPrograms
     masters: Callable[[], Params]
-    load: Load
 
     def measured(self, trainable: Params) -> Measured:
         """The measurements taken of the policy before and after training."""
@@ -65,13 +64,9 @@ class Assembly:
         """The policy's parameters as plain weights, adapters merged; the frozen ones in the compute dtype."""
         return merged(joined(trainable, self.frozen.policy))
 
-    def whole(self, trainable: Params) -> Params:
-        """All of the policy's parameters in float32, the frozen ones as the model's files have them, adapters merged."""
-        if not self.frozen.policy:
-            return trainable
-        if self.lora.rank:
-            return merged(joined(trainable, prepared(self.load(jnp.float32), self.lora)))
-        return joined(trainable, self.load(jnp.float32, names(self.frozen.policy)))
+    def learnt(self, trainable: Params) -> Params:
+        """What differs from the model's files, for an export: parameters, or what an adapter changes."""
+        return changes(trainable, self.lora) if self.lora.rank else trainable
 
     def numbers(self, config: TrainConfig) -> Numbers:
         """The arguments of the programs for a config that differs from the assembled one only in numbers."""
@@ -120,7 +115,7 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
     files = weights | tokenizer | processes.on_first(lambda: _start(config.lora, digests))
     positions = raw.get("max_position_embeddings")
     beside = Frozen(policy, reference, shared)
-    return Assembly(mesh, model_dir, family, model, positions, files, data, beside, config.lora, programs, masters, load)
+    return Assembly(mesh, model_dir, family, model, positions, files, data, beside, config.lora, programs, masters)
 
 
 def _adapter(config: TrainConfig, model: Model, family: Family, mesh: Mesh) -> Params:

@@ -1,8 +1,11 @@
 """An adapter's updates are PEFT's; on any mesh, in microbatches, live or cached; at the start nothing has changed."""
 
+import contextlib
 import dataclasses
 import functools
+import io
 import json
+import re
 import shutil
 
 import jax
@@ -26,6 +29,7 @@ from mpo_jax.models.families.registry import build
 from mpo_jax.models.parameters import Frozen
 from mpo_jax.models.weight_table import export_tree
 from mpo_jax.scoring.objective import Task
+from mpo_jax.telemetry.memory import bytes_on
 from mpo_jax.training.assemble import assemble
 from mpo_jax.training.config import parse
 from mpo_jax.training.optim import OptimConfig, make_optimizer
@@ -186,16 +190,33 @@ def test_every_kind_of_reading_takes_the_shared_reference():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max()), shared[2], own[2])
 
 
+LORA = LoraConfig(4, targets="q_proj,v_proj,down_proj")
 SETTINGS = ["--config.lora.rank=4", "--config.lora.targets=q_proj,v_proj,down_proj", "--config.optim.peak_lr=1e-2"]
 
 
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory):
-    """The output of a run of an adapter that nothing disturbed."""
-    return command(world, tmp_path_factory.mktemp("lora"), *SETTINGS)
+    """The output of a run of an adapter that nothing disturbed, with what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        run = command(world, tmp_path_factory.mktemp("lora"), *SETTINGS)
+    (run / "printed.txt").write_text(printed.getvalue())
+    return run
 
 
-def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole, capsys):
+def test_a_run_says_what_is_trained_frozen_and_shared(world, whole):
+    sizes = dict(re.findall(r"^(trainable parameters|frozen parameters|reference) +(\S+) ", printed(whole), re.MULTILINE))
+    _, model, _ = build(world / "model")
+    on = tiny.mesh(fsdp=8)
+    held = {"trainable parameters": abstract_adapter(model, LORA, on), "frozen parameters": model.abstract(on), "reference": {}}
+    assert sizes == {name: f"{bytes_on(tree) / 1e9:.3g}" for name, tree in held.items()}
+    assert re.search(r"^reference .* \(shares the frozen parameters\)$", printed(whole), re.MULTILINE)
+
+
+def printed(run):
+    return (run / "printed.txt").read_text()
+
+
+def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole):
     family, model, _ = build(world / "model")
     on = tiny.mesh()
     config, _ = load_adapter(whole / "adapter", model, family, on)
@@ -206,7 +227,9 @@ def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole, capsys):
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), merged, untouched)
     assert moved["layers"]["attention"]["q"] and moved["layers"]["mlp"]["down"]
     assert not moved["layers"]["attention"]["k"] and not moved["embedding"]
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)), merged, exported)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a.astype(jnp.bfloat16), b, rtol=2**-7), merged, exported)
+    said = re.search(r"export: .*; (.* of .* weights \(.*%\) differ from .* in bfloat16; .* is .*, of model\..*)", printed(whole))
+    assert said and f"## Weights\n\n{said[1]}." in (whole / "export" / "README.md").read_text()
     held = sum(path.stat().st_size for path in (whole / "checkpoints").rglob("*") if path.is_file())
     whole_state = 3 * (world / "model" / "model.safetensors").stat().st_size  # masters and two moments
     assert held < whole_state / 2, "a checkpoint holds the adapter alone"
