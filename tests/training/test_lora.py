@@ -148,6 +148,31 @@ def test_any_mesh_and_microbatches_compute_the_same(plain, shape, parts):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 
 
+def products(hlo):
+    """The sizes of the matrices that a compiled program's products make, in ascending order, without axes of one."""
+    made = re.findall(r" = \w+\[([\d,]+)\]\S* (?:dot|convolution)\(", hlo)
+    return {tuple(sorted(int(n) for n in sizes.split(",") if n != "1")) for sizes in made}
+
+
+def test_the_step_has_no_gradient_of_a_frozen_weight():
+    """Each size stands for one axis here, so a product of two axes of a weight is that weight's gradient. The whole model's step
+    has those of all projections."""
+    D, N, H, F = 40, 8, 12, 56
+    model, on = tiny.model(hidden_size=D, heads=N, kv_heads=N, head_dim=H, ffn=F), tiny.mesh()
+    task, batch = Task(model, Mpo(), ()), tiny.micro(tiny.batch(4, length=20), 1)
+    base = model.abstract(on)
+
+    def made(trainable, frozen):
+        state = abstract_state(trainable, OPTIMIZER, on)
+        step = jit_train_step(TrainStep(task, OPTIMIZER, jnp.float32), state)
+        return products(step.lower(state, frozen, batch, step_numbers(Mpo(), 0.1)).compile().as_text())
+
+    gradients = {(D, F), (D, N * H)}
+    assert made(base, Frozen({}, base)) >= gradients
+    lora = made(abstract_adapter(model, CONFIG, on), Frozen(prepared(base, CONFIG), {}, shared=True))
+    assert lora >= {(CONFIG.rank, D), (CONFIG.rank, F), (CONFIG.rank, N * H)} and not lora & gradients
+
+
 def test_the_reference_is_the_base_without_a_copy_and_without_a_gradient():
     frozen = Frozen(prepared(BASE, CONFIG), {}, shared=True)
     shared = jax.tree.leaves(frozen.reference_params)
