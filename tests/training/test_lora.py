@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import re
 import shutil
@@ -194,6 +195,21 @@ def test_settings_that_cannot_be_are_named(given, said):
     with pytest.raises(InputError) as refused:
         LoraConfig(**given)
     assert said in str(refused.value)
+
+
+def test_an_adapter_counts_by_its_rank_or_by_the_root_of_it():
+    assert (LoraConfig(16, 32.0).scale, LoraConfig(16, 32.0, rslora=True).scale) == (2, 8)
+
+
+def test_a_fresh_adapter_depends_on_its_seed_and_no_two_factors_are_alike():
+    one, same, other = (jax.tree.leaves(init_adapter(MODEL, CONFIG, seed, tiny.mesh())) for seed in (1, 1, 2))
+    drawn = [x for x in one if np.any(x)]
+    assert all(np.array_equal(x, y) for x, y in zip(one, same, strict=True))
+    assert not any(np.array_equal(x, y) for x, y in zip(drawn, (y for y in other if np.any(y)), strict=True))
+    assert not any(np.array_equal(x, y) for x, y in itertools.combinations(drawn, 2))
+    a = init_adapter(MODEL, CONFIG, 1, tiny.mesh())["layers"]
+    for factor, inputs in ((a["attention"]["q"]["a"], 32), (a["attention"]["o"]["a"], 64), (a["mlp"]["down"]["a"], 64)):
+        assert 0.9 < np.abs(factor).max() * inputs**0.5 <= 1
 
 
 def test_a_rank_that_is_not_low_is_refused():
