@@ -153,7 +153,7 @@ def test_a_zero_that_changes_is_an_infinite_change():
 
 def test_what_was_not_trained_is_exported_as_it_was(tmp_path):
     """And an adapter's change is added in float32 to what the files hold."""
-    source = checkpoint(tmp_path / "source", "gemma2", tied=True)
+    source = checkpoint(tmp_path / "source", "gemma2", tied=True, dtype="bfloat16")
     family, model, _ = build(source)
     config, on, random = LoraConfig(3, 5.0, "o_proj,gate_proj"), mesh_of(MeshConfig(2, 2, 2)), np.random.default_rng(0)
     abstract = abstract_adapter(model, config, on)
