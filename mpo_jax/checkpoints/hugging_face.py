@@ -30,7 +30,7 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family, write_config
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.parameters import Adapted
-from mpo_jax.models.weight_table import Place, Weight, exported, in_order, leaf, to_host
+from mpo_jax.models.weight_table import Place, Weight, hf_tensor, in_order, leaf, to_host
 from mpo_jax.types import Params
 
 
@@ -49,10 +49,7 @@ def load_params(
     exact.
     Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
     """
-    hf_dir = path_of(hf_dir)
-    stored = catalogue(hf_dir)
-    tensors = list(in_order(model, family.weights(model.config)))
-    _check(hf_dir, stored, tensors, tied=model.config.tied)
+    stored, tensors = _checked(path_of(hf_dir), model, family)
     abstract = model.abstract(mesh, dtype)
     if only is not None:
         tensors = [tensor for tensor in tensors if tensor[1].weight.ours in only]
@@ -71,6 +68,34 @@ def load_params(
         part = _read(stored[name], place, NamedSharding(mesh, jax.P(*target.sharding.spec[1:])), dtype)
         arrays[ours] = jax.block_until_ready(putters[ours](arrays[ours], part, np.int32(layer)))  # or host copies pile up
     return _nested(arrays)
+
+
+def layer_reader(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dtype: Any) -> Callable[[int], Params]:
+    """A function from a layer's number to its parameters on the mesh, without the axis of the layers: for whoever goes through a
+    model that does not fit into memory. Errors: those of `load_params`."""
+    stored, tensors = _checked(path_of(hf_dir), model, family)
+    abstract = model.abstract(mesh, dtype)
+
+    def read(layer: int) -> Params:
+        arrays: dict[str, jax.Array] = {}
+        for name, place, of in tensors:
+            if of == layer:
+                spec = leaf(abstract, place.weight.ours).sharding.spec
+                ours = place.weight.ours.removeprefix("layers.")
+                arrays[ours] = _read(stored[name], place, NamedSharding(mesh, jax.P(*spec[1:])), dtype)
+        return _nested(arrays)
+
+    return read
+
+
+Tensors = list[tuple[str, Place, int | None]]  # (name, place, layer), as `in_order` lists them
+
+
+def _checked(hf_dir: Path, model: Model, family: Family) -> tuple[dict[str, Stored], Tensors]:
+    """What the folder has and what the model declares, which agree."""
+    stored, tensors = catalogue(hf_dir), list(in_order(model, family.weights(model.config)))
+    _check(hf_dir, stored, tensors, tied=model.config.tied)
+    return stored, tensors
 
 
 def _nested(arrays: dict[str, jax.Array]) -> Params:
@@ -100,7 +125,7 @@ def _read(stored: Stored, place: Place, sharding: NamedSharding, dtype: Any) -> 
     return jax.make_array_from_callback(place.shape, sharding, part, dtype=dtype)
 
 
-def _check(folder: Path, stored: dict[str, Stored], tensors: list[tuple[str, Place, int | None]], *, tied: bool) -> None:
+def _check(folder: Path, stored: dict[str, Stored], tensors: Tensors, *, tied: bool) -> None:
     """Errors: the files do not hold exactly what the model declares."""
     expected = {name: place.hf_shape for name, place, _ in tensors}
     if missing := [name for name in expected if name not in stored]:
@@ -179,21 +204,37 @@ def save_hf(
     process.
     On several hosts each must call this; the first one writes, the others return None. Errors: as in `check_export_dir`.
     """
+    exported = _exported(params, model, family.weights(model.config), source_dir)
+    written = {"model": model, "family": family, "source_dir": source_dir, "dtype": dtype, "model_card": model_card}
+    return save_tensors(exported, out_dir, **written, max_shard_bytes=max_shard_bytes)
+
+
+def save_tensors(
+    exported: Iterator[tuple[str, np.ndarray]],
+    out_dir: Path | str,
+    *,
+    model: Model,
+    family: Family,
+    source_dir: Path,
+    dtype: str,
+    model_card: Callable[[ExportReport], str],
+    max_shard_bytes: int = 2 * 10**9,
+) -> ExportReport | None:
+    """As `save_hf`, for tensors that come one by one, by the names and in the order of `weight_table.in_order`."""
     out_dir, table = path_of(out_dir), family.weights(model.config)
     processes.on_first(lambda: check_export_dir(out_dir))
-    stored = catalogue(source_dir)
-    tensors = _new_and_old(params, model, table, stored)
     if not processes.first():
-        collections.deque(tensors, maxlen=0)  # takes part in the gathers, keeps nothing
+        collections.deque(exported, maxlen=0)  # takes part in the gathers, keeps nothing
         return None
+    stored = catalogue(source_dir)
     counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
     files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)
     last = {file: name for name, file in files.items()}
     shard, report = {}, ExportReport(dtype)
     with whole_folder(out_dir) as partial:
-        for name, new, old in processes.progress(tensors, desc="export", unit="tensor", delay=2, total=len(counts)):
-            shard[name] = new.astype(dtype)
-            report = report.beside(name, shard[name], old)
+        for name, tensor in processes.progress(exported, desc="export", unit="tensor", delay=2, total=len(counts)):
+            shard[name] = tensor.astype(dtype)
+            report = report.beside(name, shard[name], stored[name][(slice(None),) * tensor.ndim])
             if name == last[files[name]]:
                 with written_locally(partial / files[name]) as file:
                     save_file(shard, file, metadata={"format": "pt"})
@@ -204,22 +245,22 @@ def save_hf(
     return report
 
 
-def _new_and_old(
-    params: Params, model: Model, table: tuple[Weight, ...], stored: dict[str, Stored]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, tensor to export, tensor of the original model) in Hugging Face's layout; in the first process alone where the
-    devices have no part in it. Every process must run the whole iteration."""
+def _exported(params: Params, model: Model, table: tuple[Weight, ...], source_dir: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, tensor) of what was trained, of what adapters change, and of what stayed as it was, in Hugging Face's layout. Every
+    process must run the whole iteration, but only the first one reads files and gets all tensors."""
+    stored = catalogue(source_dir) if processes.first() else {}
     is_adapted = lambda x: isinstance(x, Adapted)  # noqa: E731
     params = jax.tree.map(lambda x: jax.tree.map(to_host, x) if is_adapted(x) else x, params, is_leaf=is_adapted)
     for name, place, layer in in_order(model, table):
         trained = _part(params, place.weight.ours)
-        new = None if trained is None or is_adapted(trained) else exported(trained, place, layer)
-        if processes.first():
-            old = stored[name][(slice(None),) * len(place.hf_shape)]
+        if trained is not None and not is_adapted(trained):
+            yield name, hf_tensor(trained, place, layer)
+        elif processes.first():
+            tensor = stored[name][(slice(None),) * len(place.hf_shape)]
             if isinstance(trained, Adapted):
                 assert layer is not None, "only the layers' projections have adapters"
-                new = old.astype(np.float32) + place.export_tensor(change(trained, layer))
-            yield name, old if new is None else new, old
+                tensor = tensor.astype(np.float32) + place.export_tensor(change(trained, layer))
+            yield name, tensor
 
 
 def _part(params: Params, path: str) -> Any:

@@ -20,6 +20,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.models import layers
 from mpo_jax.models.attention.api import SAVED_AS, attention
 from mpo_jax.models.layers import Activation, Llama3Scaling
+from mpo_jax.models.taps import Readers, Tap, no_tap, tap_into
 from mpo_jax.types import Array, Packed, Params, Places
 
 Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH; it may hold a cache
@@ -79,17 +80,19 @@ class Layer(nnx.Module):
             self.attention_post_norm = layers.norm_scale(c.hidden_size, offset)
             self.mlp_post_norm = layers.norm_scale(c.hidden_size, offset)
 
-    def __call__(self, x_STD: Array, angle_STR: Array, attend: Attend) -> Array:
+    def __call__(self, x_STD: Array, angle_STR: Array, attend: Attend, tap: Tap = no_tap) -> Array:
         norm = functools.partial(layers.rms_norm, eps=self.config.norm_eps, offset=self.config.norm_offset)
         q_STNH, k_STKH, v_STKH = self.attention.project(norm(x_STD, self.attention_norm[...]), angle_STR)
         branch_STD = self.attention.output(attend(q_STNH, k_STKH, v_STKH))
         if self.config.post_norms:
             branch_STD = norm(branch_STD, self.attention_post_norm[...])
         x_STD += branch_STD
-        branch_STD = self.mlp(norm(x_STD, self.mlp_norm[...]))
+        branch_STD = self.mlp(norm(x_STD, self.mlp_norm[...]), tap)
         if self.config.post_norms:
             branch_STD = norm(branch_STD, self.mlp_post_norm[...])
-        return x_STD + branch_STD
+        x_STD += branch_STD
+        tap("residual", x_STD)
+        return x_STD
 
 
 class Decoder(nnx.Module):
@@ -205,24 +208,41 @@ class Model:
 
     def hidden(self, params: Params, packed: Packed) -> Array:
         """States after the final norm, [S, T, D] in the dtype of `params`, which is the dtype of the computation."""
-        windows = self.config.layer_windows[: period(self.config.layer_windows)]
-        groups = self.config.layers // len(windows)
+        return self.tapped(params, packed, {})[0]
+
+    def tapped(self, params: Params, packed: Packed, readers: Readers) -> tuple[Array, dict[str, Array]]:
+        """(`hidden`, site -> what its reader keeps of each layer, stacked: [L, ...])."""
+        period_ = period(self.config.layer_windows)
+        groups = self.config.layers // period_
         angle_STR = self.angles(packed.position_ST)
 
         # Each layer takes its slice inside the checkpoint: the backward pass then keeps the stack itself, not a copy of all
         # weights, slice by slice.
-        def run(x_STD: Array, group_params: Params, i: int) -> Array:
-            queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))
-            scale, softcap, window = self.config.query_scale, self.config.attn_softcap, windows[i]
-            attend = lambda q, k, v: attention(q, k, v, queries, keys, scale=scale, softcap=softcap, window=window)  # noqa: E731
-            return self.layer(jax.tree.map(operator.itemgetter(i), group_params))(x_STD, angle_STR, attend)
+        def run(x_STD: Array, group_params: Params, i: int) -> tuple[Array, dict[str, Array]]:
+            return self.one_layer(jax.tree.map(operator.itemgetter(i), group_params), i, x_STD, angle_STR, packed, readers)
 
-        def group(x_STD: Array, group_params: Params) -> tuple[Array, None]:
-            for i in range(len(windows)):
+        def group(x_STD: Array, group_params: Params) -> tuple[Array, list[dict[str, Array]]]:
+            found = []
+            for i in range(period_):
                 layer = jax.checkpoint(functools.partial(run, i=i), policy=REMAT[self.remat], prevent_cse=False)
-                x_STD = layer(x_STD, group_params)
-            return x_STD, None
+                x_STD, kept = layer(x_STD, group_params)
+                found.append(kept)
+            return x_STD, found
 
-        stack = jax.tree.map(lambda p: p.reshape(groups, len(windows), *p.shape[1:]), params["layers"])
-        x_STD, _ = jax.lax.scan(group, self.embed(params, packed.tokens_ST), stack)
-        return self.final_norm(params, x_STD)
+        stack = jax.tree.map(lambda p: p.reshape(groups, period_, *p.shape[1:]), params["layers"])
+        x_STD, found = jax.lax.scan(group, self.embed(params, packed.tokens_ST), stack)
+        of_layers = {site: jnp.stack([kept[site] for kept in found], axis=1) for site in readers}
+        return self.final_norm(params, x_STD), {site: x.reshape(-1, *x.shape[2:]) for site, x in of_layers.items()}
+
+    def one_layer(
+        self, params: Params, i: int, x_STD: Array, angle_STR: Array, packed: Packed, readers: Readers
+    ) -> tuple[Array, dict[str, Array]]:
+        """(the states after layer `i`, whose own parameters are given; what the readers keep of it)."""
+        queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))
+        c, found = self.config, dict[str, Array]()
+
+        def attend(q_STNH: Array, k_STKH: Array, v_STKH: Array) -> Array:
+            how = {"scale": c.query_scale, "softcap": c.attn_softcap, "window": c.layer_windows[i]}
+            return attention(q_STNH, k_STKH, v_STKH, queries, keys, **how)
+
+        return self.layer(params)(x_STD, angle_STR, attend, tap_into(found, readers)), found

@@ -124,10 +124,10 @@ def export_tree(tree: Params, model: Model, table: tuple[Weight, ...]) -> Iterat
     One tensor at a time is brought to the host. On several hosts every one of them must run the whole iteration.
     """
     for name, place, layer in in_order(model, table):
-        yield name, exported(leaf(tree, place.weight.ours), place, layer)
+        yield name, hf_tensor(leaf(tree, place.weight.ours), place, layer)
 
 
-def exported(array: Any, place: Place, layer: int | None) -> np.ndarray:
+def hf_tensor(array: Any, place: Place, layer: int | None) -> np.ndarray:
     """A parameter, or one layer of it, as its Hugging Face tensor on the host. On several hosts every one of them must call
     this."""
     if layer is not None:

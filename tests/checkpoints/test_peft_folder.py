@@ -56,7 +56,7 @@ def logits(model, params, tokens_ST):
 TOKENS = np.random.default_rng(1).integers(0, 96, (4, 12)).astype(np.int32)
 
 
-@pytest.mark.parametrize("config", [LoraConfig(4, 8.0), LoraConfig(1, 3.0, "v_proj,down_proj", rslora=True)], ids=str)
+@pytest.mark.parametrize("config", [LoraConfig(4, 8.0), LoraConfig(3, 3.0, "v_proj,down_proj", rslora=True)], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_saved_is_loaded(fixtures, tmp_path, name, config):
     family, model, _ = build(fixtures / name)
