@@ -101,7 +101,7 @@ class Edit:
             family=self.family,
             source_dir=self.model_dir,
             dtype="bfloat16" if stored[gate].dtype == "BF16" else "float32",
-            model_card=lambda: card(about, config, known),
+            model_card=lambda _: card(about, config, known),
         )
         if written is not None:
             self._say_neurons(known)
