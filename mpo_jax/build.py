@@ -35,6 +35,7 @@ from mpo_jax.files.paths import path_of
 from mpo_jax.generation.base import Decoding
 from mpo_jax.models.families.registry import build as build_model
 from mpo_jax.recipes import registry, sources
+from mpo_jax.recipes.alignment import Aligner, Nllb, ServedAligner
 from mpo_jax.recipes.base import Build, Recipe, meanings
 from mpo_jax.recipes.own_model import OnDevices, OwnModel, Served
 from mpo_jax.recipes.run import carry_out
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, type[Recipe]]:
-    """The options, which depend on the recipe."""
+    """The options, which depend on the recipe, and its type."""
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--recipe")
     name = first.parse_known_args(argv)[0].recipe
@@ -77,9 +78,8 @@ def parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, type[Recipe]
     )
     parser.add_argument("--judge", help=f"one of {', '.join(judges.JUDGES)}")
     parser.add_argument("--translate", choices=[n for n in translators.TRANSLATORS if n != "none"])
-    recipe_type = registry.RECIPES.get(name or "", type(None))
     if name in registry.RECIPES:
-        add_recipe(parser, name, recipe_type)
+        add_recipe(parser, name, registry.RECIPES[name])
     answers.add_mesh(parser)
     answers.add_server(parser)
     for kind, about in KINDS.items():
@@ -89,7 +89,8 @@ def parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, type[Recipe]
     keeping.add_argument("--replay", metavar="FILE", help="ask no server: all its answers are in this file")
     processes.add_options(parser)
     parser.set_defaults(tokens=False)
-    return parser.parse_args(argv), recipe_type
+    args = parser.parse_args(argv)
+    return args, registry.RECIPES[args.recipe]
 
 
 def add_recipe(parser: argparse.ArgumentParser, name: str, recipe_type: type[Recipe]) -> None:
@@ -100,7 +101,7 @@ def add_recipe(parser: argparse.ArgumentParser, name: str, recipe_type: type[Rec
         kind, default = hints[field.name], field.default
         option, shown = f"--{field.name.replace('_', '-')}", f"{about[field.name]} (default: {default})"
         if kind is bool:
-            options.add_argument(option, action="store_true", help=about[field.name])
+            options.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=shown)
         elif typing.get_origin(kind) is typing.Literal:
             options.add_argument(option, choices=typing.get_args(kind), default=default, help=shown)
         else:
@@ -132,10 +133,11 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
             chosen,
             args.dominant,
             languages,
-            model=own_model(args, recording),
+            model=own_model(args, recipe, recording),
             load=lambda name: on_devices(args, name, adapter=None),
             translator=None if args.translate is None else lambda language: translator(args, language, recording),
             judge=judge,
+            aligner=aligner_of(args),
         )
         carry_out(
             args.recipe,
@@ -161,14 +163,36 @@ def models_of(args: argparse.Namespace, recipe: Recipe, build: Build) -> Mapping
         known["judge"] = build.judge.name
     if build.translator is not None:
         known["translator"] = build.translator(build.languages[0]).name
+    if build.aligner is not None:
+        known["scorer"] = build.aligner.settings
     return known
 
 
-def own_model(args: argparse.Namespace, recording: Recording | None) -> OwnModel | None:
+def aligner_of(args: argparse.Namespace) -> Aligner | None:
+    """Who scores translations, where a recipe has one. Errors: options that contradict each other."""
+    folder, server, name = (getattr(args, f"scorer_{what}", None) for what in ("dir", "server", "model"))
+    if folder is not None and (server or name):
+        raise InputError("--scorer-dir and --scorer-server are two scorers: leave one of them out.")
+    if (server is None) != (name is None):
+        raise InputError("--scorer-server and --scorer-model belong together: give both.")
+    if folder is not None:
+        return Nllb(path_of(folder))
+    if server is None or name is None:
+        return None
+    return ServedAligner(server, name, answers.key_of("--api-key-env", args.api_key_env), args.concurrency or 32)
+
+
+def own_model(args: argparse.Namespace, recipe: Recipe, recording: Recording | None) -> OwnModel | None:
     """The model that the options name, if they name one. Errors: options that contradict each other."""
     if not asking.served(args):
+        if args.chat or args.served_model:
+            option = "--chat" if args.chat else "--served-model"
+            raise InputError(f"{option} is for a served model: give --server too, or leave it out.")
         return None if args.model is None else on_devices(args, args.model, adapter=args.adapter)
-    served = answers.served_responder(argparse.Namespace(**{**vars(args), "server": args.server or REPLAYED}), Decoding())
+    which = {"server": args.server or REPLAYED}
+    if any(field.metadata.get("model") for field in dataclasses.fields(recipe)):  # pyright: ignore[reportArgumentType]
+        which |= dict.fromkeys(("dtype", "batch_size", "tensor", "width"))  # those of the models that score, on these devices
+    served = answers.served_responder(argparse.Namespace(**{**vars(args), **which}), Decoding())
     conversation = None
     if args.model is not None:
         folder = hub.resolve(args.model, weights=False)

@@ -41,10 +41,10 @@ def flaws(row: Row) -> Iterator[str]:
     target's texts."""
     target, source = row.target, row.source
     texts = {"prompt": target.prompt, "chosen": target.chosen, "rejected": target.rejected}
-    for key, text in texts.items():
-        if detect(text).language not in (UNKNOWN, target.language):
+    for key in ("prompt", *_answers(target)):
+        if detect(texts[key]).language not in (UNKNOWN, target.language):
             yield f"{key}_in_another_language"
-    for key in ("chosen", "rejected"):
+    for key in _answers(target):
         if opens_with_refusal(texts[key], target.language):
             yield f"{key}_opens_with_refusal"
         elif key == "chosen":
@@ -68,6 +68,11 @@ def flaws(row: Row) -> Iterator[str]:
         yield "empty_prompts"
     if len(target.rejected.split()) == 1 and len(target.rejected.strip()) <= (4 if target.language in _WITHOUT_SPACES else 30):
         yield "one_word_rejected"
+
+
+def _answers(target: PairText) -> tuple[str, ...]:
+    """The answers that are one: of rows for supervised fine-tuning the rejected one only repeats the chosen one."""
+    return ("chosen",) if target.rejected == target.chosen else ("chosen", "rejected")
 
 
 def findings(rows: Sequence[Row]) -> list[list[str]]:

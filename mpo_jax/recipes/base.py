@@ -91,7 +91,8 @@ class Made:
 
 
 class Recipe(Protocol):
-    """A frozen dataclass. Fields whose metadata has `model=True` name models; a model's digest stands for them in manifests."""
+    """A frozen dataclass. Fields whose metadata has `model=True` name models, those with `file=True` a file or a folder of .txt
+    files, and those with `scorer=True` say who an `Aligner` is: in a manifest digests stand for all of them."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -22,6 +22,7 @@ from mpo_jax.files.paths import path_of
 from mpo_jax.generation.base import Decoding, Responder
 from mpo_jax.generation.engine import Engine, load_engine
 from mpo_jax.generation.server import Rendering, ServedModel
+from mpo_jax.models.families.registry import build
 
 
 class OwnModel(Protocol):
@@ -74,9 +75,13 @@ class OnDevices:
     width: int | None = None
     adapter: str | None = None
 
-    @functools.cached_property
+    @property
     def known(self) -> dict[str, Any]:
         """Errors: no such model."""
+        return self._known
+
+    @functools.cached_property
+    def _known(self) -> dict[str, Any]:
         found = {"model": fingerprint(sampled(hub.resolve(self.name), hub.ALL_FILES))}
         if self.adapter is not None:
             found["adapter"] = fingerprint(digests(path_of(self.adapter), ADAPTER_FILES))
@@ -94,17 +99,21 @@ class OnDevices:
             tensor=self.tensor,
             width=self.width,
             adapter=self.adapter,
+            chat=self.conversation,
         )
+
+    def release(self) -> None:
+        """Its weights make room for another model's, and are read again when they are needed again."""
+        vars(self).pop("engine", None)
 
     def responder(self, decoding: Decoding, opening: str = "") -> Responder:
         return self.engine.otherwise(decoding, Opened(self.conversation, opening) if opening else None)
 
-    @property
+    @functools.cached_property
     def conversation(self) -> Conversation:
         """The chat format of its tokenizer."""
-        found = self.engine.conversation
-        assert isinstance(found, Conversation), "`load_engine` was given no other"
-        return found
+        folder = hub.resolve(self.name, weights=False)
+        return Conversation.of(folder, build(folder)[0].authors_chat if self.template == "authors" else None, self.template)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from mpo_jax.errors import InputError, check_choice
+from mpo_jax.files.digests import digests, fingerprint
+from mpo_jax.files.paths import path_of
 from mpo_jax.recipes import manifest, sources
 from mpo_jax.recipes.base import Build, Recipe, Stage
 from mpo_jax.recipes.manifest import Manifest
@@ -55,13 +58,22 @@ def carry_out(
 
 def settings_of(recipe: Recipe, build: Build) -> dict[str, Any]:
     """All that determines the rows beside the models."""
-    options = {
-        field.name: getattr(recipe, field.name)
-        for field in dataclasses.fields(recipe)  # pyright: ignore[reportArgumentType]
-        if not field.metadata.get("model")
-    }
+    options = {}
+    for field in dataclasses.fields(recipe):  # pyright: ignore[reportArgumentType]
+        value = getattr(recipe, field.name)
+        if field.metadata.get("file") and value is not None:
+            options[field.name] = _digest(path_of(value))
+        elif not (field.metadata.get("model") or field.metadata.get("scorer")):
+            options[field.name] = value
     prompts = {"number": len(build.sources), "digest": sources.digest(build.sources)}
     return {"dominant": build.dominant, "languages": list(build.languages), "prompts": prompts, "options": options}
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of a folder of .txt files. Errors: there is neither."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist: give a file, or a folder of .txt files.")
+    return fingerprint(digests(path, ("*.txt",)) if path.is_dir() else digests(path.parent, (path.name,)))
 
 
 def _run(stages: Sequence[Stage], build: Build, say: Callable[[str], None], *, repeat: bool) -> None:

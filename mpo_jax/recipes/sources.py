@@ -33,8 +33,9 @@ class Source:
 
 
 def read_sources(path: str | Path, dominant: str, languages: Sequence[str]) -> list[Source]:
-    """All prompts of a file, or of several with commas between them, that have a text in the dominant language, each text once. Errors: those of `read_prompts` and
-    `read_rows`; a prompt of several messages or turns; no prompt in the dominant language; a language that no table has."""
+    """All prompts of a file, or of several with commas between them, that have a text in the dominant language, each text once.
+    Errors: those of `read_prompts` and `read_rows`; a prompt of several messages or turns; no prompt in the dominant language; a
+    language that no table has."""
     for code in (dominant, *languages):
         known_language(code)
     if dominant in languages:
@@ -64,9 +65,8 @@ def selected(
         else:
             left_out[reason] = left_out.get(reason, 0) + 1
     if not kept:
-        raise InputError(
-            f"None of {len(sources)} prompts can be used, since of each there is {next(iter(left_out))}: give others."
-        )
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in left_out.items())
+        raise InputError(f"None of {len(sources)} prompts can be used ({reasons}): give others.")
     return kept, left_out
 
 
@@ -101,7 +101,7 @@ def _of_prompts(path: str | Path, dominant: str) -> list[Source]:
     texts: dict[str, dict[str, str]] = {}
     unsafe: dict[str, str] = {}
     for prompt in read_prompts(path):
-        if len(prompt.messages) > 1 or prompt.follow_ups:
+        if len(prompt.messages) != 1 or prompt.follow_ups:
             raise InputError(
                 f"{path}: the prompt '{prompt.id}' in '{prompt.language}' has several messages or turns, and a row has one: give "
                 "prompts of one message."
