@@ -38,7 +38,18 @@ def other_model(world: Path, folder: Path) -> Path:
 
 def voices(url: str | None) -> list[str]:
     """Everybody on one server; without one they are in a recording."""
-    named = ["--served-model", MODEL, "--translate", "server", "--translate-model", MODEL, "--judge", "deng", "--judge-model", MODEL]
+    named = [
+        "--served-model",
+        MODEL,
+        "--translate",
+        "server",
+        "--translate-model",
+        MODEL,
+        "--judge",
+        "deng",
+        "--judge-model",
+        MODEL,
+    ]
     return named + ([] if url is None else ["--server", url, "--translate-server", url, "--judge-server", url])
 
 

@@ -69,7 +69,9 @@ def test_rows_can_be_read_and_the_manifest_says_what_became_of_every_prompt(reci
     assert sum(n for counts in manifest["dropped"].values() for n in counts.values()) == len(dropped)
     for language in LANGUAGES:
         ids = {row.id.partition("-")[0] for row in found if row.target.language == language}
-        assert ids | {one["id"].partition("-")[0] for one in dropped if one["language"] == language} >= {f"q{n}" for n in range(8)}
+        assert ids | {one["id"].partition("-")[0] for one in dropped if one["language"] == language} >= {
+            f"q{n}" for n in range(8)
+        }
     origins = [json.loads(line) for line in (folder / "origins.jsonl").read_text().splitlines()]
     assert [one["id"] for one in origins] == [row.id for row in found]
 
