@@ -152,13 +152,16 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def models_of(args: argparse.Namespace, recipe: Recipe, build: Build) -> Mapping[str, Any]:
-    """What those who are given are known by."""
+    """What those who are given are known by. A model that these stages do not ask is not downloaded for it."""
     known: dict[str, Any] = {}
-    if build.model is not None:
-        known["model"] = build.model.known
+    asked = {stage.who for stage in recipe.stages if args.stage in (None, stage.name)} & {"model", "scorer"}
+    given = {"model": build.model}
     for field in dataclasses.fields(recipe):  # pyright: ignore[reportArgumentType]
         if field.metadata.get("model") and (name := getattr(recipe, field.name)) is not None:
-            known[field.name] = on_devices(args, name, adapter=None).known
+            given[field.name] = on_devices(args, name, adapter=None)
+    for role, model in given.items():
+        if model is not None and (asked or not isinstance(model, OnDevices) or path_of(model.name).is_dir()):
+            known[role] = model.known
     if build.judge is not None:
         known["judge"] = build.judge.name
     if build.translator is not None:

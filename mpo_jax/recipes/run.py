@@ -13,7 +13,7 @@ from mpo_jax.files.paths import path_of
 from mpo_jax.recipes import manifest, sources
 from mpo_jax.recipes.base import Build, Recipe, Stage
 from mpo_jax.recipes.manifest import Manifest
-from mpo_jax.recipes.writing import Written, write_rows
+from mpo_jax.recipes.writing import RULES, Written, write_rows
 
 ROWS = "rows"  # the last stage of every recipe, which asks nobody
 
@@ -32,8 +32,8 @@ def carry_out(
     """Does what the folder lacks, and tells `say` a line of each stage. None where `stage` names one that writes no rows.
 
     `name`: the recipe's, in the registry. `models`: what those that are at hand are known by, as JSON. `drop`: rules of
-    `writing.RULES`. `left_out`: prompts that were not used, reason -> number. Errors: a folder of something else; those of the
-    stages; several processes for a stage that asks others than models of these devices.
+    `writing.RULES`. `left_out`: prompts that were not used, reason -> number. Errors: an unknown rule; a folder of something else; those of
+    the stages; several processes for a stage that asks others than models of these devices.
     """
     names = [one.name for one in recipe.stages]
     if stage is not None:
@@ -45,6 +45,8 @@ def carry_out(
             f"These {jax.process_count()} processes would wait for others than the model: give --stage with one of {own} here, "
             "and run the other stages in one process."
         )
+    for rule in drop:
+        check_choice("drop", rule, RULES)
     Manifest(name, settings_of(recipe, build), models).kept_in(build.folder)
     _run(wanted, build, say, repeat=stage is None)
     if stage not in (None, ROWS):

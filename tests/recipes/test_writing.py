@@ -54,8 +54,10 @@ def test_rows_that_could_not_be_read_are_dropped_with_the_reason():
 
 
 def test_an_unknown_rule_and_no_row_at_all(tmp_path):
+    build = scripted.build(tmp_path / "out", Voice(lambda request: "An answer."))
     with pytest.raises(InputError, match="drop='dull' is not known"):
-        write_rows(tmp_path, made(row("a")), ["dull"])
+        carry_out("sdrrl", Sdrrl(), build, models={}, drop=["dull"])
+    assert not (tmp_path / "out").exists(), "before anybody is asked"
     with pytest.raises(InputError, match=r"No row is left of 1 \(1: --drop copied\): see .*dropped.jsonl"):
         write_rows(tmp_path, made(row("a", chosen=SOURCE.chosen)), ["copied"])
 
