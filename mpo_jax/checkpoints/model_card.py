@@ -20,7 +20,7 @@ CITATION = """@inproceedings{zhao-etal-2025-mpo,
 # The settings that decide what was learnt. The others (where a run wrote, on which devices, how often it evaluated) stay out of
 # the card, and so does a new setting until it is added here.
 LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "frozen", "lora")
-LEARNT += ("compute_dtype", "reference_dtype", "reference")
+LEARNT += ("compute_dtype", "reference_dtype", "reference", "reference_model")
 
 SAMPLES = "What the model wrote to the first sampled request of each language, always taking the most probable token."
 

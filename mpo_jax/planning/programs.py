@@ -84,7 +84,7 @@ def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slice
     # A mesh of devices that do not exist here is for the compiler only: computing anything under it would fail.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         live = config.reference == "live" and bool(config.loss.reference_reads.anything)
-        shared = live and bool(config.lora.rank)
+        shared = live and bool(config.lora.rank) and config.reference_model is None
         policy, reference = (model.abstract(mesh, jnp.dtype(of)) for of in (config.compute_dtype, config.reference_dtype))
         return RunLayout(
             config,

@@ -20,6 +20,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.files.json_files import replace_text, write_json
 from mpo_jax.recipes.base import Dropped, Made, MadeRow
 
+ROWS_FILE = "rows.jsonl"
 UNFINISHED = "unfinished"  # the rule about answers that reached the limit of tokens, which a text alone does not show
 RULES = (*DROPS, UNFINISHED)
 
@@ -52,7 +53,7 @@ def write_rows(folder: Path, made: Made, rules: Sequence[str]) -> Written:
         reasons = "; ".join(f"{sum(found.values())}: {reason}" for reason, found in summed.items())
         raise InputError(f"No row is left of {len(dropped)} ({reasons}): see {folder / 'dropped.jsonl'}.")
     found = audit([one.row for one in kept])
-    _replace_lines(folder / "rows.jsonl", [_line(one.row) for one in kept])
+    _replace_lines(folder / ROWS_FILE, [_line(one.row) for one in kept])
     _replace_lines(folder / "origins.jsonl", [{"id": one.row.id, **one.origin} for one in kept])
     write_json(folder / "audit.json", {language: dataclasses.asdict(counts) for language, counts in found.items()})
     return Written({language: counts.rows for language, counts in found.items()}, summed, warnings(found))

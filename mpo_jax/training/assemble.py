@@ -15,9 +15,11 @@ from mpo_jax.checkpoints.peft_folder import WEIGHTS, load_adapter
 from mpo_jax.data.dataset import Batching, Data, prepare
 from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import make_mesh, shards
+from mpo_jax.errors import InputError
 from mpo_jax.evaluation.measured import Measured, measure
 from mpo_jax.files import hub
 from mpo_jax.files.digests import digests, fingerprint, sampled
+from mpo_jax.files.json_files import differences
 from mpo_jax.files.paths import path_of
 from mpo_jax.models.adapters import LoraConfig, changes, init_adapter, merged, prepared
 from mpo_jax.models.decoder import Model
@@ -33,7 +35,8 @@ from mpo_jax.training.step_arguments import on_mesh, step_numbers
 from mpo_jax.training.trainable import frozen_names, names
 from mpo_jax.types import Numbers, Params
 
-OWN = ("hosts", "model", "output", "reference_store", "compilation_cache")  # settings in which processes may differ
+REFERENCE = "reference_model"
+OWN = ("hosts", "model", REFERENCE, "output", "reference_store", "compilation_cache")  # settings in which processes may differ
 Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, sharded
 
 
@@ -101,21 +104,22 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         load = functools.partial(load_params, model_dir, model, family, mesh)
         kinds = (("config.json", *hub.WEIGHT_FILES), hub.TOKENIZER_FILES)
         weights, tokenizer = processes.on_first(lambda: [digests(model_dir, files) for files in kinds])
-        key = {"weights": fingerprint(weights), "tokenizer": fingerprint(tokenizer)}
+        beside = processes.on_first(lambda: _other_files(config, digests))
+        key = {"weights": beside.get(REFERENCE, fingerprint(weights)), "tokenizer": fingerprint(tokenizer)}
         data, reference, shared = _with_reference(config, key, model, load, programs, data, mesh)
-        frozen = frozen_names(model, config.frozen, config.lora)
-        policy = load(jnp.dtype(config.compute_dtype), frozen) if frozen else {}
+        fixed = frozen_names(model, config.frozen, config.lora)
+        policy = load(jnp.dtype(config.compute_dtype), fixed) if fixed else {}
     if config.lora.rank:
         policy = prepared(policy, config.lora)
         masters = functools.partial(_adapter, config, model, family, mesh)
     else:
-        masters = functools.partial(load, jnp.float32, names(model.abstract()) - frozen)
+        masters = functools.partial(load, jnp.float32, names(model.abstract()) - fixed)
     if keep_weights and jax.process_count() == 1:
         masters = _kept(masters)
-    files = weights | tokenizer | processes.on_first(lambda: _start(config.lora, digests))
+    files = weights | tokenizer | beside
     positions = raw.get("max_position_embeddings")
-    beside = Frozen(policy, reference, shared)
-    return Assembly(mesh, model_dir, family, model, positions, files, data, beside, config.lora, programs, masters)
+    frozen = Frozen(policy, reference, shared)
+    return Assembly(mesh, model_dir, family, model, positions, files, data, frozen, config.lora, programs, masters)
 
 
 def _adapter(config: TrainConfig, model: Model, family: Family, mesh: Mesh) -> Params:
@@ -125,9 +129,14 @@ def _adapter(config: TrainConfig, model: Model, family: Family, mesh: Mesh) -> P
     return load_adapter(config.lora.start, model, family, mesh)[1]
 
 
-def _start(lora: LoraConfig, digests: Callable[..., dict[str, str]]) -> dict[str, str]:
-    """The digest of the weights of the adapter to start from, where there is one, by what it is."""
-    return {} if lora.start is None else {"lora.start": fingerprint(digests(path_of(lora.start), (WEIGHTS,)))}
+def _other_files(config: TrainConfig, digests: Callable[..., dict[str, str]]) -> dict[str, str]:
+    """The digests of the weights of an adapter to start from and of another reference, where there are such."""
+    found = {}
+    if config.lora.start is not None:
+        found["lora.start"] = fingerprint(digests(path_of(config.lora.start), (WEIGHTS,)))
+    if config.reference_model is not None:
+        found[REFERENCE] = fingerprint(digests(hub.resolve(config.reference_model), ("config.json", *hub.WEIGHT_FILES)))
+    return found
 
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
@@ -138,7 +147,7 @@ def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
         settings[part] = {name: value for name, value in settings[part].items() if name not in FREE_WITHIN[part]}
     if settings["samples"] is not None:
         settings["samples"].pop("prompts")  # their contents are compared where they are read
-    files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES)) | _start(config.lora, sampled)
+    files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES)) | _other_files(config, sampled)
     facts = identity(config, data, files).facts
     processes.agree({"rows": facts["contents"], "model files": facts["model files"], "settings": settings})
 
@@ -157,6 +166,19 @@ def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
     return again
 
 
+def _reference(name: str, policy: Model) -> tuple[Path, Model, Family]:
+    """Another model as the reference. Errors: those of its folder; one of another shape."""
+    folder = hub.resolve(name)
+    family, model, _ = build(folder, remat=policy.remat)
+    if model.config != policy.config:
+        given, own = ({f.name: getattr(m.config, f.name) for f in dataclasses.fields(m.config)} for m in (model, policy))
+        raise InputError(
+            f"reference_model={name} is another kind of model than the one in training ({'; '.join(differences(own, given))}): "
+            "give one of the same shape and vocabulary."
+        )
+    return folder, model, family
+
+
 def _with_reference(
     config: TrainConfig,
     key: dict[str, str],
@@ -171,9 +193,12 @@ def _with_reference(
     reads = config.loss.reference_reads
     if not reads.anything:
         return data, {}, False
+    if config.reference_model is not None:
+        load = functools.partial(load_params, *_reference(config.reference_model, model), mesh)
     load_reference = functools.partial(load, jnp.dtype(config.reference_dtype))
     if config.reference == "live":
-        return (data, {}, True) if config.lora.rank else (data, load_reference(), False)
+        shared = bool(config.lora.rank) and config.reference_model is None
+        return (data, {}, True) if shared else (data, load_reference(), False)
     reference = cached_reference(
         model,
         load_reference,

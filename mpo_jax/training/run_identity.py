@@ -48,7 +48,7 @@ def identity(config: TrainConfig, data: Data, model_files: dict[str, str]) -> Id
 
 def _compared(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts without what may differ, whichever version wrote them."""
-    found = {name: value for name, value in facts.items() if name not in (*FREE, "model", "defaults")}
+    found = {name: value for name, value in facts.items() if name not in (*FREE, "model", "reference_model", "defaults")}
     for part, names in FREE_WITHIN.items():
         if part in found:
             found[part] = {name: value for name, value in found[part].items() if name not in names}
