@@ -283,8 +283,12 @@ class LanguageModel(Protocol):
         """States after the final norm, [S, T, D]."""
         ...
 
+    def readout(self, hidden: Array) -> Array:
+        """Hidden states as the unembedding reads them, [..., D]: scaled in families that scale their logits."""
+        ...
+
     def unembedding(self, params: Params) -> Array:
-        """The matrix [V, D] whose product with a hidden state gives the logits, before the soft-cap."""
+        """The matrix [V, D] whose product with the readout of a hidden state gives the logits, before the soft-cap."""
         ...
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from safetensors.numpy import save_file
 
 from mpo_jax.checkpoints.export_folder import check_export_dir, whole_folder
-from mpo_jax.checkpoints.safetensors_files import FLOATS, INDEX, Stored, catalogue
+from mpo_jax.checkpoints.safetensors_files import FLOATS, INDEX, Stored, catalogue, text_model, weights_beside
 from mpo_jax.devices import processes
 from mpo_jax.errors import InputError
 from mpo_jax.files import hub, paths
@@ -49,7 +49,7 @@ def load_params(
     exact.
     Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
     """
-    stored, tensors = _checked(path_of(hf_dir), model, family)
+    stored, tensors = _checked(path_of(hf_dir), model, family, quiet=only is not None)
     abstract = model.abstract(mesh, dtype)
     if only is not None:
         tensors = [tensor for tensor in tensors if tensor[1].weight.ours in only]
@@ -91,9 +91,12 @@ def layer_reader(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, d
 Tensors = list[tuple[str, Place, int | None]]  # (name, place, layer), as `in_order` lists them
 
 
-def _checked(hf_dir: Path, model: Model, family: Family) -> tuple[dict[str, Stored], Tensors]:
-    """What the folder has and what the model declares, which agree."""
-    stored, tensors = catalogue(hf_dir), list(in_order(model, family.weights(model.config)))
+def _checked(hf_dir: Path, model: Model, family: Family, *, quiet: bool = False) -> tuple[dict[str, Stored], Tensors]:
+    """What the folder has and what the model declares, which agree. Says what else the folder has, unless `quiet`."""
+    stored, beside = text_model(catalogue(hf_dir))
+    if not quiet and (left := [*weights_beside(hf_dir), *beside]):
+        processes.say(f"{hf_dir}: left alone, since the text model does not need them: {_some(left)}")
+    tensors = list(in_order(model, family.weights(model.config)))
     _check(hf_dir, stored, tensors, tied=model.config.tied)
     return stored, tensors
 
@@ -148,7 +151,7 @@ def _check(folder: Path, stored: dict[str, Stored], tensors: Tensors, *, tied: b
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 ROWS = 2**12  # of a tensor that are compared at once, so that wider copies of them stay small
@@ -226,7 +229,7 @@ def save_tensors(
     if not processes.first():
         collections.deque(exported, maxlen=0)  # takes part in the gathers, keeps nothing
         return None
-    stored = catalogue(source_dir)
+    stored, _ = text_model(catalogue(source_dir))
     counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
     files = _plan({name: n * jnp.dtype(dtype).itemsize for name, n in counts.items()}, max_shard_bytes)
     last = {file: name for name, file in files.items()}

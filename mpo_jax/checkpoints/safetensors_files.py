@@ -72,6 +72,27 @@ def catalogue(folder: Path) -> dict[str, Stored]:
     return stored
 
 
+# How the tensors of a text model are called within a model with text and images: published, and since transformers 4.52.
+WITHIN = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
+BESIDE = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+
+
+def text_model(stored: dict[str, Stored]) -> tuple[dict[str, Stored], tuple[str, ...]]:
+    """(the tensors of the text model by the names that they have where it is alone, the names of those beside it)."""
+
+    def alone(name: str) -> str:
+        return next((new + name.removeprefix(old) for old, new in WITHIN.items() if name.startswith(old)), name)
+
+    beside = tuple(name for name in stored if name.startswith(BESIDE))
+    return {alone(name): of for name, of in stored.items() if name not in set(beside)}, beside
+
+
+def weights_beside(folder: Path) -> list[str]:
+    """What the folder has of the same weights in another layout, that of Meta's and Mistral's own code."""
+    files = [path.name for path in folder.glob("consolidated*") if path.suffix in (".safetensors", ".pth", ".pt")]
+    return sorted(files) + (["original/"] if (folder / "original").is_dir() else [])
+
+
 def tensors_of(path: Path) -> dict[str, Stored]:
     """Every tensor of one file. Errors: a file that is not complete."""
     return _tensors_in_bucket(path) if in_bucket(path) else _tensors(path)

@@ -44,7 +44,7 @@ class Forward:
         states = self._embedded(packed)
         for layer in processes.progress(range(self.model.config.layers), desc="layers", unit="layer"):
             params = read(layer)
-            alike = self.model.config.layer_windows.index(self.model.config.layer_windows[layer])  # so that few are compiled
+            alike = self.model.config.kinds.index(self.model.config.kinds[layer])  # so that few are compiled
             inputs_ND = np.zeros((len(prompts), self.model.config.hidden_size), np.float32)
             for k, (_, held) in enumerate(batches):
                 states[k], pooled = through(self.model, alike, slots, params, states[k], packed[k])
@@ -61,5 +61,5 @@ class Forward:
 def through(model: Model, layer: int, slots: int, params: Params, x_STD: Array, packed: Packed) -> tuple[Array, Array]:
     """(the states after one layer, what entered its MLP of each prompt)."""
     readers = {"mlp_input": lambda x_STD: pool(x_STD, packed, slots)}
-    x_STD, found = model.one_layer(params, layer, x_STD, model.angles(packed.position_ST), packed, readers)
+    x_STD, found = model.one_layer(params, layer, x_STD, model.angles(packed.position_ST)[layer], packed, readers)
     return x_STD, everywhere(found["mlp_input"])

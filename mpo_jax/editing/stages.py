@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from mpo_jax.checkpoints.hugging_face import ExportReport, save_tensors
-from mpo_jax.checkpoints.safetensors_files import catalogue
+from mpo_jax.checkpoints.safetensors_files import catalogue, text_model
 from mpo_jax.data.prompts.base import Prompt
 from mpo_jax.devices import processes
 from mpo_jax.editing.card import card
@@ -91,7 +91,7 @@ class Edit:
         """Writes the edited model, what is known of its neurons, and the card. Every process calls it; the first one edits and
         writes, the others return None. Errors: those of `edit_layer`, naming the layer; those of an export."""
         known: dict[int, dict[str, MatrixEdit]] = {}
-        stored = catalogue(self.model_dir)
+        stored, _ = text_model(catalogue(self.model_dir))
         tensors = list(in_order(self.model, self.family.weights(self.model.config)))
         gate = next(name for name, place, _ in tensors if place.weight.ours == "layers.mlp.gate")
         written = save_tensors(

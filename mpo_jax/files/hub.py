@@ -75,8 +75,9 @@ def require_safetensors(folder: Path) -> None:
 def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     import huggingface_hub
 
-    # "*" also matches "/": without the second list, whole copies of the weights in subfolders would come along.
-    allowed, ignored = list(files), ["*/*"]
+    # "*" also matches "/": without the second list, whole copies of the weights would come along, in subfolders and in the
+    # layout of Mistral's own code.
+    allowed, ignored = list(files), ["*/*", "consolidated*"]
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=ignored))
     except Exception as error:  # the hub client raises errors of several libraries, with no common base

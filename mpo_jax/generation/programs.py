@@ -159,7 +159,8 @@ def decode(
 def logits(model: Model, params: Params, hidden_B1D: Array) -> Array:
     """f32 [B, V]."""
     with jax.named_scope("logits"):
-        logits_VB = jnp.einsum("VD,BD->VB", model.unembedding(params), hidden_B1D[:, 0], preferred_element_type=jnp.float32)
+        read_BD = model.readout(hidden_B1D[:, 0])
+        logits_VB = jnp.einsum("VD,BD->VB", model.unembedding(params), read_BD, preferred_element_type=jnp.float32)
         if model.final_softcap is not None:
             logits_VB = model.final_softcap * jnp.tanh(logits_VB / model.final_softcap)
         return constrain(logits_VB.T, *LOGITS)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,15 @@ from mpo_jax.devices import sharding
 from mpo_jax.errors import InputError
 from mpo_jax.models import layers
 from mpo_jax.models.attention.api import SAVED_AS, attention
-from mpo_jax.models.layers import Activation, Llama3Scaling
+from mpo_jax.models.layers import Activation, LinearScaling, Llama3Scaling, QueryKeyNorm, Rope
 from mpo_jax.models.taps import Readers, Tap, no_tap, tap_into
 from mpo_jax.types import Array, Packed, Params, Places
 
 Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH; it may hold a cache
+
+# Where a layer's norms stand: before attention and before the MLP; after each of them, before the residual sum; both; or one norm
+# before attention and MLP side by side.
+Norms = Literal["before", "after", "both", "parallel"]
 
 _policies = jax.checkpoint_policies
 # What the backward pass keeps of a layer beside its input; the rest is recomputed.
@@ -54,45 +58,79 @@ class DecoderConfig:
     query_scale: float  # attention scores are q . k times this
     layer_windows: tuple[int | None, ...]  # one entry a layer; None = sees the whole segment
     tied: bool  # the unembedding is the embedding
-    norm_offset: int = 0  # RMSNorm multiplies by norm_offset + scale
-    rope_scaling: Llama3Scaling | None = None
+    norm: Literal["rms", "layer"] = "rms"
+    norm_offset: int = 0  # a norm multiplies by norm_offset + scale
+    norms: Norms = "before"
+    rope_scaling: Llama3Scaling | LinearScaling | None = None
+    layer_ropes: tuple[Rope | None, ...] | None = None  # one entry a layer, None = no positions; where all have one: None
+    rope_interleaved: bool = False  # see `layers.rotate`
+    qk_norm: QueryKeyNorm | None = None
     qkv_bias: bool = False
     attn_softcap: float | None = None
-    final_softcap: float | None = None  # for whoever computes logits
-    post_norms: bool = False  # a second norm after attention and after the MLP, before the residual sum
+    logit_scale: float | None = None  # for whoever computes logits, as the next one
+    final_softcap: float | None = None
     embed_scale: float | None = None
     activation: Activation = "silu"
 
+    @property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        """The rotary embedding of each layer."""
+        return self.layer_ropes or (Rope(self.rope_theta, self.rope_scaling),) * self.layers
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """In what the layers differ: layers of one kind are one program."""
+        return tuple(zip(self.layer_windows, self.ropes, strict=True))
+
+    def normed(self, x: Array, scale: Array) -> Array:
+        return layers.NORMS[self.norm](x, scale, eps=self.norm_eps, offset=self.norm_offset)
+
 
 class Layer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); with `post_norms` each branch is normed once more."""
+    """x + attention(x), then x + mlp(x), each with a norm before it, after it, or both; or x + attention(norm(x)) + mlp(norm(x))."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
-        c, offset = config, config.norm_offset
+        c = config
         self.config = config
         self.attention = layers.Attention(
-            width=c.hidden_size, heads=c.heads, kv_heads=c.kv_heads, head_dim=c.head_dim, bias=c.qkv_bias, rngs=rngs
+            width=c.hidden_size,
+            heads=c.heads,
+            kv_heads=c.kv_heads,
+            head_dim=c.head_dim,
+            bias=c.qkv_bias,
+            qk_norm=c.qk_norm,
+            norm_offset=c.norm_offset,
+            interleaved=c.rope_interleaved,
+            rngs=rngs,
         )
         self.mlp = layers.Mlp(width=c.hidden_size, ffn=c.ffn, activation=c.activation, rngs=rngs)
-        self.attention_norm = layers.norm_scale(c.hidden_size, offset)
-        self.mlp_norm = layers.norm_scale(c.hidden_size, offset)
-        if c.post_norms:
-            self.attention_post_norm = layers.norm_scale(c.hidden_size, offset)
-            self.mlp_post_norm = layers.norm_scale(c.hidden_size, offset)
+        scale = functools.partial(layers.norm_scale, (c.hidden_size,), c.norm_offset)
+        if c.norms != "after":
+            self.attention_norm = scale()
+        if c.norms in ("before", "both"):
+            self.mlp_norm = scale()
+        if c.norms in ("after", "both"):
+            self.attention_post_norm = scale()
+            self.mlp_post_norm = scale()
 
-    def __call__(self, x_STD: Array, angle_STR: Array, attend: Attend, tap: Tap = no_tap) -> Array:
-        norm = functools.partial(layers.rms_norm, eps=self.config.norm_eps, offset=self.config.norm_offset)
-        q_STNH, k_STKH, v_STKH = self.attention.project(norm(x_STD, self.attention_norm[...]), angle_STR)
-        branch_STD = self.attention.output(attend(q_STNH, k_STKH, v_STKH))
-        if self.config.post_norms:
-            branch_STD = norm(branch_STD, self.attention_post_norm[...])
-        x_STD += branch_STD
-        branch_STD = self.mlp(norm(x_STD, self.mlp_norm[...]), tap)
-        if self.config.post_norms:
-            branch_STD = norm(branch_STD, self.mlp_post_norm[...])
-        x_STD += branch_STD
+    def __call__(self, x_STD: Array, angle_STR: Array | None, attend: Attend, tap: Tap = no_tap) -> Array:
+        x_STD = self._through(x_STD, angle_STR, attend, tap)
         tap("residual", x_STD)
         return x_STD
+
+    def _through(self, x_STD: Array, angle_STR: Array | None, attend: Attend, tap: Tap) -> Array:
+        norm, norms = self.config.normed, self.config.norms
+        read_STD = x_STD if norms == "after" else norm(x_STD, self.attention_norm[...])
+        branch_STD = self.attention.output(attend(*self.attention.project(read_STD, angle_STR, norm)))
+        if norms == "parallel":
+            return x_STD + branch_STD + self.mlp(read_STD, tap)
+        if norms != "before":
+            branch_STD = norm(branch_STD, self.attention_post_norm[...])
+        x_STD += branch_STD
+        branch_STD = self.mlp(x_STD if norms == "after" else norm(x_STD, self.mlp_norm[...]), tap)
+        if norms != "before":
+            branch_STD = norm(branch_STD, self.mlp_post_norm[...])
+        return x_STD + branch_STD
 
 
 class Decoder(nnx.Module):
@@ -103,7 +141,7 @@ class Decoder(nnx.Module):
         stack = nnx.vmap(Layer, in_axes=(None, 0), out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
         self.embedding = layers.weight(rngs, table, axes)
         self.layers = nnx.split_rngs(splits=config.layers)(stack)(config, rngs)
-        self.final_norm = layers.norm_scale(config.hidden_size, config.norm_offset)
+        self.final_norm = layers.norm_scale((config.hidden_size,), config.norm_offset)
         if not config.tied:
             self.unembedding = layers.weight(rngs, table, axes)
 
@@ -122,9 +160,9 @@ def dotted(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def period(windows: tuple[int | None, ...]) -> int:
-    """The smallest number of layers after which the windows repeat; it divides the number of layers."""
-    return next(p for p in range(1, len(windows) + 1) if len(windows) % p == 0 and windows == windows[:p] * (len(windows) // p))
+def period(kinds: tuple[Any, ...]) -> int:
+    """The smallest number of layers after which their kinds repeat; it divides the number of layers."""
+    return next(p for p in range(1, len(kinds) + 1) if len(kinds) % p == 0 and kinds == kinds[:p] * (len(kinds) // p))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +216,12 @@ class Model:
     def final_softcap(self) -> float | None:
         return self.config.final_softcap
 
-    def angles(self, position_ST: Array) -> Array:
-        """The rotary angles of these positions, [S, T, H / 2]."""
-        c = self.config
-        return layers.rope_angles(position_ST, layers.rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling))
+    def angles(self, position_ST: Array) -> tuple[Array | None, ...]:
+        """The rotary angles of these positions in each layer, [S, T, H / 2]; None where a layer has no positions."""
+        ropes = self.config.ropes
+        frequencies = {rope: layers.rope_frequencies(self.config.head_dim, rope) for rope in ropes if rope is not None}
+        angles = {rope: layers.rope_angles(position_ST, frequency) for rope, frequency in frequencies.items()}
+        return tuple(map(angles.get, ropes))
 
     def embed(self, params: Params, tokens_ST: Array) -> Array:
         """Token ids -> the input of the first layer, [S, T, D] in the dtype of the parameters."""
@@ -192,17 +232,22 @@ class Model:
         return x_STD
 
     def final_norm(self, params: Params, x_STD: Array) -> Array:
-        return layers.rms_norm(x_STD, params["final_norm"], eps=self.config.norm_eps, offset=self.config.norm_offset)
+        return self.config.normed(x_STD, params["final_norm"])
+
+    def readout(self, hidden: Array) -> Array:
+        """Hidden states as the unembedding reads them: times the scale of the logits, where the family has one."""
+        scale = self.config.logit_scale
+        return hidden if scale is None else hidden * jnp.asarray(scale, hidden.dtype)
 
     def unembedding(self, params: Params) -> Array:
-        """The matrix W [V, D] whose product with a hidden state gives the logits, before `final_softcap`."""
+        """The matrix W [V, D] whose product with the `readout` of a hidden state gives the logits, before `final_softcap`."""
         return params["embedding"] if self.config.tied else params["unembedding"]
 
     def unrolled(self, params: Params, tokens_ST: Array, position_ST: Array, attends: Sequence[Attend]) -> Array:
         """States after the final norm, [S, T, D], of layers that lie one by one in the tuple `params["layers"]`, each with an
         `attend` of its own."""
-        x_STD, angle_STR = self.embed(params, tokens_ST), self.angles(position_ST)
-        for layer_params, attend in zip(params["layers"], attends, strict=True):
+        x_STD, angles = self.embed(params, tokens_ST), self.angles(position_ST)
+        for layer_params, angle_STR, attend in zip(params["layers"], angles, attends, strict=True):
             x_STD = self.layer(layer_params)(x_STD, angle_STR, attend)
         return self.final_norm(params, x_STD)
 
@@ -212,30 +257,29 @@ class Model:
 
     def tapped(self, params: Params, packed: Packed, readers: Readers) -> tuple[Array, dict[str, Array]]:
         """(`hidden`, site -> what its reader keeps of each layer, stacked: [L, ...])."""
-        period_ = period(self.config.layer_windows)
-        groups = self.config.layers // period_
-        angle_STR = self.angles(packed.position_ST)
+        size = period(self.config.kinds)
+        groups, angles = self.config.layers // size, self.angles(packed.position_ST)
 
         # Each layer takes its slice inside the checkpoint: the backward pass then keeps the stack itself, not a copy of all
         # weights, slice by slice.
         def run(x_STD: Array, group_params: Params, i: int) -> tuple[Array, dict[str, Array]]:
-            return self.one_layer(jax.tree.map(operator.itemgetter(i), group_params), i, x_STD, angle_STR, packed, readers)
+            return self.one_layer(jax.tree.map(operator.itemgetter(i), group_params), i, x_STD, angles[i], packed, readers)
 
         def group(x_STD: Array, group_params: Params) -> tuple[Array, list[dict[str, Array]]]:
             found = []
-            for i in range(period_):
+            for i in range(size):
                 layer = jax.checkpoint(functools.partial(run, i=i), policy=REMAT[self.remat], prevent_cse=False)
                 x_STD, kept = layer(x_STD, group_params)
                 found.append(kept)
             return x_STD, found
 
-        stack = jax.tree.map(lambda p: p.reshape(groups, period_, *p.shape[1:]), params["layers"])
+        stack = jax.tree.map(lambda p: p.reshape(groups, size, *p.shape[1:]), params["layers"])
         x_STD, found = jax.lax.scan(group, self.embed(params, packed.tokens_ST), stack)
         of_layers = {site: jnp.stack([kept[site] for kept in found], axis=1) for site in readers}
         return self.final_norm(params, x_STD), {site: x.reshape(-1, *x.shape[2:]) for site, x in of_layers.items()}
 
     def one_layer(
-        self, params: Params, i: int, x_STD: Array, angle_STR: Array, packed: Packed, readers: Readers
+        self, params: Params, i: int, x_STD: Array, angle_STR: Array | None, packed: Packed, readers: Readers
     ) -> tuple[Array, dict[str, Array]]:
         """(the states after layer `i`, whose own parameters are given; what the readers keep of it)."""
         queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))

@@ -1,4 +1,4 @@
-"""What is one decoder layer made of? RMSNorm, RoPE, attention projections, gated MLP, embedding look-up.
+"""What is one decoder layer made of? Norms, RoPE, attention projections, gated MLP, embedding look-up.
 
 Written as if for one device: parameters name their logical axes where they are declared, intermediates where they are
 constrained, and only `sharding.py` knows what that means on a mesh. The computation is in the dtype of the input; norms and
@@ -6,6 +6,7 @@ rotary embeddings are computed in float32 and cast back.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -22,6 +23,8 @@ from mpo_jax.models.taps import Tap, no_tap
 from mpo_jax.types import Array
 
 Activation = Literal["silu", "gelu_tanh"]
+QueryKeyNorm = Literal["head", "all"]  # over each head by itself, or over all heads of a token together
+Normalise = Callable[[Array, Array], Array]  # states, scale -> states
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
@@ -39,38 +42,69 @@ class Llama3Scaling:
     high_freq_factor: float
     original_max_position_embeddings: int
 
+    def scaled(self, frequency: np.ndarray) -> np.ndarray:
+        """Leaves wavelengths below original / high_freq_factor alone, divides the frequencies of those above
+        original / low_freq_factor by `factor`, and interpolates between."""
+        turns = self.original_max_position_embeddings * frequency / (2 * math.pi)
+        keep = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        keep = np.clip(keep, 0.0, 1.0)
+        return frequency * (keep + (1 - keep) / self.factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearScaling:
+    """All rotary frequencies are divided by `factor` (S. Chen et al., arXiv:2306.15595)."""
+
+    factor: float
+
+    def scaled(self, frequency: np.ndarray) -> np.ndarray:
+        return frequency / self.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """The base of a rotary embedding, and the scaling of its frequencies."""
+
+    theta: float
+    scaling: Llama3Scaling | LinearScaling | None = None
+
 
 def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: LogicalAxes) -> nnx.Param:
     """Declares a matrix, initialised from a normal distribution of standard deviation 0.02."""
     return nnx.Param(_normal(rngs.params(), shape, jnp.float32), out_sharding=axes)
 
 
-def norm_scale(size: int, offset: int) -> nnx.Param:
-    """Declares the scale of an RMSNorm, initialised so that offset + scale = 1."""
-    return nnx.Param(jnp.full((size,), 1.0 - offset, jnp.float32), out_sharding=("norm",))
+def norm_scale(shape: tuple[int, ...], offset: int, axes: LogicalAxes = ("norm",)) -> nnx.Param:
+    """Declares the scale of a norm, initialised so that offset + scale = 1."""
+    return nnx.Param(jnp.full(shape, 1.0 - offset, jnp.float32), out_sharding=axes)
 
 
-def rms_norm(x_STD: Array, scale_D: Array, *, eps: float, offset: int) -> Array:
-    """x / rms(x) * (offset + scale), in float32, returned in the dtype of x."""
-    x32_STD = x_STD.astype(jnp.float32)
-    inverse_ST1 = jax.lax.rsqrt(jnp.mean(jnp.square(x32_STD), axis=-1, keepdims=True) + eps)
-    scale_11D = (offset + scale_D.astype(jnp.float32))[None, None]
-    return (x32_STD * inverse_ST1 * scale_11D).astype(x_STD.dtype)
+def rms_norm(x: Array, scale: Array, *, eps: float, offset: int) -> Array:
+    """x / rms(x) * (offset + scale), in float32, returned in the dtype of x. The mean is over the last axes of x, those of the
+    scale: [S, T, D] and [D], or heads [S, T, N, H] and [H] or [N, H]."""
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=_last(scale), keepdims=True) + eps)
+    factor = jnp.expand_dims(offset + scale.astype(jnp.float32), tuple(range(x.ndim - scale.ndim)))
+    return (x32 * inverse * factor).astype(x.dtype)
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Scaling | None) -> np.ndarray:
-    """Radians per position of the head_dim / 2 rotations, float32.
+def layer_norm(x: Array, scale: Array, *, eps: float, offset: int) -> Array:
+    """`rms_norm` of x minus its mean: a LayerNorm without bias."""
+    x32 = x.astype(jnp.float32)
+    return rms_norm(x32 - jnp.mean(x32, axis=_last(scale), keepdims=True), scale, eps=eps, offset=offset).astype(x.dtype)
 
-    Llama-3.1 leaves wavelengths below original / high_freq_factor alone, divides the frequencies of those above
-    original / low_freq_factor by `factor`, and interpolates between.
-    """
-    frequency = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    if scaling is not None:
-        turns = scaling.original_max_position_embeddings * frequency / (2 * math.pi)
-        keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-        keep = np.clip(keep, 0.0, 1.0)
-        frequency = frequency * (keep + (1 - keep) / scaling.factor)
-    return frequency.astype(np.float32)
+
+def _last(scale: Array) -> tuple[int, ...]:
+    return tuple(range(-scale.ndim, 0))
+
+
+NORMS: dict[str, Callable[..., Array]] = {"rms": rms_norm, "layer": layer_norm}
+
+
+def rope_frequencies(head_dim: int, rope: Rope) -> np.ndarray:
+    """Radians per position of the head_dim / 2 rotations, float32."""
+    frequency = rope.theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    return (frequency if rope.scaling is None else rope.scaling.scaled(frequency)).astype(np.float32)
 
 
 def rope_angles(position_ST: Array, frequency: np.ndarray) -> Array:
@@ -78,11 +112,17 @@ def rope_angles(position_ST: Array, frequency: np.ndarray) -> Array:
     return position_ST.astype(jnp.float32)[..., None] * jnp.asarray(frequency)[None, None]
 
 
-def rotate(x_STNH: Array, angle_STR: Array) -> Array:
-    """Rotary embedding in Hugging Face's convention: dimension i turns with dimension i + H / 2. R = H / 2 rotations."""
+def rotate(x_STNH: Array, angle_STR: Array, *, interleaved: bool = False) -> Array:
+    """Rotary embedding of R = H / 2 rotations: dimension i turns with dimension i + H / 2, or where they are `interleaved`
+    dimension 2 i with 2 i + 1, as in J. Su et al., arXiv:2104.09864."""
     cos_ST1R, sin_ST1R = jnp.cos(angle_STR)[:, :, None], jnp.sin(angle_STR)[:, :, None]
-    a_STNR, b_STNR = jnp.split(x_STNH.astype(jnp.float32), 2, axis=-1)
-    turned_STNH = jnp.concatenate([a_STNR * cos_ST1R - b_STNR * sin_ST1R, b_STNR * cos_ST1R + a_STNR * sin_ST1R], axis=-1)
+    x32_STNH = x_STNH.astype(jnp.float32)
+    if interleaved:
+        a_STNR, b_STNR = (x32_STNH.reshape(*x_STNH.shape[:-1], -1, 2)[..., i] for i in range(2))
+    else:
+        a_STNR, b_STNR = jnp.split(x32_STNH, 2, axis=-1)
+    turned = [a_STNR * cos_ST1R - b_STNR * sin_ST1R, b_STNR * cos_ST1R + a_STNR * sin_ST1R]
+    turned_STNH = jnp.stack(turned, axis=-1).reshape(x_STNH.shape) if interleaved else jnp.concatenate(turned, axis=-1)
     return turned_STNH.astype(x_STNH.dtype)
 
 
@@ -181,9 +221,22 @@ _widen.defvjp(_widen_fwd, _widen_bwd)
 
 
 class Attention(nnx.Module):
-    """Query, key, value and output projections of grouped-query attention."""
+    """Query, key, value and output projections of grouped-query attention; `qk_norm` normalises queries and keys before they are
+    rotated."""
 
-    def __init__(self, *, width: int, heads: int, kv_heads: int, head_dim: int, bias: bool, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        bias: bool,
+        qk_norm: QueryKeyNorm | None,
+        norm_offset: int,
+        interleaved: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.q = weight(rngs, (width, heads, head_dim), ("embed", "heads", "head_dim"))
         self.k = weight(rngs, (width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.v = weight(rngs, (width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
@@ -193,9 +246,15 @@ class Attention(nnx.Module):
             self.q_bias = nnx.Param(jnp.zeros((heads, head_dim)), out_sharding=("heads", "head_dim"))
             self.k_bias = nnx.Param(jnp.zeros((kv_heads, head_dim)), out_sharding=("kv_heads", "head_dim"))
             self.v_bias = nnx.Param(jnp.zeros((kv_heads, head_dim)), out_sharding=("kv_heads", "head_dim"))
+        self.qk_norm, self.interleaved = qk_norm, interleaved
+        if qk_norm == "head":
+            self.q_norm, self.k_norm = (norm_scale((head_dim,), norm_offset, ("head_dim",)) for _ in range(2))
+        elif qk_norm == "all":
+            self.q_norm = norm_scale((heads, head_dim), norm_offset, ("heads", "head_dim"))
+            self.k_norm = norm_scale((kv_heads, head_dim), norm_offset, ("kv_heads", "head_dim"))
 
-    def project(self, x_STD: Array, angle_STR: Array) -> tuple[Array, Array, Array]:
-        """States -> rotated queries [S, T, N, H], rotated keys and values [S, T, K, H]."""
+    def project(self, x_STD: Array, angle_STR: Array | None, norm: Normalise) -> tuple[Array, Array, Array]:
+        """States -> queries [S, T, N, H], keys and values [S, T, K, H]; queries and keys are rotated if there are angles."""
         with jax.named_scope("qkv"):
             q_STNH = product("STD,DNH->STNH", x_STD, self.q[...])
             k_STKH = product("STD,DKH->STKH", x_STD, self.k[...])
@@ -207,8 +266,14 @@ class Attention(nnx.Module):
             q_STNH = constrain(q_STNH, "batch", None, "heads", None)
             k_STKH = constrain(k_STKH, "batch", None, "kv_heads", None)
             v_STKH = constrain(v_STKH, "batch", None, "kv_heads", None)
+        if self.qk_norm is not None:
+            with jax.named_scope("qk_norm"):
+                q_STNH, k_STKH = norm(q_STNH, self.q_norm[...]), norm(k_STKH, self.k_norm[...])
+        if angle_STR is None:
+            return q_STNH, k_STKH, v_STKH
         with jax.named_scope("rope"):
-            return rotate(q_STNH, angle_STR), rotate(k_STKH, angle_STR), v_STKH
+            turn = functools.partial(rotate, angle_STR=angle_STR, interleaved=self.interleaved)
+            return turn(q_STNH), turn(k_STKH), v_STKH
 
     def output(self, seen_STNH: Array) -> Array:
         with jax.named_scope("output"):

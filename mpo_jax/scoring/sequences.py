@@ -41,7 +41,7 @@ def score(model: LanguageModel, params: Params, packed: Packed, reads: Reads, ro
     logp, count, pooled = None, None, None
     if Want.LOGP in reads.anything:
         with jax.named_scope("logp"):
-            logp_SA = answer_logps(hidden_STD, model.unembedding(params), packed, model.final_softcap)
+            logp_SA = answer_logps(model.readout(hidden_STD), model.unembedding(params), packed, model.final_softcap)
             logp, count = per_slot(logp_SA, packed, slots), per_slot(jnp.ones_like(logp_SA), packed, slots)
     if Want.HIDDEN in reads.anything:
         with jax.named_scope("pool"):
@@ -79,7 +79,7 @@ def divergences(
     """Side -> (chosen, rejected): the divergence of the two models' next-token distributions over the answers of B = `rows` rows,
     and the answers' numbers of tokens. `packed` was packed for `reads.divergence`; the reference has no gradient."""
     ref_params = jax.lax.stop_gradient(ref_params)
-    states = (model.hidden(params, packed), model.hidden(ref_params, packed))
+    states = (model.readout(model.hidden(p, packed)) for p in (params, ref_params))
     h_SAD, ref_h_SAD = (jnp.take_along_axis(x_STD, packed.answer_at_SA[..., None], axis=1) for x_STD in states)
     unembed_VD, ref_unembed_VD = (model.unembedding(p) for p in (params, ref_params))
     of_policy = Want.KL_OF_POLICY in reads.anything

@@ -22,11 +22,9 @@ from mpo_jax.checkpoints.peft_folder import (
 )
 from mpo_jax.errors import InputError
 from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
-from mpo_jax.models.families.registry import build
+from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.models.parameters import joined
 from mpo_jax.types import Packed
-
-FAMILIES = ("llama", "gemma2", "qwen2")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def packed(tokens_ST):
 
 def logits(model, params, tokens_ST):
     hidden_STD = model.hidden(params, packed(tokens_ST))
-    logits_STV = jnp.einsum("STD,VD->STV", hidden_STD, model.unembedding(params))
+    logits_STV = jnp.einsum("STD,VD->STV", model.readout(hidden_STD), model.unembedding(params))
     cap = model.final_softcap
     return logits_STV if cap is None else cap * jnp.tanh(logits_STV / cap)
 

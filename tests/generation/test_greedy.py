@@ -13,7 +13,7 @@ from mpo_jax.devices.sharding import make_generation_mesh
 from mpo_jax.generation.base import Decoding
 from mpo_jax.generation.engine import Engine
 from mpo_jax.generation.weights import placed
-from mpo_jax.models.families.registry import build
+from mpo_jax.models.families.registry import FAMILIES, build
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 LIMITS = (1, 64)
@@ -34,7 +34,7 @@ def rows(filled_up: np.ndarray) -> list[list[int]]:
     return [[int(token) for token in row if token >= 0] for row in filled_up]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen2"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_stored_answers_of_transformers(name):
     stored = np.load(FIXTURES / name / "greedy.npz")
     stop = stored["stop"].tolist()
@@ -46,7 +46,7 @@ def test_stored_answers_of_transformers(name):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen2"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_live_answers_of_transformers(name, tied, tmp_path):
     pytest.importorskip("torch")
     import hf_models

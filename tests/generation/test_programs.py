@@ -12,6 +12,7 @@ from mpo_jax.devices.sharding import make_generation_mesh
 from mpo_jax.generation import programs, shapes
 from mpo_jax.generation.sampling import Draw
 from mpo_jax.generation.weights import placed
+from mpo_jax.models.layers import LinearScaling, Rope
 from mpo_jax.types import Packed
 
 GREEDY = Draw(None, None, None)
@@ -19,9 +20,16 @@ FAMILIES = {
     "llama": {},
     "gemma2": {
         "layer_windows": (3, None), "tied": True, "norm_offset": 1, "attn_softcap": 2.0, "final_softcap": 4.0,
-        "post_norms": True, "embed_scale": 32**0.5, "activation": "gelu_tanh",
+        "norms": "both", "embed_scale": 32**0.5, "activation": "gelu_tanh",
     },
     "qwen2": {"qkv_bias": True, "tied": True, "layer_windows": (None, 3)},
+    "qwen3": {"qk_norm": "head"},
+    "gemma3": {"layer_windows": (3, None), "layer_ropes": (Rope(1e4), Rope(1e6, LinearScaling(8.0))), "qk_norm": "head"},
+    "cohere2": {
+        "layer_windows": (3, None), "layer_ropes": (Rope(1e4), None), "norm": "layer", "norms": "parallel",
+        "rope_interleaved": True, "logit_scale": 0.3,
+    },
+    "olmo2": {"norms": "after", "qk_norm": "all"},
     "grouped": {"kv_heads": 2},
 }  # fmt: skip
 # (width, tensor) of eight devices; what remains holds copies
@@ -49,7 +57,7 @@ def all_logits(model, params, tokens_ST):
     S, T = tokens_ST.shape
     ones, position = np.ones((S, T), np.int32), np.tile(np.arange(T, dtype=np.int32), (S, 1))
     hidden_STD = model.hidden(params, Packed(tokens_ST, position, ones, ones, *(np.zeros((S, 0), np.int32),) * 5))
-    logits_STV = jnp.einsum("STD,VD->STV", hidden_STD, model.unembedding(params))
+    logits_STV = jnp.einsum("STD,VD->STV", model.readout(hidden_STD), model.unembedding(params))
     cap = model.final_softcap
     return logits_STV if cap is None else cap * jnp.tanh(logits_STV / cap)
 

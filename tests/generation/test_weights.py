@@ -11,7 +11,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.generation.mesh_choice import generation_mesh, possible
 from mpo_jax.generation.weights import abstract_placed, as_declared, placed
 
-MODEL = tiny.model(qkv_bias=True, post_norms=True)
+MODEL = tiny.model(qkv_bias=True, norms="both")
 
 
 def mesh(width: int, tensor: int):

@@ -15,14 +15,14 @@ from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.models.decoder import REMAT, DecoderConfig, Model, period
-from mpo_jax.models.families.registry import build
+from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.types import Packed
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CONFIG = DecoderConfig(
     vocab_size=96, hidden_size=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=48, norm_eps=1e-6, rope_theta=1e4,
     query_scale=8**-0.5, layer_windows=(6, None), tied=True, norm_offset=1, qkv_bias=True, attn_softcap=2.0,
-    post_norms=True, embed_scale=32**0.5, activation="gelu_tanh",
+    norms="both", embed_scale=32**0.5, activation="gelu_tanh",
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def random_params(model: Model, seed: int = 0):
 
 
 def logits(model: Model, params, hidden_STD):
-    logits_STV = np.einsum("STD,VD->STV", hidden_STD, model.unembedding(params))
+    logits_STV = np.einsum("STD,VD->STV", model.readout(hidden_STD), model.unembedding(params))
     cap = model.config.final_softcap
     return logits_STV if cap is None else cap * np.tanh(logits_STV / cap)
 
@@ -56,7 +56,7 @@ def load(folder):
     return model, load_params(folder, model, family, mesh)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen2"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_equals_stored_outputs_of_transformers(name):
     model, params = load(FIXTURES / name)
     expected = np.load(FIXTURES / name / "expected.npz")
@@ -66,7 +66,7 @@ def test_equals_stored_outputs_of_transformers(name):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen2"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_equals_transformers_live(name, tied, tmp_path):
     torch = pytest.importorskip("torch")
     import hf_models
@@ -129,7 +129,7 @@ def test_dtype_of_the_parameters_is_the_dtype_of_the_computation():
 
 
 def test_rematerialisation_changes_no_gradient():
-    config = dataclasses.replace(CONFIG, layer_windows=(6,) * 2, post_norms=False, qkv_bias=False)
+    config = dataclasses.replace(CONFIG, layer_windows=(6,) * 2, norms="before", qkv_bias=False)
     params = random_params(Model(config))
     grads = {}
     for name in REMAT:
@@ -178,7 +178,7 @@ from mpo_jax.devices.sharding import MeshConfig, host_to_global, make_mesh
 from mpo_jax.types import Packed
 
 config = DecoderConfig(vocab_size=96, hidden_size=32, layers=2, heads=8, kv_heads=8, head_dim=4, ffn=48, norm_eps=1e-6,
-    rope_theta=1e4, query_scale=0.5, layer_windows=(6, 6), tied=True, post_norms=True, qkv_bias=True)
+    rope_theta=1e4, query_scale=0.5, layer_windows=(6, 6), tied=True, norms="both", qkv_bias=True)
 model = Model(config)
 rng = np.random.default_rng(0)
 params = jax.tree.map(lambda x: rng.normal(0.0, 0.1, x.shape).astype(np.float32), model.abstract())

@@ -8,8 +8,8 @@ import pytest
 
 from mpo_jax.errors import InputError
 from mpo_jax.models.families.base import write_config
-from mpo_jax.models.families.registry import FAMILIES, build
-from mpo_jax.models.layers import Llama3Scaling
+from mpo_jax.models.families.registry import FAMILIES, MISSING, TEXT_OF, build
+from mpo_jax.models.layers import LinearScaling, Llama3Scaling, Rope
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 ESSENTIAL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4)
@@ -42,6 +42,32 @@ def test_defaults_of_absent_keys():
     assert (qwen.tied, qwen.qkv_bias, qwen.layer_windows) == (False, True, (None,) * 4)
 
 
+def test_defaults_of_absent_keys_of_newer_families():
+    qwen, mistral, olmo = read("qwen3", num_key_value_heads=2), read("mistral", num_attention_heads=8), read("olmo2")
+    assert (qwen.head_dim, qwen.qkv_bias, qwen.qk_norm, qwen.tied) == (128, False, "head", False)
+    assert (mistral.kv_heads, mistral.layer_windows) == (8, (4096,) * 4)
+    assert read("mistral", num_attention_heads=8, sliding_window=None).layer_windows == (None,) * 4
+    assert (olmo.norms, olmo.qk_norm, olmo.norm_eps, olmo.rope_theta) == ("after", "all", 1e-5, 1e4)
+    gemma = FAMILIES["gemma3_text"].read_config({"num_hidden_layers": 7})  # a published one says no more than this
+    assert (gemma.vocab_size, gemma.heads, gemma.kv_heads, gemma.head_dim) == (262_208, 8, 4, 256)
+    assert gemma.layer_windows == (4096,) * 5 + (None, 4096) and gemma.attn_softcap is gemma.final_softcap is None
+    assert gemma.layer_ropes == (Rope(1e4),) * 5 + (Rope(1e6), Rope(1e4))
+    cohere, second = read("cohere"), read("cohere2")
+    assert (cohere.rope_theta, cohere.logit_scale, cohere.norm_eps, cohere.tied) == (5e5, 0.0625, 1e-5, True)
+    assert second.layer_windows == (4096,) * 3 + (None,) and second.layer_ropes == (Rope(1e4),) * 3 + (None,)
+
+
+def test_both_spellings_of_two_rotary_embeddings_are_one_config():
+    linear = {"rope_type": "linear", "factor": 8.0}
+    sliding, full = {"rope_type": "default", "rope_theta": 3e4}, linear | {"rope_theta": 2e6}
+    published = read("gemma3_text", rope_theta=2e6, rope_local_base_freq=3e4, rope_scaling=linear)
+    newer = read("gemma3_text", rope_parameters={"sliding_attention": sliding, "full_attention": full})
+    assert published == newer
+    assert set(published.ropes) == {Rope(3e4)}, "the sixth layer is the first that sees everything"
+    six = read("gemma3_text", num_hidden_layers=6, rope_theta=2e6, rope_local_base_freq=3e4, rope_scaling=linear)
+    assert six.ropes[5] == Rope(2e6, LinearScaling(8.0))
+
+
 def test_windows():
     listed = read("gemma2", sliding_window=8, layer_types=["full_attention", "sliding_attention"] * 2)
     assert listed.layer_windows == (None, 8) * 2
@@ -70,11 +96,28 @@ def test_gemma_reads_hidden_activation_before_hidden_act():
         ({"num_hidden_layers": "4"}, "num_hidden_layers"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"model_type": "mamba"}, "mamba.*llama, gemma2, qwen2"),
+        ({"model_type": "qwen3_moe"}, "qwen3_moe.*nearest type that is: qwen3; what is missing: mixtures of experts"),
+        ({"model_type": "qwen4"}, r"qwen4.*nearest type that is: qwen3\)"),
+        ({"model_type": "mistral3", "text_config": {"model_type": "ministral3"}}, "ministral3.*that is: mistral; .*YaRN"),
+        ({"model_type": None}, "None, which is not supported: choose a model of type"),
+        ({"model_type": "cohere", "use_qk_norm": True}, "use_qk_norm"),
+        ({"model_type": "gemma3_text", "rope_parameters": {"rope_type": "default"}}, "those of 'full_attention' and of"),
     ],
 )
 def test_what_is_not_supported_is_a_sentence(tmp_path, keys, words):
     with pytest.raises(InputError, match=words):
         build(write(tmp_path, **keys))
+
+
+def test_what_is_missing_is_told_of_types_that_are_not_ours():
+    assert not MISSING.keys() & (FAMILIES.keys() | TEXT_OF.keys())
+    assert {nearest for nearest, _ in MISSING.values()} <= FAMILIES.keys()
+    assert {name for name, _ in TEXT_OF.values()} <= FAMILIES.keys()
+
+
+def test_a_type_that_is_told_of_is_known_to_transformers():
+    auto = pytest.importorskip("transformers.models.auto.configuration_auto", reason="needs transformers")
+    assert (MISSING.keys() | TEXT_OF.keys() | FAMILIES.keys()) <= set(auto.CONFIG_MAPPING_NAMES)
 
 
 def test_layer_types_must_fit():

@@ -29,7 +29,7 @@ def test_rms_norm_of_bfloat16_is_computed_in_float32():
 def test_rotation_depends_on_distance_only():
     rng = np.random.default_rng(0)
     q, k = rng.normal(size=(2, 1, 1, 1, 16)).astype(np.float32)
-    frequency = layers.rope_frequencies(16, 10_000.0, None)
+    frequency = layers.rope_frequencies(16, layers.Rope(10_000.0))
 
     def dot(at_q, at_k):
         turn = lambda x, at: layers.rotate(x, layers.rope_angles(jnp.array([[at]]), frequency))  # noqa: E731
@@ -49,7 +49,7 @@ def test_rotation_pairs_a_dimension_with_the_one_half_a_head_away():
 
 def test_llama3_scaling_has_three_bands():
     scaling = layers.Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
-    plain, scaled = (layers.rope_frequencies(128, 500_000.0, s).astype(np.float64) for s in (None, scaling))
+    plain, scaled = (layers.rope_frequencies(128, layers.Rope(500_000.0, s)).astype(np.float64) for s in (None, scaling))
     wavelength = 2 * math.pi / plain
     fast, slow = wavelength < 8192 / 4, wavelength > 8192 / 1
     np.testing.assert_allclose(scaled[fast], plain[fast], rtol=1e-7)

@@ -67,7 +67,7 @@ def test_the_clip_is_of_the_global_norm():
 
 
 def test_weight_decay_spares_norms_and_biases():
-    model = tiny.model(tied=False, qkv_bias=True, post_norms=True)
+    model = tiny.model(tied=False, qkv_bias=True, norms="both")
     params = jax.tree.map(lambda x: jnp.ones(x.shape), model.abstract())
     grads = jax.tree.map(jnp.zeros_like, params)
     after = one_update(OptimConfig(peak_lr=0.1, warmup=0.0, decay="constant", weight_decay=0.5), params, grads)

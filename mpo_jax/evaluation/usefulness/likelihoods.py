@@ -123,7 +123,7 @@ def token_scores(
         return lambda q_STNH, k_STKH, v_STKH: attention(q_STNH, k_STKH, v_STKH, places, places, **how)
 
     hidden_STD = model.unrolled(params, tokens_ST, position_ST, [attend_of(window) for window in c.layer_windows])
-    h_SAD = jnp.take_along_axis(hidden_STD, at_SA[..., None], axis=1)
+    h_SAD = model.readout(jnp.take_along_axis(hidden_STD, at_SA[..., None], axis=1))
     unembed_VD = model.unembedding(params)
     logp_SA: Array = token_logps(h_SAD, unembed_VD, label_SA, model.final_softcap)
     return everywhere(logp_SA), everywhere(token_argmaxes(h_SAD, unembed_VD, model.final_softcap))

@@ -1,7 +1,8 @@
-"""What is a model family? A reader of its config.json, a table of its weights, and the chat format of MPO's authors.
+"""What is a model family? A reader of its config.json, and the chat format of MPO's authors.
 
-This file also has the parts of readers and tables that the families share. Readers accept the published spelling of a config.json
-and that of transformers 5; a key that asks for something the decoder cannot do is an error that names the key.
+This file also has the parts of readers that the families share, and the table of weights, which follows from what is read.
+Readers accept the published spelling of a config.json and that of transformers 5; a key that asks for something the decoder
+cannot do is an error that names the key.
 """
 
 import dataclasses
@@ -9,12 +10,56 @@ from collections.abc import Callable
 from typing import Any
 
 from mpo_jax.errors import InputError
-from mpo_jax.models.decoder import DecoderConfig
-from mpo_jax.models.layers import Activation, Llama3Scaling
+from mpo_jax.models.decoder import DecoderConfig, Norms
+from mpo_jax.models.layers import Activation, LinearScaling, Llama3Scaling, QueryKeyNorm, Rope
 from mpo_jax.models.weight_table import Weight
 from mpo_jax.types import ChatFormat
 
 RawConfig = dict[str, Any]  # a parsed config.json
+
+
+# The names that Hugging Face's decoders share.
+ATTENTION_NORM = Weight("layers.attention_norm", "model.layers.{layer}.input_layernorm.weight", "norm")
+PROJECTIONS = (
+    Weight("layers.attention.q", "model.layers.{layer}.self_attn.q_proj.weight", "(heads head_dim) embed"),
+    Weight("layers.attention.k", "model.layers.{layer}.self_attn.k_proj.weight", "(kv_heads head_dim) embed"),
+    Weight("layers.attention.v", "model.layers.{layer}.self_attn.v_proj.weight", "(kv_heads head_dim) embed"),
+    Weight("layers.attention.o", "model.layers.{layer}.self_attn.o_proj.weight", "embed (heads head_dim)"),
+    Weight("layers.mlp.gate", "model.layers.{layer}.mlp.gate_proj.weight", "mlp embed"),
+    Weight("layers.mlp.up", "model.layers.{layer}.mlp.up_proj.weight", "mlp embed"),
+    Weight("layers.mlp.down", "model.layers.{layer}.mlp.down_proj.weight", "embed mlp"),
+)
+AFTER = (
+    Weight("layers.attention_post_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm"),
+    Weight("layers.mlp_post_norm", "model.layers.{layer}.post_feedforward_layernorm.weight", "norm"),
+)
+OTHER_NORMS: dict[Norms, tuple[Weight, ...]] = {
+    # "post attention" is before the MLP here, and in the others after the attention.
+    "before": (Weight("layers.mlp_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm"),),
+    "after": AFTER,
+    "both": (
+        AFTER[0],
+        Weight("layers.mlp_norm", "model.layers.{layer}.pre_feedforward_layernorm.weight", "norm"),
+        AFTER[1],
+    ),
+    "parallel": (),
+}
+BIASES = (
+    Weight("layers.attention.q_bias", "model.layers.{layer}.self_attn.q_proj.bias", "(heads head_dim)"),
+    Weight("layers.attention.k_bias", "model.layers.{layer}.self_attn.k_proj.bias", "(kv_heads head_dim)"),
+    Weight("layers.attention.v_bias", "model.layers.{layer}.self_attn.v_proj.bias", "(kv_heads head_dim)"),
+)
+QUERY_KEY_NORMS: dict[QueryKeyNorm | None, tuple[Weight, ...]] = {
+    None: (),
+    "head": (
+        Weight("layers.attention.q_norm", "model.layers.{layer}.self_attn.q_norm.weight", "head_dim"),
+        Weight("layers.attention.k_norm", "model.layers.{layer}.self_attn.k_norm.weight", "head_dim"),
+    ),
+    "all": (
+        Weight("layers.attention.q_norm", "model.layers.{layer}.self_attn.q_norm.weight", "(heads head_dim)"),
+        Weight("layers.attention.k_norm", "model.layers.{layer}.self_attn.k_norm.weight", "(kv_heads head_dim)"),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,23 +68,22 @@ class Family:
 
     model_type: str
     read_config: Callable[[RawConfig], DecoderConfig]
-    weights: Callable[[DecoderConfig], tuple[Weight, ...]]
-    authors_chat: ChatFormat | None  # what the method's published code trains with; None where its authors trained no such model
+    authors_chat: ChatFormat | None = (
+        None  # what the method's published code trains with; None: its authors trained no such model
+    )
 
-
-SHARED_WEIGHTS = (
-    Weight("embedding", "model.embed_tokens.weight", "vocab embed"),
-    Weight("layers.attention_norm", "model.layers.{layer}.input_layernorm.weight", "norm"),
-    Weight("layers.attention.q", "model.layers.{layer}.self_attn.q_proj.weight", "(heads head_dim) embed"),
-    Weight("layers.attention.k", "model.layers.{layer}.self_attn.k_proj.weight", "(kv_heads head_dim) embed"),
-    Weight("layers.attention.v", "model.layers.{layer}.self_attn.v_proj.weight", "(kv_heads head_dim) embed"),
-    Weight("layers.attention.o", "model.layers.{layer}.self_attn.o_proj.weight", "embed (heads head_dim)"),
-    Weight("layers.mlp.gate", "model.layers.{layer}.mlp.gate_proj.weight", "mlp embed"),
-    Weight("layers.mlp.up", "model.layers.{layer}.mlp.up_proj.weight", "mlp embed"),
-    Weight("layers.mlp.down", "model.layers.{layer}.mlp.down_proj.weight", "embed mlp"),
-    Weight("final_norm", "model.norm.weight", "norm"),
-)
-UNEMBEDDING = (Weight("unembedding", "lm_head.weight", "vocab embed"),)  # absent from a tied checkpoint
+    def weights(self, config: DecoderConfig) -> tuple[Weight, ...]:
+        """The tensors of a checkpoint, which follow from its config alone."""
+        return (
+            Weight("embedding", "model.embed_tokens.weight", "vocab embed"),
+            *(() if config.norms == "after" else (ATTENTION_NORM,)),
+            *PROJECTIONS,
+            Weight("final_norm", "model.norm.weight", "norm"),
+            *OTHER_NORMS[config.norms],
+            *(BIASES if config.qkv_bias else ()),
+            *QUERY_KEY_NORMS[config.qk_norm],
+            *(() if config.tied else (Weight("unembedding", "lm_head.weight", "vocab embed"),)),
+        )
 
 
 def integer(raw: RawConfig, key: str, default: int | None = None) -> int:
@@ -66,34 +110,67 @@ def activation(name: str) -> Activation:
     return names[name]
 
 
-def rope(raw: RawConfig) -> tuple[float, Llama3Scaling | None]:
-    """(theta, scaling) from `rope_theta` and `rope_scaling`, or from `rope_parameters` that holds both."""
-    given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    theta = given.get("rope_theta", raw.get("rope_theta", 10_000.0))
+def rope(given: RawConfig, theta: float) -> Rope:
+    """A rotary embedding from the keys of `rope_scaling` or of `rope_parameters`; `theta` where they do not have it."""
     kind = given.get("rope_type", given.get("type", "default"))
-    if any(isinstance(value, dict) for value in given.values()) or kind not in ("default", "llama3"):
+    scalings = {"default": None, "linear": LinearScaling, "llama3": Llama3Scaling}
+    if any(isinstance(value, dict) for value in given.values()) or kind not in scalings:
         raise InputError(
-            f"config.json has the rotary embedding {given}, which is not supported: choose a model with 'default' or 'llama3'."
+            f"config.json has the rotary embedding {given}, which is not supported: choose a model with one of "
+            f"{', '.join(map(repr, scalings))}."
         )
     only(given, "partial_rotary_factor", 1.0)
-    only(raw, "partial_rotary_factor", 1.0)
-    if kind == "default":
-        return float(theta), None
-    fields = [field.name for field in dataclasses.fields(Llama3Scaling)]
+    theta, scaling = float(given.get("rope_theta", theta)), scalings[kind]
+    if scaling is None:
+        return Rope(theta)
+    fields = [field.name for field in dataclasses.fields(scaling)]
     if missing := [name for name in fields if name not in given]:
-        raise InputError(f"config.json has a 'llama3' rotary embedding without {missing}: use the published config.json.")
-    return float(theta), Llama3Scaling(*(given[name] for name in fields))
+        raise InputError(f"config.json has a {kind!r} rotary embedding without {missing}: use the published config.json.")
+    return Rope(theta, scaling(*(given[name] for name in fields)))
+
+
+def one_rope(raw: RawConfig, theta: float = 10_000.0) -> Rope:
+    """That of all layers, from `rope_theta` and `rope_scaling`, or from `rope_parameters` that holds both; `theta` is the
+    family's default."""
+    only(raw, "partial_rotary_factor", 1.0)
+    return rope(raw.get("rope_scaling") or raw.get("rope_parameters") or {}, raw.get("rope_theta") or theta)
+
+
+def two_ropes(raw: RawConfig, *, full: float, sliding: float) -> dict[str, Rope]:
+    """Those of layers that see everything and of layers with a window, from `rope_parameters` of both, or from `rope_theta` and
+    `rope_scaling` of the first and `rope_local_base_freq` of the second; `full` and `sliding` are the family's defaults."""
+    only(raw, "partial_rotary_factor", 1.0)
+    given = raw.get("rope_parameters") or {}
+    if set(given) - {FULL, SLIDING}:
+        raise InputError(f"config.json has 'rope_parameters': {given}, but this model has those of '{FULL}' and of '{SLIDING}'.")
+    return {
+        FULL: rope(given.get(FULL) or raw.get("rope_scaling") or {}, raw.get("rope_theta") or full),
+        SLIDING: rope(given.get(SLIDING) or {}, raw.get("rope_local_base_freq") or sliding),
+    }
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def layer_types(raw: RawConfig, layers: int, sliding: Callable[[int], bool]) -> tuple[str, ...]:
+    """Whether a layer has a window: by `layer_types` when the config lists them, otherwise by the family's rule
+    `sliding(layer)`."""
+    types = raw.get("layer_types") or [SLIDING if sliding(layer) else FULL for layer in range(layers)]
+    if len(types) != layers or set(types) - {SLIDING, FULL}:
+        raise InputError(
+            f"config.json has 'layer_types': {types}, but it must name '{SLIDING}' or '{FULL}' for each of the {layers} layers."
+        )
+    return tuple(types)
+
+
+def every(n: int) -> Callable[[int], bool]:
+    """The rule by which each n-th layer sees everything and the others have a window."""
+    return lambda layer: (layer + 1) % n > 0
 
 
 def windows(raw: RawConfig, layers: int, window: int | None, sliding: Callable[[int], bool]) -> tuple[int | None, ...]:
-    """The window of each layer: by `layer_types` when the config lists them, otherwise by the family's rule `sliding(layer)`."""
-    types = raw.get("layer_types") or ["sliding_attention" if sliding(layer) else "full_attention" for layer in range(layers)]
-    if len(types) != layers or set(types) - {"sliding_attention", "full_attention"}:
-        raise InputError(
-            f"config.json has 'layer_types': {types}, but it must name 'sliding_attention' or 'full_attention' for each of the "
-            f"{layers} layers."
-        )
-    return tuple(window if kind == "sliding_attention" else None for kind in types)
+    """The window of each layer, by its `layer_types`."""
+    return tuple(window if kind == SLIDING else None for kind in layer_types(raw, layers, sliding))
 
 
 def heads(raw: RawConfig, *, default_kv_heads: int | None = None, default_head_dim: int | None = None) -> tuple[int, int, int]:
@@ -111,9 +188,15 @@ def heads(raw: RawConfig, *, default_kv_heads: int | None = None, default_head_d
 def write_config(raw: RawConfig, dtype: str) -> RawConfig:
     """The original config.json with the dtype of the exported weights, in the spelling that every version of transformers
     reads."""
-    theta, scaling = rope(raw)
-    kept = {k: v for k, v in raw.items() if k not in ("rope_parameters", "rope_scaling", "dtype")}
-    legacy = {"rope_theta": theta, "torch_dtype": dtype}
-    if scaling is not None:
-        legacy["rope_scaling"] = {"rope_type": "llama3", **dataclasses.asdict(scaling)}
+    kept = {key: value for key, value in raw.items() if key not in ("rope_parameters", "dtype")}
+    given = raw.get("rope_parameters") or {}
+    legacy: RawConfig = {"torch_dtype": dtype}
+    if SLIDING in given and "rope_theta" in (local := given[SLIDING] or {}):
+        legacy["rope_local_base_freq"] = local["rope_theta"]
+    shared = given.get(FULL) or {} if FULL in given or SLIDING in given else given
+    scaling = {key: value for key, value in shared.items() if key != "rope_theta"}
+    if "rope_theta" in shared:
+        legacy["rope_theta"] = float(shared["rope_theta"])
+    if not raw.get("rope_scaling") and scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        legacy["rope_scaling"] = scaling
     return kept | legacy

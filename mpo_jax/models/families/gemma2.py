@@ -2,14 +2,7 @@
 
 from mpo_jax.models.decoder import DecoderConfig
 from mpo_jax.models.families import base
-from mpo_jax.models.weight_table import Weight
 from mpo_jax.types import ChatFormat
-
-OWN_WEIGHTS = (
-    Weight("layers.attention_post_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm"),
-    Weight("layers.mlp_norm", "model.layers.{layer}.pre_feedforward_layernorm.weight", "norm"),
-    Weight("layers.mlp_post_norm", "model.layers.{layer}.post_feedforward_layernorm.weight", "norm"),
-)
 
 
 def read_config(raw: base.RawConfig) -> DecoderConfig:
@@ -18,7 +11,7 @@ def read_config(raw: base.RawConfig) -> DecoderConfig:
     base.only(raw, "use_bidirectional_attention", False)
     layers, width = base.integer(raw, "num_hidden_layers"), base.integer(raw, "hidden_size")
     heads, kv_heads, head_dim = base.heads(raw, default_kv_heads=4, default_head_dim=256)
-    theta, scaling = base.rope(raw)
+    rope = base.one_rope(raw)
     return DecoderConfig(
         vocab_size=base.integer(raw, "vocab_size"),
         hidden_size=width,
@@ -29,27 +22,22 @@ def read_config(raw: base.RawConfig) -> DecoderConfig:
         ffn=base.integer(raw, "intermediate_size"),
         norm_eps=raw.get("rms_norm_eps", 1e-6),
         norm_offset=1,
-        rope_theta=theta,
-        rope_scaling=scaling,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
         query_scale=raw.get("query_pre_attn_scalar", 256) ** -0.5,
         layer_windows=base.windows(raw, layers, base.integer(raw, "sliding_window", 4096), lambda layer: layer % 2 == 0),
         attn_softcap=raw.get("attn_logit_softcapping", 50.0),
         final_softcap=raw.get("final_logit_softcapping", 30.0),
-        post_norms=True,
+        norms="both",
         embed_scale=width**0.5,
         activation=base.activation(raw.get("hidden_activation") or raw.get("hidden_act") or "gelu_pytorch_tanh"),
         tied=raw.get("tie_word_embeddings", True),
     )
 
 
-def weights(config: DecoderConfig) -> tuple[Weight, ...]:
-    return (*base.SHARED_WEIGHTS, *OWN_WEIGHTS, *(() if config.tied else base.UNEMBEDDING))
-
-
 FAMILY = base.Family(
     model_type="gemma2",
     read_config=read_config,
-    weights=weights,
     authors_chat=ChatFormat(
         before="<bos><start_of_turn>user\n",
         between="<end_of_turn>\n<start_of_turn>model\n",

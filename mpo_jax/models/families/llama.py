@@ -2,10 +2,7 @@
 
 from mpo_jax.models.decoder import DecoderConfig
 from mpo_jax.models.families import base
-from mpo_jax.models.weight_table import Weight
 from mpo_jax.types import ChatFormat
-
-MLP_NORM = Weight("layers.mlp_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm")
 
 
 def read_config(raw: base.RawConfig) -> DecoderConfig:
@@ -14,7 +11,7 @@ def read_config(raw: base.RawConfig) -> DecoderConfig:
     base.only(raw, "mlp_bias", False)
     layers = base.integer(raw, "num_hidden_layers")
     heads, kv_heads, head_dim = base.heads(raw)
-    theta, scaling = base.rope(raw)
+    rope = base.one_rope(raw)
     return DecoderConfig(
         vocab_size=base.integer(raw, "vocab_size"),
         hidden_size=base.integer(raw, "hidden_size"),
@@ -24,8 +21,8 @@ def read_config(raw: base.RawConfig) -> DecoderConfig:
         head_dim=head_dim,
         ffn=base.integer(raw, "intermediate_size"),
         norm_eps=raw.get("rms_norm_eps", 1e-6),
-        rope_theta=theta,
-        rope_scaling=scaling,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
         query_scale=head_dim**-0.5,
         layer_windows=(None,) * layers,
         activation=base.activation(raw.get("hidden_act", "silu")),
@@ -33,14 +30,9 @@ def read_config(raw: base.RawConfig) -> DecoderConfig:
     )
 
 
-def weights(config: DecoderConfig) -> tuple[Weight, ...]:
-    return (*base.SHARED_WEIGHTS, MLP_NORM, *(() if config.tied else base.UNEMBEDDING))
-
-
 FAMILY = base.Family(
     model_type="llama",
     read_config=read_config,
-    weights=weights,
     authors_chat=ChatFormat(
         before="<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
         between="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",

@@ -2,15 +2,7 @@
 
 from mpo_jax.models.decoder import DecoderConfig
 from mpo_jax.models.families import base
-from mpo_jax.models.weight_table import Weight
 from mpo_jax.types import ChatFormat
-
-OWN_WEIGHTS = (
-    Weight("layers.mlp_norm", "model.layers.{layer}.post_attention_layernorm.weight", "norm"),
-    Weight("layers.attention.q_bias", "model.layers.{layer}.self_attn.q_proj.bias", "(heads head_dim)"),
-    Weight("layers.attention.k_bias", "model.layers.{layer}.self_attn.k_proj.bias", "(kv_heads head_dim)"),
-    Weight("layers.attention.v_bias", "model.layers.{layer}.self_attn.v_proj.bias", "(kv_heads head_dim)"),
-)
 
 
 def read_config(raw: base.RawConfig) -> DecoderConfig:
@@ -19,7 +11,7 @@ def read_config(raw: base.RawConfig) -> DecoderConfig:
     heads, kv_heads, head_dim = base.heads(raw, default_kv_heads=32)
     window = base.integer(raw, "sliding_window", 4096) if raw.get("use_sliding_window") else None
     first_sliding = raw.get("max_window_layers", 28)
-    theta, scaling = base.rope(raw)
+    rope = base.one_rope(raw)
     return DecoderConfig(
         vocab_size=base.integer(raw, "vocab_size"),
         hidden_size=base.integer(raw, "hidden_size"),
@@ -29,8 +21,8 @@ def read_config(raw: base.RawConfig) -> DecoderConfig:
         head_dim=head_dim,
         ffn=base.integer(raw, "intermediate_size"),
         norm_eps=raw.get("rms_norm_eps", 1e-6),
-        rope_theta=theta,
-        rope_scaling=scaling,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
         query_scale=head_dim**-0.5,
         layer_windows=base.windows(raw, layers, window, lambda layer: layer >= first_sliding),
         qkv_bias=True,
@@ -39,14 +31,9 @@ def read_config(raw: base.RawConfig) -> DecoderConfig:
     )
 
 
-def weights(config: DecoderConfig) -> tuple[Weight, ...]:
-    return (*base.SHARED_WEIGHTS, *OWN_WEIGHTS, *(() if config.tied else base.UNEMBEDDING))
-
-
 FAMILY = base.Family(
     model_type="qwen2",
     read_config=read_config,
-    weights=weights,
     authors_chat=ChatFormat(
         before=(
             "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
