@@ -104,9 +104,10 @@ def _backward_of_layer(config: DecoderConfig, layers: Params, reached: bool) -> 
 
     attention, mlp = (layers.get(group, {}).keys() for group in ("attention", "mlp"))
     at_qkv = reached or "attention_norm" in layers
-    q, k, v = (at_qkv or name in attention or f"{name}_bias" in attention for name in "qkv")
+    q, k, v = (at_qkv or bool(attention & {name, f"{name}_bias", f"{name}_norm"}) for name in "qkv")
     of_pair = (q + k + (q or k) + v) * config.heads * config.head_dim  # of queries, keys, probabilities, values
-    at_mlp = reached or bool(layers.keys() & {"attention_norm", "attention", "attention_post_norm", "mlp_norm"})
+    before_mlp = {"attention_norm", "attention", "attention_post_norm", "mlp_norm"}
+    at_mlp = at_qkv if config.norms == "parallel" else reached or bool(layers.keys() & before_mlp)
     at_down = at_mlp or bool(mlp & {"gate", "up"})
     of_position = sum(of_product("attention", name, at_qkv) for name in "qkv") + of_product("attention", "o", q or k or v)
     of_position += sum(of_product("mlp", name, at_mlp) for name in ("gate", "up")) + of_product("mlp", "down", at_down)

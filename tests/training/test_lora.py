@@ -30,6 +30,7 @@ from mpo_jax.models.families.registry import build
 from mpo_jax.models.parameters import Frozen
 from mpo_jax.models.weight_table import export_tree
 from mpo_jax.scoring.objective import Task
+from mpo_jax.telemetry.flops import update_work
 from mpo_jax.telemetry.memory import bytes_on
 from mpo_jax.training.assemble import assemble
 from mpo_jax.training.config import parse
@@ -276,11 +277,14 @@ def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole):
     assert held < whole_state / 2, "a checkpoint holds the adapter alone"
 
 
-def test_a_run_holds_the_base_once(world, tmp_path):
-    config = parse([f"--config={config_file(world, tmp_path)}", *SETTINGS])
-    frozen = assemble(config).frozen
-    assert frozen.shared and not frozen.reference
-    assert len(jax.tree.leaves(frozen)) == len(jax.tree.leaves(build(world / "model")[1].abstract()))
+def test_a_run_holds_the_base_once_and_counts_an_adapters_work(world, whole, tmp_path):
+    run = assemble(parse([f"--config={config_file(world, tmp_path)}", *SETTINGS]))
+    assert run.frozen.shared and not run.frozen.reference
+    assert len(jax.tree.leaves(run.frozen)) == len(jax.tree.leaves(build(world / "model")[1].abstract()))
+    work = update_work(run.model.config, run.data.train.batch_at(1), run.programs.state.trainable)
+    lines = map(json.loads, (whole / "metrics.jsonl").read_text().splitlines())
+    (second,) = (line for line in lines if line["step"] == 2 and "step_seconds" in line)
+    assert second["tflops_per_second"] * second["step_seconds"] * 8e12 == pytest.approx(work.flops, rel=1e-5)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(world, whole, tmp_path, interrupted):
