@@ -38,7 +38,7 @@ from mpo_jax.recipes import registry, sources
 from mpo_jax.recipes.alignment import Aligner, Nllb, ServedAligner
 from mpo_jax.recipes.base import Build, Recipe, meanings
 from mpo_jax.recipes.own_model import OnDevices, OwnModel, Served
-from mpo_jax.recipes.run import carry_out
+from mpo_jax.recipes.run import JUDGED, ROWS, carry_out
 from mpo_jax.recipes.writing import RULES
 
 KINDS = {"judge": "who says what is safe", "translate": "who translates into the target languages"}
@@ -68,7 +68,11 @@ def parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, type[Recipe]
     parser.add_argument("--dominant", default="en", help="the language that the model is best in (default: %(default)s)")
     parser.add_argument("--output", required=True, help="a folder for the rows and everything that they were made of")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts that the recipe can use")
-    parser.add_argument("--stage", metavar="NAME", help="only this stage (default: all); 'rows' is the last one")
+    parser.add_argument(
+        "--stage",
+        metavar="NAME",
+        help=f"only this stage, '{ROWS}' the last (default: all); '{JUDGED}' has a judge read every answer of the rows",
+    )
     parser.add_argument("--drop", metavar="RULES", help=f"leave out rows of these kinds: {','.join(RULES)}")
     parser.add_argument("--model", help="a folder, or a Hugging Face hub name as user/name[@revision]")
     parser.add_argument(
@@ -162,7 +166,7 @@ def models_of(args: argparse.Namespace, recipe: Recipe, build: Build) -> Mapping
     for role, model in given.items():
         if model is not None and (asked or not isinstance(model, OnDevices) or path_of(model.name).is_dir()):
             known[role] = model.known
-    if build.judge is not None:
+    if build.judge is not None and args.stage != JUDGED:  # where any judge may be asked, one after the other
         known["judge"] = build.judge.name
     if build.translator is not None:
         known["translator"] = build.translator(build.languages[0]).name
@@ -225,7 +229,9 @@ def translator(args: argparse.Namespace, language: str, recording: Recording | N
 
 def computes(args: argparse.Namespace, recipe: Recipe) -> bool:
     """Whether a model runs on these devices."""
-    asked = {stage.who for stage in recipe.stages if args.stage in (None, stage.name)}
+    asked = {stage.who for stage in recipe.stages if args.stage in (None, stage.name)} | (
+        {"judge"} if args.stage == JUDGED else set()
+    )
     answers_here = "model" in asked and args.model is not None and not asking.served(args)
     scores_here = "scorer" in asked
     return answers_here or scores_here or ("judge" in asked and args.judge_dir is not None and args.judge_server is None)

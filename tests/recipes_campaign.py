@@ -75,7 +75,7 @@ def campaign(folder: Path, recipe: str, limit: int, kills: int, dice: random.Ran
         asked, times = len(endpoint.asked), 0
         words = arguments(recipe, prompts, folder / f"{recipe}-killed", *more)
         stages = [line.partition(":")[0] for line in said.splitlines() if not line.startswith(" ")]
-        while times < kills and killed(words, dice.uniform(0.3, 1) * seconds):
+        while times < kills and killed(words, dice.uniform(0.15, 0.6) * seconds):
             times += 1
         whole(words)
         twice = len(endpoint.asked) - 2 * asked

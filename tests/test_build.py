@@ -71,7 +71,11 @@ OWN = ["--server", "http://nobody.invalid", "--served-model", MODEL, "--chat"]
         ("icr", ["--samples", "1"], "samples=1 must be at least 2"),
         ("on_policy", ["--languages", "sw,en"], "--languages has 'en', the dominant language"),
         ("on_policy", ["--languages", "tlh"], "The language 'tlh' is in no table of translators"),
-        ("on_policy", ["--stage", "tea"], "stage='tea' is not known: write one of 'answers', 'verdicts', 'translations', 'rows'"),
+        (
+            "on_policy",
+            ["--stage", "tea"],
+            "stage='tea' is not known: write one of 'answers', 'verdicts', 'translations', 'rows', 'judged'",
+        ),
         ("on_policy", ["--chat"], "--chat is for a served model"),
         ("on_policy", [*OWN, "--dtype", "float32"], "--dtype is for a model on these devices"),
         ("on_policy", ["--drop", "dull"], "drop='dull' is not known"),
@@ -104,3 +108,24 @@ def test_the_output_of_another_recipe_is_refused_with_the_difference(prompts, tm
         assert "settings.options.cross was True and is now False" in text
         text = refused(capsys, arguments("on_policy", prompts, tmp_path / "out", *voices(endpoint.url), "--chat"))
         assert "recipe was 'sdrrl' and is now 'on_policy'" in text
+
+
+def test_any_judge_can_read_the_rows(prompts, tmp_path, capsys):
+    """Each distinct answer once: the two languages share their dominant side."""
+    with served(recipe_voices.say) as endpoint:
+        given = arguments("on_policy", prompts, tmp_path / "out", *voices(endpoint.url), "--chat")
+        assert "--stage rows first" in refused(capsys, [*given, "--stage", "judged"])
+        command.main(given)
+        command.main([*given, "--stage", "judged", "--judge", "phrases"])
+        asked = len(endpoint.asked)
+        command.main([*given, "--stage", "judged"])
+        assert len(endpoint.asked) > asked
+    said = json.loads((tmp_path / "out" / "judged.json").read_text())
+    assert said.keys() == {"phrases", f"deng-{MODEL}"}
+    for found in said.values():
+        assert {(n, sum(counts.values())) for by in found.values() for n, counts in by.items()} == {
+            ("chosen", 4),
+            ("rejected", 4),
+        }
+    assert said["phrases"]["sw"] == {"chosen": {"refusal": 4}, "rejected": {"other": 4}}
+    assert "sw        chosen" in capsys.readouterr().out

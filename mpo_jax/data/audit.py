@@ -46,7 +46,7 @@ THRESHOLDS: Mapping[str, tuple[float, str]] = {
     "rejected_in_another_language": (0.5, "rejected answers are in another language"),
     "chosen_mixes_languages": (0.2, "chosen answers have sentences of the dominant language"),
     "rejected_opens_with_refusal": (0.3, "rejected answers open like a refusal"),
-    "chosen_lost_refusal": (0.2, "chosen answers do not open like a refusal, though the source's do"),
+    "chosen_lost_refusal": (0.4, "chosen answers do not open like a refusal, though the source's do"),
     "chosen_ends_early": (0.3, "chosen answers stop in the middle of a sentence"),
     "chosen_length_unlike_source": (0.1, "chosen answers are much longer or shorter than the source's"),
     "html_entities": (0.1, "rows have HTML entities"),

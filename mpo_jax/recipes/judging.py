@@ -1,6 +1,7 @@
 """What does a judge say of answers to prompts? Its replies are kept as those of an evaluation are, and none is asked twice."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mpo_jax.clients.judges.base import Judge, reads_as_written
 from mpo_jax.data.language import UNKNOWN
@@ -10,20 +11,19 @@ from mpo_jax.evaluation.safety.verdicts import Verdict, judge_all, verdicts
 from mpo_jax.recipes.answers import ALL_THERE
 from mpo_jax.recipes.base import Build
 
-FOLDER = "verdicts"
 GOOD = ("safe", "refusal")  # what judges call an answer that may be chosen
 
 
-def judge_answers(build: Build, asked: Sequence[Exchange]) -> str:
-    """Writes the replies that are missing. Errors: no judge; a language that it does not read."""
+def judge_answers(build: Build, asked: Sequence[Exchange], folder: Path) -> str:
+    """Writes what the folder lacks of the replies. Errors: no judge; a language that it does not read."""
     judge = judge_of(build)
-    summary = judge_all(asked, [_reading(judge, one) for one in asked], judge, build.folder / FOLDER) if asked else None
+    summary = judge_all(asked, [_reading(judge, one) for one in asked], judge, folder) if asked else None
     return ALL_THERE if summary is None else summary.sentence()
 
 
-def said_of(build: Build, judge: Judge, asked: Sequence[Exchange]) -> list[Verdict]:
+def said_of(judge: Judge, asked: Sequence[Exchange], folder: Path) -> list[Verdict]:
     """Of each exchange, "not judged yet" included."""
-    folder, read = build.folder / FOLDER, [_reading(judge, one) for one in asked]
+    read = [_reading(judge, one) for one in asked]
     if not folder.is_dir():
         return [Verdict(one, None, "not judged yet") for one in asked]
     return verdicts(asked, read, judge, folder) if asked else []

@@ -122,8 +122,12 @@ class OnPolicy:
     def _judge(self, build: Build) -> str:
         """Whatever refuses and ends, and has not been judged. Errors: the judge met an error."""
         asked = [self._exchange(build, tried.source, tried.samples[-1][0]) for tried in self._tried(build) if tried.waiting]
-        said = judging.judge_answers(build, asked)
-        failed = [verdict for verdict in judging.said_of(build, judging.judge_of(build), asked) if verdict.said is None]
+        said = judging.judge_answers(build, asked, build.folder / VERDICTS)
+        failed = [
+            verdict
+            for verdict in judging.said_of(judging.judge_of(build), asked, build.folder / VERDICTS)
+            if verdict.said is None
+        ]
         if failed:
             raise InputError(f"The judge has no verdict on {len(failed)} answers ({failed[0].missing}): run the command again.")
         return said
@@ -167,7 +171,9 @@ class OnPolicy:
         judged = [(tried, i) for tried in found for i, (_, said) in enumerate(tried.samples) if said == WAITING]
         if judged:
             asked = [self._exchange(build, tried.source, tried.samples[i][0]) for tried, i in judged]
-            for (tried, i), verdict in zip(judged, judging.said_of(build, judging.judge_of(build), asked), strict=True):
+            for (tried, i), verdict in zip(
+                judged, judging.said_of(judging.judge_of(build), asked, build.folder / VERDICTS), strict=True
+            ):
                 if verdict.said is not None:
                     said = None if verdict.said in judging.GOOD else f"was called '{verdict.said}' by the judge"
                     tried.samples[i] = (tried.samples[i][0], said)

@@ -12,10 +12,12 @@ from mpo_jax.files.digests import digests, fingerprint
 from mpo_jax.files.paths import path_of
 from mpo_jax.recipes import manifest, sources
 from mpo_jax.recipes.base import Build, Recipe, Stage
+from mpo_jax.recipes.judged_rows import judge_rows
 from mpo_jax.recipes.manifest import Manifest
 from mpo_jax.recipes.writing import RULES, Written, write_rows
 
 ROWS = "rows"  # the last stage of every recipe, which asks nobody
+JUDGED = "judged"  # a stage that runs only when it is named: a judge reads every answer of the rows
 
 
 def carry_out(
@@ -32,14 +34,14 @@ def carry_out(
     """Does what the folder lacks, and tells `say` a line of each stage. None where `stage` names one that writes no rows.
 
     `name`: the recipe's, in the registry. `models`: what those that are at hand are known by, as JSON. `drop`: rules of
-    `writing.RULES`. `left_out`: prompts that were not used, reason -> number. Errors: an unknown rule; a folder of something else; those of
-    the stages; several processes for a stage that asks others than models of these devices.
+    `writing.RULES`. `left_out`: prompts that were not used, reason -> number. Errors: an unknown rule; a folder of something
+    else; those of the stages; several processes for a stage that asks others than models of these devices.
     """
     names = [one.name for one in recipe.stages]
     if stage is not None:
-        check_choice("stage", stage, (*names, ROWS))
+        check_choice("stage", stage, (*names, ROWS, JUDGED))
     wanted = [one for one in recipe.stages if stage in (None, one.name)]
-    if jax.process_count() > 1 and (stage == ROWS or stage is None or any(one.who != "model" for one in wanted)):
+    if jax.process_count() > 1 and (stage in (None, ROWS, JUDGED) or any(one.who != "model" for one in wanted)):
         own = ", ".join(one.name for one in recipe.stages if one.who == "model")
         raise InputError(
             f"These {jax.process_count()} processes would wait for others than the model: give --stage with one of {own} here, "
@@ -49,6 +51,8 @@ def carry_out(
         check_choice("drop", rule, RULES)
     Manifest(name, settings_of(recipe, build), models).kept_in(build.folder)
     _run(wanted, build, say, repeat=stage is None)
+    if stage == JUDGED:
+        say(f"{JUDGED}: {judge_rows(build)}")
     if stage not in (None, ROWS):
         return None
     written = write_rows(build.folder, recipe.rows(build), drop)
