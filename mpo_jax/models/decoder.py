@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
@@ -21,6 +22,10 @@ from mpo_jax.models import layers
 from mpo_jax.models.attention.api import SAVED_AS, attention
 from mpo_jax.models.layers import Activation, LinearScaling, Llama3Scaling, QueryKeyNorm, Rope
 from mpo_jax.types import Array, Packed, Params, Places
+
+# Layers whose kinds repeat after at most as many are compiled one by one, in a loop over groups of them. Otherwise the loop is
+# over single layers, each of which chooses its kind of attention as it runs: 62 layers would take the compiler too long.
+UNROLLED = 8
 
 Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH; it may hold a cache
 
@@ -81,7 +86,8 @@ class DecoderConfig:
 
 
 class Layer(nnx.Module):
-    """x + attention(x), then x + mlp(x), each with a norm before it, after it, or both; or x + attention(norm(x)) + mlp(norm(x))."""
+    """x + attention(x), then x + mlp(x), each with a norm before it, after it, or both; in parallel,
+    x + attention(norm(x)) + mlp(norm(x))."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
         c = config
@@ -242,25 +248,44 @@ class Model:
 
     def hidden(self, params: Params, packed: Packed) -> Array:
         """States after the final norm, [S, T, D] in the dtype of `params`, which is the dtype of the computation."""
-        kinds = tuple(zip(self.config.layer_windows, self.config.ropes, strict=True))
-        windows = self.config.layer_windows[: period(kinds)]
-        groups = self.config.layers // len(windows)
+        c = self.config
+        kinds = tuple(zip(c.layer_windows, c.ropes, strict=True))
         angles = self.angles(packed.position_ST)
+        queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))
 
-        # Each layer takes its slice inside the checkpoint: the backward pass then keeps the stack itself, not a copy of all
-        # weights, slice by slice.
-        def run(x_STD: Array, group_params: Params, i: int) -> Array:
-            queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))
-            scale, softcap, window = self.config.query_scale, self.config.attn_softcap, windows[i]
-            attend = lambda q, k, v: attention(q, k, v, queries, keys, scale=scale, softcap=softcap, window=window)  # noqa: E731
-            return self.layer(jax.tree.map(operator.itemgetter(i), group_params))(x_STD, angles[i], attend)
+        def attend_within(window: int | None) -> Attend:
+            how: dict[str, Any] = {"scale": c.query_scale, "softcap": c.attn_softcap, "window": window}
+            return lambda q_STNH, k_STKH, v_STKH: attention(q_STNH, k_STKH, v_STKH, queries, keys, **how)
+
+        def layer(i: int, angle_STR: Array | None, attend: Attend) -> Callable[[Array, Params], Array]:
+            # A layer takes its slice inside the checkpoint: the backward pass then keeps the stack itself, not a copy of all
+            # weights, slice by slice.
+            def run(x_STD: Array, group_params: Params) -> Array:
+                return self.layer(jax.tree.map(operator.itemgetter(i), group_params))(x_STD, angle_STR, attend)
+
+            return jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False)
 
         def group(x_STD: Array, group_params: Params) -> tuple[Array, None]:
-            for i in range(len(windows)):
-                layer = jax.checkpoint(functools.partial(run, i=i), policy=REMAT[self.remat], prevent_cse=False)
-                x_STD = layer(x_STD, group_params)
+            for i in range(size):
+                x_STD = layer(i, angles[i], attend_within(c.layer_windows[i]))(x_STD, group_params)
             return x_STD, None
 
-        stack = jax.tree.map(lambda p: p.reshape(groups, len(windows), *p.shape[1:]), params["layers"])
-        x_STD, _ = jax.lax.scan(group, self.embed(params, packed.tokens_ST), stack)
+        def single(x_STD: Array, its: tuple[Params, Array]) -> tuple[Array, None]:
+            layer_params, number = its
+            branches = [attend_within(window) for window, _ in distinct]
+            attend = lambda q_STNH, k_STKH, v_STKH: jax.lax.switch(number, branches, q_STNH, k_STKH, v_STKH)  # noqa: E731
+            return layer(0, turned_KSTR[number], attend)(x_STD, layer_params), None
+
+        size = repeated if (repeated := period(kinds)) <= UNROLLED else 1
+        stack = jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), params["layers"])
+        x_STD = self.embed(params, packed.tokens_ST)
+        if size == repeated:
+            x_STD, _ = jax.lax.scan(group, x_STD, stack)
+        else:
+            distinct = tuple(dict.fromkeys(kinds))
+            number_L = np.asarray([distinct.index(kind) for kind in kinds], np.int32)
+            by_kind = [angles[kinds.index(kind)] for kind in distinct]
+            still_STR = jnp.zeros((*packed.position_ST.shape, c.head_dim // 2), jnp.float32)  # no rotation
+            turned_KSTR = jnp.stack([still_STR if angle_STR is None else angle_STR for angle_STR in by_kind])
+            x_STD, _ = jax.lax.scan(single, x_STD, (stack, number_L))
         return self.final_norm(params, x_STD)
