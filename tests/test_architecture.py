@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mpo_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate", "safety", "report", "utility"}
+COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate", "safety", "report", "utility", "edit", "represent"}
 # From the top to the ground: a package imports itself and what stands below it, and models, data and losses not one another.
 PACKAGES = (
     *(
@@ -20,6 +20,7 @@ PACKAGES = (
         "evaluation",
         "clients",
         "generation",
+        "editing",
         "scoring",
         "checkpoints",
         "telemetry",

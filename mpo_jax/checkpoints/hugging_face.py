@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,7 @@ def load_params(
     exact.
     Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
     """
-    hf_dir = path_of(hf_dir)
-    stored, beside = text_model(catalogue(hf_dir))
-    if left := [*weights_beside(hf_dir), *beside]:
-        processes.say(f"{hf_dir}: left alone, since the text model does not need them: {_some(left)}")
-    tensors = list(in_order(model, family.weights(model.config)))
-    _check(hf_dir, stored, tensors, tied=model.config.tied)
+    stored, tensors = _checked(path_of(hf_dir), model, family)
     abstract = model.abstract(mesh, dtype)
     if only is not None:
         tensors = [tensor for tensor in tensors if tensor[1].weight.ours in only]
@@ -71,6 +66,41 @@ def load_params(
         part = _read(stored[name], place, NamedSharding(mesh, jax.P(*target.sharding.spec[1:])), dtype)
         arrays[ours] = jax.block_until_ready(putters[ours](arrays[ours], part, np.int32(layer)))  # or host copies pile up
     return _nested(arrays)
+
+
+def layer_reader(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, dtype: Any) -> Callable[[int], Params]:
+    """A function from a layer's number to its parameters on the mesh, without the axis of the layers: for whoever goes through a
+    model that does not fit into memory. Errors: those of `load_params`."""
+    stored, tensors = _checked(path_of(hf_dir), model, family)
+    abstract = model.abstract(mesh, dtype)
+
+    def read(layer: int) -> Params:
+        arrays: dict[str, jax.Array] = {}
+        for name, place, of in tensors:
+            if of == layer:
+                spec = leaf(abstract, place.weight.ours).sharding.spec
+                ours = place.weight.ours.removeprefix("layers.")
+                arrays[ours] = _read(stored[name], place, NamedSharding(mesh, jax.P(*spec[1:])), dtype)
+        return _nested(arrays)
+
+    return read
+
+
+Tensors = list[tuple[str, Place, int | None]]  # (name, place, layer), as `in_order` lists them
+
+
+def _checked(hf_dir: Path, model: Model, family: Family) -> tuple[dict[str, Stored], Tensors]:
+    """What the folder has and what the model declares, which agree."""
+    (stored, beside), tensors = text_model(catalogue(hf_dir)), list(in_order(model, family.weights(model.config)))
+    if left := (*weights_beside(hf_dir), *beside):
+        _say_left(hf_dir, left)
+    _check(hf_dir, stored, tensors, tied=model.config.tied)
+    return stored, tensors
+
+
+@functools.cache  # a folder may be read more than once
+def _say_left(hf_dir: Path, names: tuple[str, ...]) -> None:
+    processes.say(f"{hf_dir}: left alone, since the text model does not need it: {_some(names)}")
 
 
 def _nested(arrays: dict[str, jax.Array]) -> Params:
@@ -100,7 +130,7 @@ def _read(stored: Stored, place: Place, sharding: NamedSharding, dtype: Any) -> 
     return jax.make_array_from_callback(place.shape, sharding, part, dtype=dtype)
 
 
-def _check(folder: Path, stored: dict[str, Stored], tensors: list[tuple[str, Place, int | None]], *, tied: bool) -> None:
+def _check(folder: Path, stored: dict[str, Stored], tensors: Tensors, *, tied: bool) -> None:
     """Errors: the files do not hold exactly what the model declares."""
     expected = {name: place.hf_shape for name, place, _ in tensors}
     if missing := [name for name in expected if name not in stored]:
@@ -122,7 +152,7 @@ def _check(folder: Path, stored: dict[str, Stored], tensors: list[tuple[str, Pla
         )
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -152,9 +182,25 @@ def save_hf(
     compared. `model_card` is called in the first process.
     On several hosts each must call this; the first one writes, the others return None. Errors: as in `check_export_dir`.
     """
+    exported = export_tree(params, model, family.weights(model.config))
+    written = {"model": model, "family": family, "source_dir": source_dir, "dtype": dtype, "model_card": model_card}
+    return save_tensors(exported, out_dir, **written, max_shard_bytes=max_shard_bytes)
+
+
+def save_tensors(
+    exported: Iterator[tuple[str, np.ndarray]],
+    out_dir: Path | str,
+    *,
+    model: Model,
+    family: Family,
+    source_dir: Path,
+    dtype: str,
+    model_card: Callable[[], str],
+    max_shard_bytes: int = 2 * 10**9,
+) -> ExportReport | None:
+    """As `save_hf`, for tensors that come one by one, by the names and in the order of `weight_table.in_order`."""
     out_dir, table = path_of(out_dir), family.weights(model.config)
     processes.on_first(lambda: check_export_dir(out_dir))
-    exported = export_tree(params, model, table)
     if not processes.first():
         collections.deque(exported, maxlen=0)  # takes part in the gathers, keeps nothing
         return None

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from mpo_jax.data.chat import Example
-from mpo_jax.data.row_layout import Capacity, Shapes, Span, balanced, needed, read_by, spans, split_rows
+from mpo_jax.data.chat import Example, TokenPair
+from mpo_jax.data.row_layout import Capacity, Shapes, Span, balanced, needed, read_by, round_up, spans, split_rows
 from mpo_jax.types import Batch, Packed, Reads
+
+# Rows of prompts alone: at least so many tokens, a multiple of what attention on a TPU takes at once.
+PROMPT_TOKENS, PROMPT_MULTIPLE = 512, 128
 
 
 def pack(
@@ -48,6 +51,35 @@ def pack(
         weight_B=per_row([row is not None for row in rows], np.float32),
         language_B=per_row([0 if row is None else languages.index(row.language) for row in rows], np.int32),
     )
+
+
+def pack_prompts(
+    prompts: Sequence[np.ndarray], *, rows: int, pad_id: int, pooling: str
+) -> tuple[list[tuple[Packed, list[int]]], int]:
+    """(host batches of `rows` packed rows with prompts and no answers; slots of each). Beside a batch stand the indices of its
+    prompts, whose slots are 0, 1, ... in this order. All batches have the same shapes: rows of at least `PROMPT_TOKENS`, filled
+    with the longest prompts first."""
+    length = round_up(max(PROMPT_TOKENS, *map(len, prompts)), PROMPT_MULTIPLE)
+    packed, room = list[list[int]](), list[int]()
+    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+        row = next((row for row, free in enumerate(room) if free >= len(prompts[i])), len(packed))
+        if row == len(packed):
+            packed.append([])
+            room.append(length)
+        packed[row].append(i)
+        room[row] -= len(prompts[i])
+    count, none = -(-len(packed) // rows), np.zeros(0, np.int32)
+    batches, slots = list[tuple[Packed, list[int]]](), 0
+    for part in (packed[k::count] for k in range(count)):
+        held = [i for row in part for i in row]
+        slots = max(slots, len(held))
+        numbers = iter(range(len(held)))
+        laid = [
+            [Span(next(numbers), TokenPair(prompts[i], none, none), 0, len(prompts[i]), 0, True) for i in row] for row in part
+        ]
+        laid += [[]] * (rows - len(part))
+        batches.append((Packed(**_arrays(laid, rows, Capacity(length, 0), pad_id, pooling)), held))  # pyright: ignore[reportArgumentType]
+    return batches, slots
 
 
 def _most(needs: Iterable[Capacity]) -> Capacity:

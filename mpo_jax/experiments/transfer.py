@@ -28,6 +28,7 @@ from mpo_jax.experiments.side_by_side import shown
 from mpo_jax.experiments.world import Noise, World, preference_rows
 from mpo_jax.experiments.writing import Write, make_engine, make_write
 from mpo_jax.files.json_files import write_json
+from mpo_jax.generation.engine import Engine
 from mpo_jax.reporting.page import NAME as PAGE
 from mpo_jax.reporting.page import write_page
 from mpo_jax.training.optim import OptimConfig
@@ -92,15 +93,7 @@ def carry_out(study: Study, folder: Path) -> list[Run]:
     each learning rate of a method's grid on the validation seed."""
     engine = make_engine(study.requests)
     with tqdm(total=study.runs + COST_OF_A_BASE * (study.seeds + 1), unit="run", mininterval=1.0) as bar:
-
-        def subject(seed: int) -> Subject:
-            bar.set_description(f"base model of seed {seed}")
-            world, base = base_of(seed, folder / "bases", study.base_updates)
-            bar.update(COST_OF_A_BASE)
-            measure = make_measure(world, seed, study.requests)
-            return Subject(seed, world, base, measure, make_write(world, seed, study.requests, engine))
-
-        validation, *reported = (subject(seed) for seed in (VALIDATION, *range(study.seeds)))
+        validation, *reported = (subject_of(study, seed, folder, engine, bar) for seed in (VALIDATION, *range(study.seeds)))
         runs = [Run(BASE, one.seed, study.noises[0], 0.0, one.values(one.base)) for one in reported]
         grids = {}
         for name in study.methods:
@@ -110,6 +103,15 @@ def carry_out(study: Study, folder: Path) -> list[Run]:
             kept = {"study": dataclasses.asdict(study), "grids": grids, "runs": [dataclasses.asdict(run) for run in runs]}
             write_json(folder / "results.json", kept)
     return runs
+
+
+def subject_of(study: Study, seed: int, folder: Path, engine: Engine, bar: tqdm) -> Subject:
+    """`folder` keeps the base model."""
+    bar.set_description(f"base model of seed {seed}")
+    world, base = base_of(seed, folder / "bases", study.base_updates)
+    bar.update(COST_OF_A_BASE)
+    measure = make_measure(world, seed, study.requests)
+    return Subject(seed, world, base, measure, make_write(world, seed, study.requests, engine))
 
 
 def _of_method(

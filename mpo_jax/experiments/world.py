@@ -139,10 +139,8 @@ class World:
 def preference_rows(world: World, seed: int, prompts: int, noise: Noise) -> list[Example]:
     """`prompts` unsafe requests in the dominant language, each with its counterpart in every target language, as in the authors'
     data. The rows of a request are next to each other. Held-out actions and objects do not occur."""
-    random = np.random.default_rng((seed, 1))
-    actions, objects = range(UNSAFE - HELD_OUT_ACTIONS), range(OBJECTS - HELD_OUT_OBJECTS)
     rows = []
-    for i, request in enumerate(_drawn(random, actions, objects, prompts)):
+    for i, request in enumerate(unsafe_requests(seed, prompts)):
         source = world.pair(DOMINANT, request)
         for j, language in enumerate(TARGETS):
             noisy = world.mistranslated(language, world.pair(language, request), noise, np.random.default_rng((seed, 2, i, j)))
@@ -155,6 +153,17 @@ def held_out(seed: int, prompts: int, unsafe: bool) -> list[Request]:
     random = np.random.default_rng((seed, 3, unsafe))
     actions = range(UNSAFE - HELD_OUT_ACTIONS, UNSAFE) if unsafe else range(UNSAFE, ACTIONS)
     return _drawn(random, actions, range(OBJECTS - HELD_OUT_OBJECTS, OBJECTS), prompts)
+
+
+def unsafe_requests(seed: int, prompts: int) -> list[Request]:
+    """Those of the preference data."""
+    actions, objects = range(UNSAFE - HELD_OUT_ACTIONS), range(OBJECTS - HELD_OUT_OBJECTS)
+    return _drawn(np.random.default_rng((seed, 1)), actions, objects, prompts)
+
+
+def harmless(seed: int, prompts: int) -> list[Request]:
+    """Safe requests about the objects of the preference data."""
+    return _drawn(np.random.default_rng((seed, 5)), range(UNSAFE, ACTIONS), range(OBJECTS - HELD_OUT_OBJECTS), prompts)
 
 
 def _drawn(random: np.random.Generator, actions: Sequence[int], objects: Sequence[int], count: int) -> list[Request]:

@@ -19,6 +19,7 @@ from jax import lax
 
 from mpo_jax.devices.sharding import LogicalAxes, constrain, mesh_axes, shards, spec
 from mpo_jax.models.parameters import Adapted
+from mpo_jax.models.taps import Tap, no_tap
 from mpo_jax.types import Array
 
 Activation = Literal["silu", "gelu_tanh"]
@@ -288,9 +289,11 @@ class Mlp(nnx.Module):
         self.down = weight(rngs, (ffn, width), ("mlp", "embed"))
         self.activation = ACTIVATIONS[activation]
 
-    def __call__(self, x_STD: Array) -> Array:
+    def __call__(self, x_STD: Array, tap: Tap = no_tap) -> Array:
         with jax.named_scope("mlp"):
             gate_STF = constrain(widen(x_STD, self.gate[...]), "batch", None, "mlp")
             up_STF = constrain(widen(x_STD, self.up[...]), "batch", None, "mlp")
+            for site, y in (("mlp_input", x_STD), ("gate", gate_STF), ("up", up_STF)):
+                tap(site, y)
             hidden_STF = self.activation(gate_STF) * up_STF
             return constrain(product("STF,FD->STD", hidden_STF, self.down[...]), "batch", None, None)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from mpo_jax.planning.editing import ReadingReport
 from mpo_jax.planning.generation import GenerationReport
 from mpo_jax.planning.slice_fit import SliceReport
 from mpo_jax.planning.slice_search import SearchResult, flags
@@ -61,6 +62,22 @@ def describe_generation(entry: GenerationReport) -> str:
     elif entry.refused is not None:
         lines.append(f"  largest    no batch fits, not even one of {entry.refused:,}")
     return "\n".join(lines)
+
+
+def describe_reading(entry: ReadingReport) -> str:
+    """The memory of an edit's forward pass on one slice."""
+    gib, mesh = lambda n: f"{n / GIB:6.2f} GiB", " ".join(f"{axis}={n}" for axis, n in entry.mesh.items())
+    verdict = "fits" if entry.fits else "does not fit: try fewer prompts, --tensor, or a larger slice"
+    return "\n".join(
+        [
+            f"{entry.topology}: {math.prod(entry.mesh.values())} devices, {mesh}; {entry.prompts:,} prompts in {entry.tokens:,} "
+            "positions",
+            f"  one layer  {gib(entry.layer)}",
+            f"  states     {gib(entry.states)}",
+            f"  program    {gib(entry.program.peak)}, of one layer and one batch",
+            _peak(dataclasses.replace(entry.program, peak=entry.peak), verdict),
+        ]
+    )
 
 
 def _peak(most: Memory, verdict: str) -> str:

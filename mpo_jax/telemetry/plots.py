@@ -12,22 +12,29 @@ Bars = dict[str, tuple[float, float, float]]  # name of a bar -> its height, and
 
 def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure of this size in inches and its axes, an array of them where there are several columns."""
+    return _pyplot().subplots(1, columns, figsize=(width, height), layout="constrained")
+
+
+def panels(rows: int, columns: int, size: float) -> tuple[Any, Any]:
+    """A figure of so many panels of this size in inches, and their axes in rows."""
+    return _pyplot().subplots(rows, columns, figsize=(size * columns, size * rows), layout="constrained", squeeze=False)
+
+
+def _pyplot() -> Any:
     import matplotlib  # slow to import, and not needed by a run without plots
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+    return pyplot
 
 
 def save(figure: Any, path: Path) -> None:
     """Writes the figure to a PNG file and closes it."""
-    from matplotlib import pyplot
-
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=120, format="png")
     write(path, drawn.getvalue())
-    pyplot.close(figure)
+    _pyplot().close(figure)
 
 
 def plot_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
@@ -62,6 +69,19 @@ def plot_rates(tables: dict[str, Bars], path: Path, what: str, title: str) -> No
     drawn, axes = _grouped({label: {name: _percent(bar) for name, bar in table.items()} for label, table in tables.items()})
     axes.set(ylabel=f"{what}, %", title=title, ylim=(0, 100))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    save(drawn, path)
+
+
+def plot_matrix(values: Any, names: Sequence[str], path: Path, title: str) -> None:
+    """A heat map of a square matrix of numbers from 0 to 1, whose rows and columns have these names."""
+    drawn, axes = figure(2 + 0.7 * len(names), 1.5 + 0.6 * len(names))
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis")
+    axes.set(xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names)
+    axes.set_title(title, fontsize=9)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
+    drawn.colorbar(image)
     save(drawn, path)
 
 

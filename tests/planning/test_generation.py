@@ -282,7 +282,8 @@ def test_options_of_generation_alone_are_a_sentence(capsys):
     for option in ("--model=m", "--batch-size=8", "--dtype=float32"):
         with pytest.raises(SystemExit):
             plan.main(["--config=quickstart", "--topology=v5e:1x1", option])
-        assert f"{option.partition('=')[0]} belongs to --generate: add that, or leave it out." in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{option.partition('=')[0]} belongs to --generate" in said and ": add that, or leave it out." in said
     with pytest.raises(SystemExit):
         plan.main(["--generate", "--topology=v5e:1x1"])
     assert "No config was given" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Do a model's states tell safe answers from unsafe ones, in every language alike?"""
