@@ -4,7 +4,8 @@
 
 MPO's authors trained no model of this family, so the chat format is the tokenizer's own, and `:official` does not exist. The data
 file is `data/llama_mpo_data.json` of the authors' repository (github.com/circle-hit/MPO), whose answers are a Llama's: answers of
-the model itself would be nearer to it. Its text model alone is trained and exported (docs/families.md). Our defaults hold out a tenth of its prompts; `:paper` trains on all of them.
+the model itself would be nearer to it. Our defaults hold out a tenth of its prompts; `:paper` trains on all of them.
+Its text model alone is trained and exported (docs/families.md).
 Needs a TPU slice or GPUs with room for 12B parameters in training: 16 bytes per parameter for float32 masters and
 moments and for bfloat16 weights and gradients, plus a bfloat16 reference.
 """

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokenizer", help="a folder with the tokenizer files of a Hugging Face model")
     parser.add_argument(
         "--template",
-        choices=("hf", *FAMILIES),
+        choices=("hf", *(name for name, family in FAMILIES.items() if family.authors_chat)),
         help="hf: the tokenizer's own chat template (default); a family: the chat format of MPO's authors for it",
     )
     parser.add_argument("--max-length", type=int, help="most tokens of prompt and answer together (default: 1024)")

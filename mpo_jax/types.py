@@ -46,12 +46,16 @@ class ChatFormat:
     end: str
     strip: bool = False  # whether white space around both messages is removed
     special_tokens: tuple[str, ...] = ()  # those in the text, each of which must be one token of the tokenizer
+    skip_newlines: bool = False  # whether an answer's first newlines are removed
 
     def prompt(self, message: str) -> str:
         return self.before + self.content(message) + self.between
 
     def response(self, message: str) -> str:
-        return self.content(message) + self.end
+        return self.answer(message) + self.end
+
+    def answer(self, message: str) -> str:
+        return self.content(message).lstrip("\n") if self.skip_newlines else self.content(message)
 
     def content(self, message: str) -> str:
         return message.strip() if self.strip else message

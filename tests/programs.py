@@ -1,4 +1,4 @@
-"""Which operations do the programs of Llama, Gemma 2 and Qwen 2 have? Counts of them, to see when a change of the decoder reaches them.
+"""Which operations do the programs of Llama, Gemma 2 and Qwen 2 have? Counts of them show when a change reaches them.
 
 PYTHONPATH=. python tests/programs.py            writes tests/fixtures/programs.json
 PYTHONPATH=. python tests/programs.py FOLDER     writes their whole text, to compare two versions of the code with `diff -r`

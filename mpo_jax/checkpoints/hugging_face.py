@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def load_params(
     exact.
     Errors: a missing, misshapen, unexpected or integer tensor; a truncated file; an index that names a missing file.
     """
-    stored, tensors = _checked(path_of(hf_dir), model, family, quiet=only is not None)
+    stored, tensors = _checked(path_of(hf_dir), model, family)
     abstract = model.abstract(mesh, dtype)
     if only is not None:
         tensors = [tensor for tensor in tensors if tensor[1].weight.ours in only]
@@ -91,14 +91,18 @@ def layer_reader(hf_dir: Path | str, model: Model, family: Family, mesh: Mesh, d
 Tensors = list[tuple[str, Place, int | None]]  # (name, place, layer), as `in_order` lists them
 
 
-def _checked(hf_dir: Path, model: Model, family: Family, *, quiet: bool = False) -> tuple[dict[str, Stored], Tensors]:
-    """What the folder has and what the model declares, which agree. Says what else the folder has, unless `quiet`."""
-    stored, beside = text_model(catalogue(hf_dir))
-    if not quiet and (left := [*weights_beside(hf_dir), *beside]):
-        processes.say(f"{hf_dir}: left alone, since the text model does not need them: {_some(left)}")
-    tensors = list(in_order(model, family.weights(model.config)))
+def _checked(hf_dir: Path, model: Model, family: Family) -> tuple[dict[str, Stored], Tensors]:
+    """What the folder has and what the model declares, which agree."""
+    (stored, beside), tensors = text_model(catalogue(hf_dir)), list(in_order(model, family.weights(model.config)))
+    if left := (*weights_beside(hf_dir), *beside):
+        _say_left(hf_dir, left)
     _check(hf_dir, stored, tensors, tied=model.config.tied)
     return stored, tensors
+
+
+@functools.cache  # a folder may be read more than once
+def _say_left(hf_dir: Path, names: tuple[str, ...]) -> None:
+    processes.say(f"{hf_dir}: left alone, since the text model does not need it: {_some(names)}")
 
 
 def _nested(arrays: dict[str, jax.Array]) -> Params:
@@ -150,7 +154,7 @@ def _check(folder: Path, stored: dict[str, Stored], tensors: Tensors, *, tied: b
         )
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TEMPLATES = ("authors", "hf")
+WITHOUT_THOUGHTS = {"enable_thinking": False}  # what templates of models that may think first ask for; others ignore it
 
 
 def chat_format(template: str, authors: ChatFormat | None, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
@@ -41,7 +42,8 @@ def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
     """The format of the tokenizer's own chat template, found by rendering one exchange and verified on another.
 
     The end is cut after its first special token: some templates add a newline there, which the model is not meant to write. Text
-    before the answer, such as the space in Llama 2's template, is left out where the tokenizer adds it anyway.
+    before the answer, such as the space in Llama 2's template, is left out where the tokenizer adds it anyway. A template that lets a
+    model think first, such as Qwen3's, is rendered for an answer without thoughts.
     Errors: no template; a template that is not text around two messages, such as one that rewrites them.
     """
     where = f"tokenizer in {tokenizer.name_or_path}"
@@ -65,10 +67,10 @@ def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
     text = before + between + end
     used = tuple(sorted((token for token in special if token in text), key=text.index))
     probes = ("  Two\nlines, \u00e9?\n", "\n One  line. ")
-    for strip in (False, True):
-        form = ChatFormat(before, between, end, strip, used)
+    for strip, skip_newlines in ((False, False), (True, False), (False, True)):
+        form = ChatFormat(before, between, end, strip, used, skip_newlines)
         opening = form.prompt(probes[0])
-        as_rendered = _render(tokenizer, *probes) == (opening, opening + lead + form.content(probes[1]) + tail)
+        as_rendered = _render(tokenizer, *probes) == (opening, opening + lead + form.answer(probes[1]) + tail)
         if as_rendered and (not lead or _adds(tokenizer, lead, opening, form.response(probes[1]))):
             return form
     raise refusal
@@ -84,8 +86,8 @@ def _render(tokenizer: "PreTrainedTokenizerFast", question: str, answer: str) ->
     """The text up to where the model's answer begins, and the whole exchange."""
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     try:
-        opening = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-        return cast(str, opening), cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+        opening = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True, **WITHOUT_THOUGHTS)
+        return cast(str, opening), cast(str, tokenizer.apply_chat_template(turns, tokenize=False, **WITHOUT_THOUGHTS))
     except Exception as error:  # a template is a program, which can fail in any way
         raise InputError(
             f"The chat template of the tokenizer in {tokenizer.name_or_path} fails on a plain question and answer ({error}): "

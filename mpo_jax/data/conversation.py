@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from mpo_jax.data.chat import load_tokenizer
-from mpo_jax.data.chat_format import chat_format
+from mpo_jax.data.chat_format import WITHOUT_THOUGHTS, chat_format
 from mpo_jax.data.json_objects import read_text
 from mpo_jax.data.prompts.base import Message, misplaced
 from mpo_jax.errors import InputError
@@ -97,6 +97,8 @@ class Conversation:
         """Everything here that determines an answer, beside the tokenizer's vocabulary, as JSON."""
         known = {"template": self.template, "before": self.form.before, "between": self.form.between, "end": self.form.end}
         known |= {"strip": self.form.strip, "stop_ids": list(self.stop_ids)}
+        if self.form.skip_newlines:
+            known["skip_newlines"] = True
         if self.template == "hf":
             text = json.dumps(self.tokenizer.chat_template)
             known["chat_template"] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -105,7 +107,9 @@ class Conversation:
     def _by_tokenizer(self, messages: Sequence[Message]) -> str:
         turns = [dataclasses.asdict(message) for message in messages]
         try:
-            return cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            return cast(
+                str, self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **WITHOUT_THOUGHTS)
+            )
         except Exception as error:  # a template is a program, which can fail in any way
             raise InputError(
                 f"The chat template of the tokenizer in {self.tokenizer.name_or_path} refuses a conversation of "

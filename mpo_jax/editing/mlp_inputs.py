@@ -61,5 +61,5 @@ class Forward:
 def through(model: Model, layer: int, slots: int, params: Params, x_STD: Array, packed: Packed) -> tuple[Array, Array]:
     """(the states after one layer, what entered its MLP of each prompt)."""
     readers = {"mlp_input": lambda x_STD: pool(x_STD, packed, slots)}
-    x_STD, found = model.one_layer(params, layer, x_STD, model.angles(packed.position_ST)[layer], packed, readers)
+    x_STD, found = model.one_layer(params, layer, x_STD, packed, readers)
     return x_STD, everywhere(found["mlp_input"])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
@@ -22,6 +23,10 @@ from mpo_jax.models.attention.api import SAVED_AS, attention
 from mpo_jax.models.layers import Activation, LinearScaling, Llama3Scaling, QueryKeyNorm, Rope
 from mpo_jax.models.taps import Readers, Tap, no_tap, tap_into
 from mpo_jax.types import Array, Packed, Params, Places
+
+# Layers whose kinds repeat after at most as many are compiled one by one, in a loop over groups of them. Otherwise the loop is
+# over single layers, each of which chooses its kind of attention as it runs: 62 layers would take the compiler too long.
+UNROLLED = 8
 
 Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH; it may hold a cache
 
@@ -78,8 +83,8 @@ class DecoderConfig:
         return self.layer_ropes or (Rope(self.rope_theta, self.rope_scaling),) * self.layers
 
     @property
-    def kinds(self) -> tuple[Any, ...]:
-        """In what the layers differ: layers of one kind are one program."""
+    def kinds(self) -> tuple[tuple[int | None, Rope | None], ...]:
+        """What one layer has and another may not: window and rotary embedding."""
         return tuple(zip(self.layer_windows, self.ropes, strict=True))
 
     def normed(self, x: Array, scale: Array) -> Array:
@@ -87,7 +92,8 @@ class DecoderConfig:
 
 
 class Layer(nnx.Module):
-    """x + attention(x), then x + mlp(x), each with a norm before it, after it, or both; or x + attention(norm(x)) + mlp(norm(x))."""
+    """x + attention(x), then x + mlp(x), each with a norm before it, after it, or both; in parallel,
+    x + attention(norm(x)) + mlp(norm(x))."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
         c = config
@@ -114,23 +120,20 @@ class Layer(nnx.Module):
             self.mlp_post_norm = scale()
 
     def __call__(self, x_STD: Array, angle_STR: Array | None, attend: Attend, tap: Tap = no_tap) -> Array:
-        x_STD = self._through(x_STD, angle_STR, attend, tap)
-        tap("residual", x_STD)
-        return x_STD
-
-    def _through(self, x_STD: Array, angle_STR: Array | None, attend: Attend, tap: Tap) -> Array:
         norm, norms = self.config.normed, self.config.norms
         read_STD = x_STD if norms == "after" else norm(x_STD, self.attention_norm[...])
         branch_STD = self.attention.output(attend(*self.attention.project(read_STD, angle_STR, norm)))
-        if norms == "parallel":
-            return x_STD + branch_STD + self.mlp(read_STD, tap)
-        if norms != "before":
+        if norms in ("after", "both"):
             branch_STD = norm(branch_STD, self.attention_post_norm[...])
         x_STD += branch_STD
-        branch_STD = self.mlp(x_STD if norms == "after" else norm(x_STD, self.mlp_norm[...]), tap)
-        if norms != "before":
+        if norms != "parallel":  # there the MLP reads what attention has read
+            read_STD = x_STD if norms == "after" else norm(x_STD, self.mlp_norm[...])
+        branch_STD = self.mlp(read_STD, tap)
+        if norms in ("after", "both"):
             branch_STD = norm(branch_STD, self.mlp_post_norm[...])
-        return x_STD + branch_STD
+        x_STD += branch_STD
+        tap("residual", x_STD)
+        return x_STD
 
 
 class Decoder(nnx.Module):
@@ -257,36 +260,60 @@ class Model:
 
     def tapped(self, params: Params, packed: Packed, readers: Readers) -> tuple[Array, dict[str, Array]]:
         """(`hidden`, site -> what its reader keeps of each layer, stacked: [L, ...])."""
-        size = period(self.config.kinds)
-        groups, angles = self.config.layers // size, self.angles(packed.position_ST)
+        c = self.config
+        angles = self.angles(packed.position_ST)
 
-        # Each layer takes its slice inside the checkpoint: the backward pass then keeps the stack itself, not a copy of all
-        # weights, slice by slice.
-        def run(x_STD: Array, group_params: Params, i: int) -> tuple[Array, dict[str, Array]]:
-            return self.one_layer(jax.tree.map(operator.itemgetter(i), group_params), i, x_STD, angles[i], packed, readers)
+        def layer(i: int, angle_STR: Array | None, attend: Attend) -> Callable[..., tuple[Array, dict[str, Array]]]:
+            # A layer takes its slice inside the checkpoint: the backward pass then keeps the stack itself, not a copy of all
+            # weights, slice by slice.
+            def run(x_STD: Array, group_params: Params) -> tuple[Array, dict[str, Array]]:
+                return self._read(jax.tree.map(operator.itemgetter(i), group_params), x_STD, angle_STR, attend, readers)
+
+            return jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False)
 
         def group(x_STD: Array, group_params: Params) -> tuple[Array, list[dict[str, Array]]]:
             found = []
             for i in range(size):
-                layer = jax.checkpoint(functools.partial(run, i=i), policy=REMAT[self.remat], prevent_cse=False)
-                x_STD, kept = layer(x_STD, group_params)
+                x_STD, kept = layer(i, angles[i], _attend_within(c, c.layer_windows[i], packed))(x_STD, group_params)
                 found.append(kept)
             return x_STD, found
 
-        stack = jax.tree.map(lambda p: p.reshape(groups, size, *p.shape[1:]), params["layers"])
-        x_STD, found = jax.lax.scan(group, self.embed(params, packed.tokens_ST), stack)
+        def single(x_STD: Array, its: tuple[Params, Array]) -> tuple[Array, list[dict[str, Array]]]:
+            layer_params, number = its
+            branches = [_attend_within(c, window, packed) for window, _ in distinct]
+            attend = lambda q_STNH, k_STKH, v_STKH: jax.lax.switch(number, branches, q_STNH, k_STKH, v_STKH)  # noqa: E731
+            x_STD, kept = layer(0, turned_KSTR[number], attend)(x_STD, layer_params)
+            return x_STD, [kept]
+
+        size = repeated if (repeated := period(c.kinds)) <= UNROLLED else 1
+        stack = jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), params["layers"])
+        x_STD = self.embed(params, packed.tokens_ST)
+        if size == repeated:
+            x_STD, found = jax.lax.scan(group, x_STD, stack)
+        else:
+            distinct = tuple(dict.fromkeys(c.kinds))
+            number_L = np.asarray([distinct.index(kind) for kind in c.kinds], np.int32)
+            by_kind = [angles[c.kinds.index(kind)] for kind in distinct]
+            still_STR = jnp.zeros((*packed.position_ST.shape, c.head_dim // 2), jnp.float32)  # no rotation
+            turned_KSTR = jnp.stack([still_STR if angle_STR is None else angle_STR for angle_STR in by_kind])
+            x_STD, found = jax.lax.scan(single, x_STD, (stack, number_L))
         of_layers = {site: jnp.stack([kept[site] for kept in found], axis=1) for site in readers}
         return self.final_norm(params, x_STD), {site: x.reshape(-1, *x.shape[2:]) for site, x in of_layers.items()}
 
-    def one_layer(
-        self, params: Params, i: int, x_STD: Array, angle_STR: Array | None, packed: Packed, readers: Readers
-    ) -> tuple[Array, dict[str, Array]]:
+    def one_layer(self, params: Params, i: int, x_STD: Array, packed: Packed, readers: Readers) -> tuple[Array, dict[str, Array]]:
         """(the states after layer `i`, whose own parameters are given; what the readers keep of it)."""
-        queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))
-        c, found = self.config, dict[str, Array]()
+        attend = _attend_within(self.config, self.config.layer_windows[i], packed)
+        return self._read(params, x_STD, self.angles(packed.position_ST)[i], attend, readers)
 
-        def attend(q_STNH: Array, k_STKH: Array, v_STKH: Array) -> Array:
-            how = {"scale": c.query_scale, "softcap": c.attn_softcap, "window": c.layer_windows[i]}
-            return attention(q_STNH, k_STKH, v_STKH, queries, keys, **how)
-
+    def _read(
+        self, params: Params, x_STD: Array, angle_STR: Array | None, attend: Attend, readers: Readers
+    ) -> tuple[Array, dict[str, Array]]:
+        found = dict[str, Array]()
         return self.layer(params)(x_STD, angle_STR, attend, tap_into(found, readers)), found
+
+
+def _attend_within(config: DecoderConfig, window: int | None, packed: Packed) -> Attend:
+    """Attention on packed rows, in layers with this window."""
+    queries, keys = (Places(packed.position_ST, segment) for segment in (packed.segment_ST, packed.kv_segment_ST))
+    how: dict[str, Any] = {"scale": config.query_scale, "softcap": config.attn_softcap, "window": window}
+    return lambda q_STNH, k_STKH, v_STKH: attention(q_STNH, k_STKH, v_STKH, queries, keys, **how)

@@ -100,7 +100,24 @@ def test_what_only_looks_like_a_token_is_text():
     assert chat_format("hf", None, toy_chat.tokenizer(template)).special_tokens == ("<bos>", "<end>", "<model>")
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+THINKING = (
+    "{% for m in messages %}{{ '<user>' if m.role == 'user' else '<model>' }}\n"
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{{ m.content.lstrip('\n') }}{% else %}{{ m.content }}{% endif %}<end>\n"
+    "{% endfor %}{% if add_generation_prompt %}<model>\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def test_a_model_that_may_think_answers_without_thoughts():
+    """As Qwen3's template does it: an empty thought is part of the prompt, and an answer's first newlines are removed."""
+    tokenizer = toy_chat.tokenizer(THINKING)
+    form = hf_format(tokenizer)
+    assert form.between == "<end>\n<model>\n<think>\n\n</think>\n\n" and form.skip_newlines and not form.strip
+    assert form.prompt(" Why?") == "<user>\n Why?<end>\n<model>\n<think>\n\n</think>\n\n"
+    assert form.response("\n\n So. ") == " So. <end>"
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES.values() if family.authors_chat], ids=lambda f: f.model_type)
 def test_the_authors_formats_name_all_their_special_tokens(family):
     form = family.authors_chat
     text = form.before + form.between + form.end

@@ -1,6 +1,7 @@
 """The decoder: equal to transformers, causal, indifferent to packing, to rematerialisation and to the mesh."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -9,13 +10,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import programs
 import pytest
 
 from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
+from mpo_jax.models import decoder
 from mpo_jax.models.decoder import REMAT, DecoderConfig, Model, period
 from mpo_jax.models.families.registry import FAMILIES, build
+from mpo_jax.models.layers import Rope
 from mpo_jax.types import Packed
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -138,6 +142,40 @@ def test_rematerialisation_changes_no_gradient():
         grads[name] = jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": 0})(params)
     for grad in grads.values():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), grad, grads["none"])
+
+
+@pytest.mark.parametrize("remat", ["attention", "full"])
+def test_a_loop_over_single_layers_computes_what_a_loop_over_groups_does(monkeypatch, remat):
+    """And the policies of rematerialisation reach into the choice."""
+    ropes = (Rope(1e4), None, Rope(1e4), Rope(1e4), Rope(1e5))
+    config = dataclasses.replace(CONFIG, layers=5, layer_windows=(6, None, 6, 6, None), layer_ropes=ropes)
+    model, batch = Model(config, remat), packed(tokens(2, 12))
+    params = random_params(model)
+    loss = jax.value_and_grad(lambda params: jnp.sum(jnp.square(model.hidden(params, batch))))
+
+    def compiled():
+        text = jax.jit(loss).lower(params).as_text()
+        return jax.jit(loss)(params), text.count("stablehlo.case"), text.count("stablehlo.exponential")
+
+    (expected, expected_grads), cases, _ = compiled()
+    assert cases == 0
+    monkeypatch.setattr(decoder, "UNROLLED", 4)
+    jax.clear_caches()
+    (value, grads), cases, exponentials = compiled()
+    assert cases > 0
+    kinds = 3  # of attention: two exponentials forward, one backward, and the first two again where they are recomputed
+    assert exponentials == kinds * {"attention": 3, "full": 5}[remat]
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * np.abs(b).max()), grads, expected_grads)
+
+
+def test_the_programs_of_the_first_families_have_the_same_operations():
+    """What the newer families need is data whose defaults leave no trace in the older ones' programs."""
+    stored = json.loads(programs.STORED.read_text())
+    if stored["jax"] != jax.__version__:
+        pytest.skip(f"the counts are of jax {stored['jax']}: write them anew with the code before the change")
+    for name in programs.NAMES:
+        assert programs.counts(name) == stored["counts"][name]
 
 
 def test_unknown_rematerialisation_lists_the_known():

@@ -1,4 +1,4 @@
-"""Every family in odd shapes is transformers' own: hidden states, log-probabilities and gradients of packed texts, and the export."""
+"""Every family in odd shapes is transformers' own: states, log-probabilities and gradients of packed texts, and the export."""
 
 import jax
 import jax.numpy as jnp

@@ -26,30 +26,32 @@ ROWS, LENGTH = 8, 1024
 
 
 def shape(layers, width, ffn, heads):
+    """The part of a config.json that every family has."""
     return dict(num_hidden_layers=layers, hidden_size=width, intermediate_size=ffn, num_attention_heads=heads)
 
 
-# The published keys of config.json that decide shapes, and the published number of parameters in millions: that of the safetensors
-# files on the hub, or of the model card. Those of Gemma 3 with images are the text model's, as Keras counts them, with the rows
-# that its table of embeddings has more on the hub.
+# The published number of parameters in millions, that of the files on the hub or of the model card, and the published keys of
+# config.json that decide shapes. Of Gemma 3 with images it is the text model's, as Keras counts it.
 LLAMA_3 = dict(model_type="llama", vocab_size=128256, num_key_value_heads=8)
+SMALL_LLAMA_3 = LLAMA_3 | dict(tie_word_embeddings=True)
 QWEN_2 = dict(model_type="qwen2", vocab_size=151936)
+SMALL_QWEN_2 = QWEN_2 | dict(num_key_value_heads=2, tie_word_embeddings=True)
 QWEN_3 = dict(model_type="qwen3", vocab_size=151936, num_key_value_heads=8, head_dim=128)
 GEMMA_3 = dict(model_type="gemma3_text", rope_scaling=dict(factor=8.0, rope_type="linear"), sliding_window=1024)
 COHERE = dict(vocab_size=256000, num_key_value_heads=8)
 REAL = {
     "meta-llama/Llama-3.1-8B-Instruct": (8030, LLAMA_3 | shape(32, 4096, 14336, 32)),
-    "meta-llama/Llama-3.2-1B-Instruct": (1236, LLAMA_3 | shape(16, 2048, 8192, 32) | dict(head_dim=64, tie_word_embeddings=True)),
-    "meta-llama/Llama-3.2-3B-Instruct": (3213, LLAMA_3 | shape(28, 3072, 8192, 24) | dict(head_dim=128, tie_word_embeddings=True)),
+    "meta-llama/Llama-3.2-1B-Instruct": (1236, SMALL_LLAMA_3 | shape(16, 2048, 8192, 32) | dict(head_dim=64)),
+    "meta-llama/Llama-3.2-3B-Instruct": (3213, SMALL_LLAMA_3 | shape(28, 3072, 8192, 24) | dict(head_dim=128)),
     "meta-llama/Llama-3.3-70B-Instruct": (70554, LLAMA_3 | shape(80, 8192, 28672, 64)),
     "utter-project/EuroLLM-1.7B-Instruct": (1657, LLAMA_3 | shape(24, 2048, 5632, 16) | dict(vocab_size=128000)),
     "utter-project/EuroLLM-9B-Instruct": (9152, LLAMA_3 | shape(42, 4096, 12288, 32) | dict(vocab_size=128000)),
     "google/gemma-2-9b-it": (
         9242, dict(model_type="gemma2", num_key_value_heads=8, head_dim=256, vocab_size=256000) | shape(42, 3584, 14336, 16)
     ),
-    "Qwen/Qwen2.5-0.5B-Instruct": (494, QWEN_2 | shape(24, 896, 4864, 14) | dict(num_key_value_heads=2, tie_word_embeddings=True)),
-    "Qwen/Qwen2.5-1.5B-Instruct": (1544, QWEN_2 | shape(28, 1536, 8960, 12) | dict(num_key_value_heads=2, tie_word_embeddings=True)),
-    "Qwen/Qwen2.5-3B-Instruct": (3086, QWEN_2 | shape(36, 2048, 11008, 16) | dict(num_key_value_heads=2, tie_word_embeddings=True)),
+    "Qwen/Qwen2.5-0.5B-Instruct": (494, SMALL_QWEN_2 | shape(24, 896, 4864, 14)),
+    "Qwen/Qwen2.5-1.5B-Instruct": (1544, SMALL_QWEN_2 | shape(28, 1536, 8960, 12)),
+    "Qwen/Qwen2.5-3B-Instruct": (3086, SMALL_QWEN_2 | shape(36, 2048, 11008, 16)),
     "Qwen/Qwen2.5-7B-Instruct": (7616, QWEN_2 | shape(28, 3584, 18944, 28) | dict(num_key_value_heads=4, vocab_size=152064)),
     "Qwen/Qwen3-0.6B": (596, QWEN_3 | shape(28, 1024, 3072, 16) | dict(tie_word_embeddings=True)),
     "Qwen/Qwen3-8B": (8191, QWEN_3 | shape(36, 4096, 12288, 32)),
@@ -63,7 +65,7 @@ REAL = {
         27009, GEMMA_3 | shape(62, 5376, 21504, 32) | dict(num_key_value_heads=16, head_dim=128, query_pre_attn_scalar=168)
     ),
     "mistralai/Mistral-7B-Instruct-v0.3": (
-        7248, dict(model_type="mistral", vocab_size=32768, num_key_value_heads=8, sliding_window=None) | shape(32, 4096, 14336, 32)
+        7248, dict(model_type="mistral", vocab_size=32768, sliding_window=None) | shape(32, 4096, 14336, 32)
     ),
     "CohereLabs/aya-expanse-8b": (8028, COHERE | dict(model_type="cohere", logit_scale=0.125) | shape(32, 4096, 14336, 32)),
     "CohereLabs/aya-expanse-32b": (32296, COHERE | dict(model_type="cohere", logit_scale=0.0625) | shape(40, 8192, 24576, 64)),

@@ -68,9 +68,7 @@ class Family:
 
     model_type: str
     read_config: Callable[[RawConfig], DecoderConfig]
-    authors_chat: ChatFormat | None = (
-        None  # what the method's published code trains with; None: its authors trained no such model
-    )
+    authors_chat: ChatFormat | None = None  # what the method's published code trains with; None where its authors trained none
 
     def weights(self, config: DecoderConfig) -> tuple[Weight, ...]:
         """The tensors of a checkpoint, which follow from its config alone."""
