@@ -198,4 +198,5 @@ def _stored_scores(reads: Reads, width: int, rows: Sequence[Example | None], mic
         }
         return SequenceScores(**arrays)
 
-    return Scores(**{kind: Pair(answer(kind), answer(kind)) for kind in PAIR_KINDS if reads.want(kind)})
+    pairs: dict[str, Any] = {kind: Pair(answer(kind), answer(kind)) for kind in PAIR_KINDS if reads.want(kind)}
+    return Scores(**pairs)

@@ -90,6 +90,16 @@ class TrainConfig:
                 "KL retention compares full next-token distributions, which reference=cached does not store: write "
                 "--config.reference=live."
             )
+        if self.reference == "cached" and self.loss.reference_reads.prompts:
+            raise InputError(
+                "The loss reads the reference's states of prompts, which reference=cached does not store: write "
+                "--config.reference=live."
+            )
+        if self.loss.policy_reads.contrast and self.microbatches > 1:
+            raise InputError(
+                f"The loss compares the rows of a batch with each other, so microbatches={self.microbatches} would change it: "
+                "write --config.microbatches=1."
+            )
         if self.reference_store is not None and self.reference != "cached":
             raise InputError(
                 f"reference_store='{self.reference_store}' has no effect with reference='{self.reference}': add "
