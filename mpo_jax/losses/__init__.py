@@ -1,5 +1,6 @@
 """What is the equation of a method? One file for each."""
 
+from mpo_jax.losses.cla import Cla as Cla
 from mpo_jax.losses.cpo import Cpo as Cpo
 from mpo_jax.losses.dpo import Dpo as Dpo
 from mpo_jax.losses.ipo import Ipo as Ipo

@@ -105,6 +105,7 @@ def padded(rows, loss, group):
 METHODS = {
     "mlc": (losses.Sum({"mpo": losses.Mpo(), "mlc": losses.Mlc()}, weights={"mlc": 0.8}), 2),
     "mlc of a layer": (losses.Mlc(layer=1), 2),
+    "cla": (losses.Cla(), 1),
 }
 
 
