@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_an_answer():
     assert tpu_compiler._too_big(message) == memory
     late = "Ran out of memory in memory space hbm. Used 37.21G of 15.75G hbm. Exceeded hbm capacity by 21.46G. (4.65G) (6.90G)"
     assert tpu_compiler._too_big(late) == memory
-    entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, False, {"step": memory})
+    entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 0, False, 1, 65536, 1e15, 8e14, False, {"step": memory})
     said = advice.describe(entry, config("model_dir"))
     assert "37.21 GiB of 15.75 GiB usable: does not fit: try --config.reference=cached, " in said
 
@@ -207,7 +207,7 @@ def test_moments_on_the_host_are_compiled_for(model_dir, monkeypatch):
 
 
 def test_the_work_of_an_update_at_a_share_of_the_peak():
-    entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 788e12, 788e12, True, {"step": FITS})
+    entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 0, False, 1, 65536, 788e12, 788e12, True, {"step": FITS})
     assert advice.work(entry, None) == "788 TFLOP for 65,536 tokens per update"
     assert advice.work(entry, 0.5) == "788 TFLOP for 65,536 tokens per update; at 50% of 788 TFLOP/s: 2 s, 32,768 tokens/s"
     assert advice.work(dataclasses.replace(entry, peak_flops=None), 0.5) == advice.work(entry, None)

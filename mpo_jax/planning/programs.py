@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.training.trainable import frozen_part
+from mpo_jax.training.trainable import frozen_part, names
 from mpo_jax.types import PAIR_KINDS, Batch, Numbers, Pair, Reads, Scores, SequenceScores, TrainState
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
@@ -148,19 +147,28 @@ def _scoring(layout: RunLayout) -> Iterator[Program]:
 
 
 def _export(layout: RunLayout) -> Iterator[Program]:
-    """Gathers a piece of the largest tensor on every device, as is needed where a slice has several hosts."""
+    """Gathers a piece of the largest tensor on every device, as is needed where a slice has several hosts. What was not trained
+    stays in the model's files."""
     if layout.config.export.enabled:
-        masters = layout.model.abstract(layout.mesh)
-        tensors = in_order(layout.model, layout.family.weights(layout.model.config))
-        _, place, layer = max(tensors, key=lambda tensor: math.prod(tensor[1].shape))
-        target = leaf(masters, place.weight.ours)
-        cuts = target.sharding.spec if layer is None else target.sharding.spec[1:]
-        tensor = jax.ShapeDtypeStruct(place.shape, target.dtype, sharding=NamedSharding(layout.mesh, jax.P(*cuts)))
+        tensor, copied = max(_exported(layout), key=lambda found: found[0].size)
         lowered = gather.lower(tensor, like(np.int32(0), layout.state.step.sharding), piece_of(tensor)[1], tensor.sharding)
-        trained = 0 if layout.config.lora.rank else bytes_on(layout.state.trainable)
-        again = bytes_on(masters) - trained  # frozen parameters, read once more in float32
-        held = bytes_on(layout.state) + bytes_on(layout.frozen) + again - (bytes_on(tensor) if layer is None else 0)
+        held = bytes_on(layout.state) + bytes_on(layout.frozen) - (0 if copied else bytes_on(tensor))
         yield Program("export", lowered, held)
+
+
+def _exported(layout: RunLayout) -> Iterator[tuple[jax.ShapeDtypeStruct, bool]]:
+    """What an export brings to the host, and whether that is a copy of one layer: the factors of an adapter, or the parameters
+    that were trained."""
+    trainable = layout.state.trainable
+    if layout.config.lora.rank:
+        yield from ((factor, False) for factor in jax.tree.leaves(trainable))
+        return
+    for _, place, layer in in_order(layout.model, layout.family.weights(layout.model.config)):
+        if place.weight.ours in names(trainable):
+            target = leaf(trainable, place.weight.ours)
+            cuts = target.sharding.spec if layer is None else target.sharding.spec[1:]
+            place_of_one = NamedSharding(layout.mesh, jax.P(*cuts))
+            yield jax.ShapeDtypeStruct(place.shape, target.dtype, sharding=place_of_one), layer is not None
 
 
 def _placed(layout: RunLayout, pipeline: Pipeline) -> Batch:

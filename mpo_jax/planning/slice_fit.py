@@ -25,7 +25,9 @@ class SliceReport:
     tokens: int  # a packed row
     masters: int
     moments: int  # on the devices
+    frozen: int  # the policy's parameters that are not trained
     reference: int
+    shared: bool  # whether the reference is the policy's frozen parameters, and takes nothing itself
     logits: int  # what is never there: float32 logits of the scored positions
     update_tokens: int  # real tokens of the rows' sides
     update_flops: float  # model FLOPs, by the convention of `flops.update_work`
@@ -53,10 +55,12 @@ def compiled(layout: RunLayout) -> SliceReport:
         *policy.tokens_ST.shape[1:],
         masters=bytes_on(layout.state.trainable),
         moments=bytes_on(layout.state.opt_state),
+        frozen=bytes_on(layout.frozen.policy),
         reference=bytes_on(layout.frozen.reference),
+        shared=layout.frozen.shared,
         logits=4 * math.prod(policy.answer_at_SA.shape[1:]) * layout.model.config.vocab_size // len(layout.devices),
         update_tokens=layout.train.tokens_at(0),
-        update_flops=update_work(layout.model.config, layout.host).flops,
+        update_flops=update_work(layout.model.config, layout.host, layout.state.trainable).flops,
         peak_flops=PEAK[kind] * chips if kind in PEAK else None,
         fits=all(memory.fits for memory in found.values()),
         programs=found,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.checkpoints.peft_folder import WEIGHTS, load_adapter
 from mpo_jax.data.dataset import Batching, Data, prepare
 from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import make_mesh, shards
@@ -18,7 +19,7 @@ from mpo_jax.evaluation.measured import Measured, measure
 from mpo_jax.files import hub
 from mpo_jax.files.digests import digests, fingerprint, sampled
 from mpo_jax.files.paths import path_of
-from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
+from mpo_jax.models.adapters import LoraConfig, changes, init_adapter, merged, prepared
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
@@ -53,7 +54,6 @@ class Assembly:
     lora: LoraConfig
     programs: RunPrograms
     masters: Callable[[], Params]
-    load: Load
 
     def measured(self, trainable: Params) -> Measured:
         """The measurements taken of the policy before and after training."""
@@ -64,13 +64,9 @@ class Assembly:
         """The policy's parameters as plain weights, adapters merged; the frozen ones in the compute dtype."""
         return merged(joined(trainable, self.frozen.policy))
 
-    def whole(self, trainable: Params) -> Params:
-        """All of the policy's parameters in float32, the frozen ones as the model's files have them, adapters merged."""
-        if not self.frozen.policy:
-            return trainable
-        if self.lora.rank:
-            return merged(joined(trainable, prepared(self.load(jnp.float32), self.lora)))
-        return joined(trainable, self.load(jnp.float32, names(self.frozen.policy)))
+    def learnt(self, trainable: Params) -> Params:
+        """What differs from the model's files, for an export: parameters, or what an adapter changes."""
+        return changes(trainable, self.lora) if self.lora.rank else trainable
 
     def numbers(self, config: TrainConfig) -> Numbers:
         """The arguments of the programs for a config that differs from the assembled one only in numbers."""
@@ -111,24 +107,38 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         policy = load(jnp.dtype(config.compute_dtype), frozen) if frozen else {}
     if config.lora.rank:
         policy = prepared(policy, config.lora)
-        masters = functools.partial(init_adapter, model, config.lora, config.seed, mesh)
+        masters = functools.partial(_adapter, config, model, family, mesh)
     else:
         masters = functools.partial(load, jnp.float32, names(model.abstract()) - frozen)
     if keep_weights and jax.process_count() == 1:
         masters = _kept(masters)
-    files, positions = weights | tokenizer, raw.get("max_position_embeddings")
+    files = weights | tokenizer | processes.on_first(lambda: _start(config.lora, digests))
+    positions = raw.get("max_position_embeddings")
     beside = Frozen(policy, reference, shared)
-    return Assembly(mesh, model_dir, family, model, positions, files, data, beside, config.lora, programs, masters, load)
+    return Assembly(mesh, model_dir, family, model, positions, files, data, beside, config.lora, programs, masters)
+
+
+def _adapter(config: TrainConfig, model: Model, family: Family, mesh: Mesh) -> Params:
+    """The adapter that a run starts from."""
+    if config.lora.start is None:
+        return init_adapter(model, config.lora, config.seed, mesh)
+    return load_adapter(config.lora.start, model, family, mesh)[1]
+
+
+def _start(lora: LoraConfig, digests: Callable[..., dict[str, str]]) -> dict[str, str]:
+    """The digest of the weights of the adapter to start from, where there is one, by what it is."""
+    return {} if lora.start is None else {"lora.start": fingerprint(digests(path_of(lora.start), (WEIGHTS,)))}
 
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
     """Errors: processes that were given different settings, rows or models, which would wait for each other or worse. Where these
     lie may differ."""
     settings = {name: value for name, value in describe(config).items() if name not in OWN}
-    settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_WITHIN["data"]}
+    for part in ("data", "lora"):
+        settings[part] = {name: value for name, value in settings[part].items() if name not in FREE_WITHIN[part]}
     if settings["samples"] is not None:
         settings["samples"].pop("prompts")  # their contents are compared where they are read
-    files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES))
+    files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES)) | _start(config.lora, sampled)
     facts = identity(config, data, files).facts
     processes.agree({"rows": facts["contents"], "model files": facts["model files"], "settings": settings})
 

@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mpo_jax import losses
+from mpo_jax.checkpoints.peft_folder import with_start
 from mpo_jax.checkpoints.run_state import CheckpointConfig
 from mpo_jax.data.dataset import DataConfig
 from mpo_jax.devices.processes import HostsConfig
@@ -46,7 +47,8 @@ class TrainConfig:
     `remat`: what the backward pass keeps of each layer, the rest being recomputed: 'full' keeps least, then 'offload',
     'attention', 'dots', 'none'.
     `frozen`: names of parameters that are not trained, separated by commas, as in 'embedding,unembedding'; they have no float32
-    masters and no moments. `lora`: with a rank above 0, adapters are trained and all of the model is frozen.
+    masters and no moments. `lora`: with a rank above 0, or an adapter to start from, adapters are trained and all of the model is
+    frozen.
     `reference`: 'live' runs the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores in the
     folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters in memory.
     `compilation_cache`: a folder where compiled programs are kept for later runs; '' = none.
@@ -85,6 +87,8 @@ class TrainConfig:
         check_choice("reference_dtype", self.reference_dtype, DTYPES)
         check_choice("reference", self.reference, ("live", "cached"))
         parse_range(self.profile)
+        if self.lora.start is not None:
+            self.lora = with_start(self.lora)
         if self.reference == "cached" and self.loss.reference_reads.divergence.anything:
             raise InputError(
                 "KL retention compares full next-token distributions, which reference=cached does not store: write "

@@ -22,7 +22,7 @@ def budget(config: TrainConfig, run: Assembly) -> list[Line]:
     setting = f"optim: kind={optim.kind}, moments_dtype={optim.moments_dtype}, offload={optim.offload}"
     setting += " (on the devices only during the update)" if optim.offload else ""
     lines = [
-        Line("parameters", "float32 masters", bytes_on(state.trainable)),
+        Line("trainable parameters", "float32 masters", bytes_on(state.trainable)),
         Line("moments", setting, bytes_on(state.opt_state), bytes_on(plain.opt_state), bytes_on(state.opt_state, HOST)),
     ]
     if run.frozen.policy:
@@ -31,7 +31,7 @@ def budget(config: TrainConfig, run: Assembly) -> list[Line]:
         lines.append(Line("frozen parameters", setting, bytes_on(run.frozen.policy), every - bytes_on(state.trainable)))
     if config.loss.reference_reads.anything:
         setting = f"reference={config.reference}, reference_dtype={config.reference_dtype}"
-        setting += " (the frozen parameters)" if run.frozen.shared else ""
+        setting += " (shares the frozen parameters)" if run.frozen.shared else ""
         lines.append(Line("reference", setting, bytes_on(run.frozen.reference), every))
     micro = jax.tree.map(lambda x: x[0], run.data.train.batch_at(0).policy)
     pieces = shards(mesh, "batch")
