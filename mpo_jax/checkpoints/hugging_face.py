@@ -29,7 +29,7 @@ from mpo_jax.models.adapters import change
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family, write_config
 from mpo_jax.models.families.registry import build
-from mpo_jax.models.parameters import Adapted
+from mpo_jax.models.parameters import Adapted, in_stack
 from mpo_jax.models.weight_table import Place, Weight, exported, in_order, leaf, to_host
 from mpo_jax.types import Params
 
@@ -41,9 +41,10 @@ def load_params(
     mesh: Mesh,
     dtype: Any = jnp.float32,
     only: Collection[str] | None = None,
+    layers: range | None = None,
 ) -> Params:
     """The parameters of a folder in Hugging Face's layout, sharded over `mesh`, in `dtype`; with `only`, just the parameters with
-    these dotted names.
+    these dotted names; with `layers`, just these layers of them, as stacks of so many.
 
     The host holds one layer's tensor at a time, and only the part that its devices need. float32 masters of bfloat16 files are
     exact.
@@ -53,6 +54,8 @@ def load_params(
     abstract = model.abstract(mesh, dtype)
     if only is not None:
         tensors = [tensor for tensor in tensors if tensor[1].weight.ours in only]
+    layers = range(model.config.layers) if layers is None else layers
+    tensors = [tensor for tensor in tensors if tensor[2] is None or tensor[2] in layers]
     arrays: dict[str, jax.Array] = {}
     putters: dict[str, Callable[..., jax.Array]] = {}
     for name, place, layer in processes.progress(tensors, desc="load", unit="tensor", delay=2):
@@ -61,12 +64,15 @@ def load_params(
         if layer is None:
             arrays[ours] = _read(stored[name], place, target.sharding, dtype)
             continue
-        if layer == 0:
+        if layer == layers.start:
             # One allocation and one compiled update a parameter, not one a layer.
-            arrays[ours] = jax.jit(lambda t=target: jnp.zeros(t.shape, t.dtype), out_shardings=target.sharding)()
+            shape = (len(layers), *target.shape[1:])
+            arrays[ours] = jax.jit(lambda s=shape, t=target: jnp.zeros(s, t.dtype), out_shardings=target.sharding)()
             putters[ours] = jax.jit(_put_layer, donate_argnums=0, out_shardings=target.sharding)
         part = _read(stored[name], place, NamedSharding(mesh, jax.P(*target.sharding.spec[1:])), dtype)
-        arrays[ours] = jax.block_until_ready(putters[ours](arrays[ours], part, np.int32(layer)))  # or host copies pile up
+        arrays[ours] = jax.block_until_ready(
+            putters[ours](arrays[ours], part, np.int32(layer - layers.start))
+        )  # or host copies pile up
     return _nested(arrays)
 
 
@@ -253,19 +259,14 @@ def _new_and_old(
     is_adapted = lambda x: isinstance(x, Adapted)  # noqa: E731
     params = jax.tree.map(lambda x: jax.tree.map(to_host, x) if is_adapted(x) else x, params, is_leaf=is_adapted)
     for name, place, layer in in_order(model, table):
-        trained = _part(params, place.weight.ours)
-        new = None if trained is None or is_adapted(trained) else exported(trained, place, layer)
+        trained, number = in_stack(params, place.weight.ours, layer, model.config.layers)
+        new = None if trained is None or is_adapted(trained) else exported(trained, place, number)
         if processes.first():
             old = stored[name][(slice(None),) * len(place.hf_shape)]
             if isinstance(trained, Adapted):
                 assert layer is not None, "only the layers' projections have adapters"
                 new = old.astype(np.float32) + place.export_tensor(change(trained, layer))
             yield name, old if new is None else new, old
-
-
-def _part(params: Params, path: str) -> Any:
-    """The parameter at a dotted path, None where the tree does not have it."""
-    return functools.reduce(lambda node, key: None if node is None else node.get(key), path.split("."), params)
 
 
 def _plan(sizes: dict[str, int], max_bytes: int) -> dict[str, str]:

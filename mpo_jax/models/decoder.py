@@ -20,6 +20,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.models import layers
 from mpo_jax.models.attention.api import SAVED_AS, attention
 from mpo_jax.models.layers import Activation, Llama3Scaling
+from mpo_jax.models.parameters import LAYERS, TOP
 from mpo_jax.models.taps import Readers, Tap, no_tap, tap_into
 from mpo_jax.types import Array, Packed, Params, Places
 
@@ -213,7 +214,6 @@ class Model:
     def tapped(self, params: Params, packed: Packed, readers: Readers) -> tuple[Array, dict[str, Array]]:
         """(`hidden`, site -> what its reader keeps of each layer, stacked: [L, ...])."""
         period_ = period(self.config.layer_windows)
-        groups = self.config.layers // period_
         angle_STR = self.angles(packed.position_ST)
 
         # Each layer takes its slice inside the checkpoint: the backward pass then keeps the stack itself, not a copy of all
@@ -229,10 +229,15 @@ class Model:
                 found.append(kept)
             return x_STD, found
 
-        stack = jax.tree.map(lambda p: p.reshape(groups, period_, *p.shape[1:]), params["layers"])
-        x_STD, found = jax.lax.scan(group, self.embed(params, packed.tokens_ST), stack)
-        of_layers = {site: jnp.stack([kept[site] for kept in found], axis=1) for site in readers}
-        return self.final_norm(params, x_STD), {site: x.reshape(-1, *x.shape[2:]) for site, x in of_layers.items()}
+        parts = [params[name] for name in (LAYERS, TOP) if name in params]
+        stacks = jax.tree.map(lambda p: p.reshape(-1, period_, *p.shape[1:]), parts)
+        x_STD, of_stacks = self.embed(params, packed.tokens_ST), []
+        for stack in stacks:
+            x_STD, found = jax.lax.scan(group, x_STD, stack)
+            of_layers = {site: jnp.stack([kept[site] for kept in found], axis=1) for site in readers}
+            of_stacks.append({site: x.reshape(-1, *x.shape[2:]) for site, x in of_layers.items()})
+        kept = of_stacks[0] if len(of_stacks) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *of_stacks)
+        return self.final_norm(params, x_STD), kept
 
     def one_layer(
         self, params: Params, i: int, x_STD: Array, angle_STR: Array, packed: Packed, readers: Readers

@@ -23,14 +23,14 @@ from mpo_jax.models.adapters import LoraConfig, changes, init_adapter, merged, p
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
-from mpo_jax.models.parameters import Frozen, joined
+from mpo_jax.models.parameters import Frozen, joined, uncut
 from mpo_jax.scoring.reference import cached_reference
 from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.training.trainable import frozen_names, names
+from mpo_jax.training.trainable import abstract_trainable, frozen_weights, loaded
 from mpo_jax.types import Numbers, Params
 
 OWN = ("hosts", "model", "output", "reference_store", "compilation_cache")  # settings in which processes may differ
@@ -62,7 +62,7 @@ class Assembly:
 
     def weights(self, trainable: Params) -> Params:
         """The policy's parameters as plain weights, adapters merged; the frozen ones in the compute dtype."""
-        return merged(joined(trainable, self.frozen.policy))
+        return uncut(merged(joined(trainable, self.frozen.policy)))
 
     def learnt(self, trainable: Params) -> Params:
         """What differs from the model's files, for an export: parameters, or what an adapter changes."""
@@ -103,13 +103,14 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         weights, tokenizer = processes.on_first(lambda: [digests(model_dir, files) for files in kinds])
         key = {"weights": fingerprint(weights), "tokenizer": fingerprint(tokenizer)}
         data, reference, shared = _with_reference(config, key, model, load, programs, data, mesh)
-        frozen = frozen_names(model, config.frozen, config.lora)
-        policy = load(jnp.dtype(config.compute_dtype), frozen) if frozen else {}
+        layers, frozen = model.config.layers, frozen_weights(model, config.frozen, config.lora)
+        policy = loaded(load, jnp.dtype(config.compute_dtype), frozen, layers)
     if config.lora.rank:
         policy = prepared(policy, config.lora)
         masters = functools.partial(_adapter, config, model, family, mesh)
     else:
-        masters = functools.partial(load, jnp.float32, names(model.abstract()) - frozen)
+        trained = abstract_trainable(model, config.frozen, config.lora)
+        masters = functools.partial(loaded, load, jnp.float32, trained, layers)
     if keep_weights and jax.process_count() == 1:
         masters = _kept(masters)
     files = weights | tokenizer | processes.on_first(lambda: _start(config.lora, digests))

@@ -47,8 +47,8 @@ class TrainConfig:
     `remat`: what the backward pass keeps of each layer, the rest being recomputed: 'full' keeps least, then 'offload',
     'attention', 'dots', 'none'.
     `frozen`: names of parameters that are not trained, separated by commas, as in 'embedding,unembedding'; they have no float32
-    masters and no moments. `lora`: with a rank above 0, or an adapter to start from, adapters are trained and all of the model is
-    frozen.
+    masters and no moments; 'layers:30' are the first 30 layers. `lora`: with a rank above 0, or an adapter to start from,
+    adapters are trained and all of the model is frozen.
     `reference`: 'live' runs the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores in the
     folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters in memory.
     `compilation_cache`: a folder where compiled programs are kept for later runs; '' = none.
