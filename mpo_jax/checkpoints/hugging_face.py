@@ -29,7 +29,7 @@ from mpo_jax.models.adapters import change
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family, write_config
 from mpo_jax.models.families.registry import build
-from mpo_jax.models.parameters import Adapted
+from mpo_jax.models.parameters import Adapted, in_stack
 from mpo_jax.models.weight_table import Place, Weight, hf_tensor, in_order, leaf, to_host
 from mpo_jax.types import Params
 
@@ -41,9 +41,10 @@ def load_params(
     mesh: Mesh,
     dtype: Any = jnp.float32,
     only: Collection[str] | None = None,
+    layers: range | None = None,
 ) -> Params:
     """The parameters of a folder in Hugging Face's layout, sharded over `mesh`, in `dtype`; with `only`, just the parameters with
-    these dotted names.
+    these dotted names; with `layers`, just these layers of them, as stacks of so many.
 
     The host holds one layer's tensor at a time, and only the part that its devices need. float32 masters of bfloat16 files are
     exact.
@@ -53,6 +54,8 @@ def load_params(
     abstract = model.abstract(mesh, dtype)
     if only is not None:
         tensors = [tensor for tensor in tensors if tensor[1].weight.ours in only]
+    layers = range(model.config.layers) if layers is None else layers
+    tensors = [tensor for tensor in tensors if tensor[2] is None or tensor[2] in layers]
     arrays: dict[str, jax.Array] = {}
     putters: dict[str, Callable[..., jax.Array]] = {}
     for name, place, layer in processes.progress(tensors, desc="load", unit="tensor", delay=2):
@@ -61,12 +64,15 @@ def load_params(
         if layer is None:
             arrays[ours] = _read(stored[name], place, target.sharding, dtype)
             continue
-        if layer == 0:
+        if layer == layers.start:
             # One allocation and one compiled update a parameter, not one a layer.
-            arrays[ours] = jax.jit(lambda t=target: jnp.zeros(t.shape, t.dtype), out_shardings=target.sharding)()
+            shape = (len(layers), *target.shape[1:])
+            arrays[ours] = jax.jit(lambda s=shape, t=target: jnp.zeros(s, t.dtype), out_shardings=target.sharding)()
             putters[ours] = jax.jit(_put_layer, donate_argnums=0, out_shardings=target.sharding)
         part = _read(stored[name], place, NamedSharding(mesh, jax.P(*target.sharding.spec[1:])), dtype)
-        arrays[ours] = jax.block_until_ready(putters[ours](arrays[ours], part, np.int32(layer)))  # or host copies pile up
+        arrays[ours] = jax.block_until_ready(
+            putters[ours](arrays[ours], part, np.int32(layer - layers.start))
+        )  # or host copies pile up
     return _nested(arrays)
 
 
@@ -211,13 +217,13 @@ def save_hf(
     process.
     On several hosts each must call this; the first one writes, the others return None. Errors: as in `check_export_dir`.
     """
-    exported = _exported(params, model, family.weights(model.config), source_dir)
+    tensors = _exported(params, model, family.weights(model.config), source_dir)
     written = {"model": model, "family": family, "source_dir": source_dir, "dtype": dtype, "model_card": model_card}
-    return save_tensors(exported, out_dir, **written, max_shard_bytes=max_shard_bytes)
+    return save_tensors(tensors, out_dir, **written, max_shard_bytes=max_shard_bytes)
 
 
 def save_tensors(
-    exported: Iterator[tuple[str, np.ndarray]],
+    tensors: Iterator[tuple[str, np.ndarray]],
     out_dir: Path | str,
     *,
     model: Model,
@@ -231,7 +237,7 @@ def save_tensors(
     out_dir, table = path_of(out_dir), family.weights(model.config)
     processes.on_first(lambda: check_export_dir(out_dir))
     if not processes.first():
-        collections.deque(exported, maxlen=0)  # takes part in the gathers, keeps nothing
+        collections.deque(tensors, maxlen=0)  # takes part in the gathers, keeps nothing
         return None
     stored, _ = text_model(catalogue(source_dir))
     counts = {name: math.prod(place.hf_shape) for name, place, _ in in_order(model, table)}
@@ -239,7 +245,7 @@ def save_tensors(
     last = {file: name for name, file in files.items()}
     shard, report = {}, ExportReport(dtype)
     with whole_folder(out_dir) as partial:
-        for name, tensor in processes.progress(exported, desc="export", unit="tensor", delay=2, total=len(counts)):
+        for name, tensor in processes.progress(tensors, desc="export", unit="tensor", delay=2, total=len(counts)):
             shard[name] = tensor.astype(dtype)
             report = report.beside(name, shard[name], stored[name][(slice(None),) * tensor.ndim])
             if name == last[files[name]]:
@@ -255,24 +261,19 @@ def save_tensors(
 def _exported(params: Params, model: Model, table: tuple[Weight, ...], source_dir: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(name, tensor) of what was trained, of what adapters change, and of what stayed as it was, in Hugging Face's layout. Every
     process must run the whole iteration, but only the first one reads files and gets all tensors."""
-    stored = catalogue(source_dir) if processes.first() else {}
+    stored = text_model(catalogue(source_dir))[0] if processes.first() else {}
     is_adapted = lambda x: isinstance(x, Adapted)  # noqa: E731
     params = jax.tree.map(lambda x: jax.tree.map(to_host, x) if is_adapted(x) else x, params, is_leaf=is_adapted)
     for name, place, layer in in_order(model, table):
-        trained = _part(params, place.weight.ours)
+        trained, number = in_stack(params, place.weight.ours, layer, model.config.layers)
         if trained is not None and not is_adapted(trained):
-            yield name, hf_tensor(trained, place, layer)
+            yield name, hf_tensor(trained, place, number)
         elif processes.first():
             tensor = stored[name][(slice(None),) * len(place.hf_shape)]
             if isinstance(trained, Adapted):
                 assert layer is not None, "only the layers' projections have adapters"
                 tensor = tensor.astype(np.float32) + place.export_tensor(change(trained, layer))
             yield name, tensor
-
-
-def _part(params: Params, path: str) -> Any:
-    """The parameter at a dotted path, None where the tree does not have it."""
-    return functools.reduce(lambda node, key: None if node is None else node.get(key), path.split("."), params)
 
 
 def _plan(sizes: dict[str, int], max_bytes: int) -> dict[str, str]:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
@@ -21,6 +20,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.models import layers
 from mpo_jax.models.attention.api import SAVED_AS, attention
 from mpo_jax.models.layers import Activation, LinearScaling, Llama3Scaling, QueryKeyNorm, Rope
+from mpo_jax.models.parameters import LAYERS, TOP
 from mpo_jax.models.taps import Readers, Tap, no_tap, tap_into
 from mpo_jax.types import Array, Packed, Params, Places
 
@@ -86,6 +86,11 @@ class DecoderConfig:
     def kinds(self) -> tuple[tuple[int | None, Rope | None], ...]:
         """What one layer has and another may not: window and rotary embedding."""
         return tuple(zip(self.layer_windows, self.ropes, strict=True))
+
+    @property
+    def together(self) -> int:
+        """How many layers one step of the loop over them has; a stack of layers has a multiple of it."""
+        return repeated if (repeated := period(self.kinds)) <= UNROLLED else 1
 
     def normed(self, x: Array, scale: Array) -> Array:
         return layers.NORMS[self.norm](x, scale, eps=self.norm_eps, offset=self.norm_offset)
@@ -224,7 +229,7 @@ class Model:
         ropes = self.config.ropes
         frequencies = {rope: layers.rope_frequencies(self.config.head_dim, rope) for rope in ropes if rope is not None}
         angles = {rope: layers.rope_angles(position_ST, frequency) for rope, frequency in frequencies.items()}
-        return tuple(map(angles.get, ropes))
+        return tuple(None if rope is None else angles[rope] for rope in ropes)
 
     def embed(self, params: Params, tokens_ST: Array) -> Array:
         """Token ids -> the input of the first layer, [S, T, D] in the dtype of the parameters."""
@@ -285,20 +290,26 @@ class Model:
             x_STD, kept = layer(0, turned_KSTR[number], attend)(x_STD, layer_params)
             return x_STD, [kept]
 
-        size = repeated if (repeated := period(c.kinds)) <= UNROLLED else 1
-        stack = jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), params["layers"])
-        x_STD = self.embed(params, packed.tokens_ST)
-        if size == repeated:
-            x_STD, found = jax.lax.scan(group, x_STD, stack)
-        else:
+        size, alternating = c.together, c.together < period(c.kinds)
+        if alternating:
             distinct = tuple(dict.fromkeys(c.kinds))
-            number_L = np.asarray([distinct.index(kind) for kind in c.kinds], np.int32)
+            number_L = jnp.asarray([distinct.index(kind) for kind in c.kinds], jnp.int32)
             by_kind = [angles[c.kinds.index(kind)] for kind in distinct]
             still_STR = jnp.zeros((*packed.position_ST.shape, c.head_dim // 2), jnp.float32)  # no rotation
             turned_KSTR = jnp.stack([still_STR if angle_STR is None else angle_STR for angle_STR in by_kind])
-            x_STD, found = jax.lax.scan(single, x_STD, (stack, number_L))
-        of_layers = {site: jnp.stack([kept[site] for kept in found], axis=1) for site in readers}
-        return self.final_norm(params, x_STD), {site: x.reshape(-1, *x.shape[2:]) for site, x in of_layers.items()}
+        x_STD, first, of_stacks = self.embed(params, packed.tokens_ST), 0, []
+        for whole in (params[name] for name in (LAYERS, TOP) if name in params):
+            stack = jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), whole)
+            if alternating:
+                last = first + jax.tree.leaves(whole)[0].shape[0]
+                x_STD, found = jax.lax.scan(single, x_STD, (stack, number_L[first:last]))
+                first = last
+            else:
+                x_STD, found = jax.lax.scan(group, x_STD, stack)
+            of_layers = {site: jnp.stack([kept[site] for kept in found], axis=1) for site in readers}
+            of_stacks.append({site: x.reshape(-1, *x.shape[2:]) for site, x in of_layers.items()})
+        kept = of_stacks[0] if len(of_stacks) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *of_stacks)
+        return self.final_norm(params, x_STD), kept
 
     def one_layer(self, params: Params, i: int, x_STD: Array, packed: Packed, readers: Readers) -> tuple[Array, dict[str, Array]]:
         """(the states after layer `i`, whose own parameters are given; what the readers keep of it)."""

@@ -18,8 +18,8 @@ from mpo_jax.files import hub
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
-from mpo_jax.models.parameters import Frozen, joined
-from mpo_jax.models.weight_table import gather, in_order, leaf, piece_of
+from mpo_jax.models.parameters import Frozen, in_stack, joined
+from mpo_jax.models.weight_table import gather, in_order, piece_of
 from mpo_jax.planning.tpu_compiler import devices
 from mpo_jax.scoring.reference import of_pairs, stored_fields, stored_reads
 from mpo_jax.telemetry.memory import bytes_on
@@ -27,7 +27,7 @@ from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.training.trainable import frozen_part, names
+from mpo_jax.training.trainable import frozen_part
 from mpo_jax.types import PAIR_KINDS, Batch, Numbers, Pair, Reads, Scores, SequenceScores, TrainState
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
@@ -164,8 +164,8 @@ def _exported(layout: RunLayout) -> Iterator[tuple[jax.ShapeDtypeStruct, bool]]:
         yield from ((factor, False) for factor in jax.tree.leaves(trainable))
         return
     for _, place, layer in in_order(layout.model, layout.family.weights(layout.model.config)):
-        if place.weight.ours in names(trainable):
-            target = leaf(trainable, place.weight.ours)
+        target, _ = in_stack(trainable, place.weight.ours, layer, layout.model.config.layers)
+        if target is not None:
             cuts = target.sharding.spec if layer is None else target.sharding.spec[1:]
             place_of_one = NamedSharding(layout.mesh, jax.P(*cuts))
             yield jax.ShapeDtypeStruct(place.shape, target.dtype, sharding=place_of_one), layer is not None
@@ -206,4 +206,5 @@ def _stored_scores(reads: Reads, width: int, rows: Sequence[Example | None], mic
         }
         return SequenceScores(**arrays)
 
-    return Scores(**{kind: Pair(answer(kind), answer(kind)) for kind in PAIR_KINDS if reads.want(kind)})
+    pairs: dict[str, Any] = {kind: Pair(answer(kind), answer(kind)) for kind in PAIR_KINDS if reads.want(kind)}
+    return Scores(**pairs)

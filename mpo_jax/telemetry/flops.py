@@ -8,9 +8,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mpo_jax.models.decoder import DecoderConfig
+from mpo_jax.models.parameters import LAYERS, TOP, first_reached
 from mpo_jax.types import Batch, Packed, Params, Scores
 
 
@@ -79,13 +81,14 @@ def forward_flops(config: DecoderConfig, counts: Counts, trainable: Params | Non
 
 def backward_flops(config: DecoderConfig, counts: Counts, trainable: Params) -> int:
     """The FLOPs of the backward pass to what is trained."""
-    c, at_first = config, "embedding" in trainable
-    later = at_first or "layers" in trainable  # whether the input of every other layer depends on what is trained
+    c, at_first, first = config, "embedding" in trainable, first_reached(trainable, config.layers)
+    upper = c.layers - len(jax.tree.leaves(trainable[TOP])[0]) if TOP in trainable else c.layers
     multiply_adds = 0
     for i, pairs in enumerate(counts.pairs):
-        of_position, of_pair = _backward_of_layer(c, trainable.get("layers", {}), later if i else at_first)
+        layers, reached = trainable.get(LAYERS if i < upper else TOP, {}), at_first or i > first
+        of_position, of_pair = _backward_of_layer(c, layers, reached)
         multiply_adds += counts.positions * of_position + pairs * of_pair
-    of_states = later or "final_norm" in trainable
+    of_states = first < c.layers or "final_norm" in trainable
     of_weight = ("embedding" if c.tied else "unembedding") in trainable
     return 2 * (multiply_adds + counts.scored * _unembedding(c) * (of_states + of_weight))
 

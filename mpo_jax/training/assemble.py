@@ -25,14 +25,14 @@ from mpo_jax.models.adapters import LoraConfig, changes, init_adapter, merged, p
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
-from mpo_jax.models.parameters import Frozen, joined
+from mpo_jax.models.parameters import Frozen, joined, uncut
 from mpo_jax.scoring.reference import cached_reference
 from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.training.trainable import frozen_names, names
+from mpo_jax.training.trainable import abstract_trainable, frozen_weights, loaded
 from mpo_jax.types import Numbers, Params
 
 REFERENCE = "reference_model"
@@ -65,7 +65,7 @@ class Assembly:
 
     def weights(self, trainable: Params) -> Params:
         """The policy's parameters as plain weights, adapters merged; the frozen ones in the compute dtype."""
-        return merged(joined(trainable, self.frozen.policy))
+        return uncut(merged(joined(trainable, self.frozen.policy)))
 
     def learnt(self, trainable: Params) -> Params:
         """What differs from the model's files, for an export: parameters, or what an adapter changes."""
@@ -107,13 +107,14 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         beside = processes.on_first(lambda: _other_files(config, digests))
         key = {"weights": beside.get(REFERENCE, fingerprint(weights)), "tokenizer": fingerprint(tokenizer)}
         data, reference, shared = _with_reference(config, key, model, load, programs, data, mesh)
-        fixed = frozen_names(model, config.frozen, config.lora)
-        policy = load(jnp.dtype(config.compute_dtype), fixed) if fixed else {}
+        layers, fixed = model.config.layers, frozen_weights(model, config.frozen, config.lora)
+        policy = loaded(load, jnp.dtype(config.compute_dtype), fixed, layers)
     if config.lora.rank:
         policy = prepared(policy, config.lora)
         masters = functools.partial(_adapter, config, model, family, mesh)
     else:
-        masters = functools.partial(load, jnp.float32, names(model.abstract()) - fixed)
+        trained = abstract_trainable(model, config.frozen, config.lora)
+        masters = functools.partial(loaded, load, jnp.float32, trained, layers)
     if keep_weights and jax.process_count() == 1:
         masters = _kept(masters)
     files = weights | tokenizer | beside

@@ -47,8 +47,8 @@ class TrainConfig:
     `remat`: what the backward pass keeps of each layer, the rest being recomputed: 'full' keeps least, then 'offload',
     'attention', 'dots', 'none'.
     `frozen`: names of parameters that are not trained, separated by commas, as in 'embedding,unembedding'; they have no float32
-    masters and no moments. `lora`: with a rank above 0, or an adapter to start from, adapters are trained and all of the model is
-    frozen.
+    masters and no moments; 'layers:30' are the first 30 layers. `lora`: with a rank above 0, or an adapter to start from,
+    adapters are trained and all of the model is frozen.
     `reference_model`: another model of the same shape as the frozen reference, a folder or hub name (default: `model`).
     `reference`: 'live' runs the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores in the
     folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters in memory.
@@ -95,6 +95,16 @@ class TrainConfig:
             raise InputError(
                 "KL retention compares full next-token distributions, which reference=cached does not store: write "
                 "--config.reference=live."
+            )
+        if self.reference == "cached" and self.loss.reference_reads.prompts:
+            raise InputError(
+                "The loss reads the reference's states of prompts, which reference=cached does not store: write "
+                "--config.reference=live."
+            )
+        if self.loss.policy_reads.contrast and self.microbatches > 1:
+            raise InputError(
+                f"The loss compares the rows of a batch with each other, so microbatches={self.microbatches} would change it: "
+                "write --config.microbatches=1."
             )
         if self.reference_store is not None and self.reference != "cached":
             raise InputError(

@@ -261,3 +261,21 @@ def test_wrong_files_are_named(tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="pickled"):
         load(folder)
+
+
+def test_layers_in_two_stacks_are_loaded_and_exported_bit_for_bit(tmp_path):
+    source = checkpoint(tmp_path / "source", "llama", tied=False)
+    family, model, _ = build(source)
+    whole, names = load(source), [w.ours for w in family.weights(model.config)]
+    upper = range(1, model.config.layers)
+    top = load_params(source, model, family, mesh_of(), only=[name for name in names if "layers." in name], layers=upper)[
+        "layers"
+    ]
+    jax.tree.map(lambda part, x: np.testing.assert_array_equal(part, x[1:]), top, whole["layers"])
+    trained = {"top_layers": jax.tree.map(lambda x: x + 1, top)}
+    report = save(trained, tmp_path / "out", source)
+    before, after = tensors(source), tensors(tmp_path / "out")
+    for name in before:
+        frozen = ".layers." not in name or ".layers.0." in name
+        np.testing.assert_array_equal(after[name], before[name] if frozen else before[name] + 1, err_msg=name)
+    assert report.changed_weights == sum(x.size for name, x in before.items() if (after[name] != x).any())

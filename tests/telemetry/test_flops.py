@@ -9,7 +9,7 @@ import tiny
 
 from mpo_jax.models.adapters import LoraConfig, abstract_adapter, prepared
 from mpo_jax.models.decoder import dotted
-from mpo_jax.models.parameters import joined
+from mpo_jax.models.parameters import cut, joined
 from mpo_jax.scoring.sequences import score
 from mpo_jax.telemetry.flops import Work, backward_flops, counted, forward_flops, update_work, visible_pairs
 from mpo_jax.training.trainable import split
@@ -133,6 +133,20 @@ def test_training_everything_is_two_products_for_each_of_the_forward_pass(change
     model = tiny.model(**changes)
     counts = counted(model.config, PACKED)
     assert backward_flops(model.config, counts, model.abstract()) == 2 * forward_flops(model.config, counts)
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_upper_layers_alone_are_a_shorter_models_layers(changes):
+    """Nothing depends on the frozen layers below, nor on the embedding."""
+    deep, short = (
+        tiny.model(**changes | {"layers": 4, "layer_windows": (None,) * 4}),
+        tiny.model(**changes | {"layer_windows": (None,) * 2}),
+    )
+    top = {"top_layers": cut(deep.abstract(), 2)["top_layers"]}
+    counts = counted(deep.config, PACKED)
+    expected = backward_flops(short.config, counted(short.config, PACKED), {"layers": short.abstract()["layers"]})
+    assert backward_flops(deep.config, counts, top) == expected
+    assert expected < backward_flops(deep.config, counts, {"layers": deep.abstract()["layers"]})
 
 
 def test_an_adapters_update_by_hand():
