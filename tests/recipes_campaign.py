@@ -8,6 +8,7 @@ everywhere. The exit code is 1 if rows, origins, drops or audits differ in a byt
 """
 
 import argparse
+import functools
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ import recipe_voices
 from fake_endpoint import MODEL, served
 from recipe_runs import arguments, other_model, rows, voices
 
+from mpo_jax.data.chat import load_tokenizer
 from mpo_jax.recipes.registry import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +101,7 @@ if __name__ == "__main__":
         where = Path(temporary)
         make_small.make("llama", SHARED / "tokenizers" / "llama-3.1-8b-instruct", where / "model", vocab=128256)
         other_model(where, where / "other")
+        recipe_voices.tokenizer = functools.cache(lambda: load_tokenizer(where / "model"))  # what is rendered here comes as ids
         dice = random.Random(args.seed)
         done = [campaign(where, recipe, args.limit, args.kills, dice) for recipe in args.recipes.split(",")]
         sys.exit(not all(done))
