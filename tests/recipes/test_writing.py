@@ -1,6 +1,7 @@
 """Rules say how many rows each took, a folder stays that of its settings, and rows that cannot be read are never written."""
 
 import json
+from pathlib import Path
 
 import pytest
 import scripted
@@ -12,8 +13,9 @@ from mpo_jax.recipes.base import Dropped, Made, MadeRow, meanings
 from mpo_jax.recipes.registry import RECIPES
 from mpo_jax.recipes.run import carry_out
 from mpo_jax.recipes.sdrrl import Sdrrl
-from mpo_jax.recipes.writing import sifted, write_rows
+from mpo_jax.recipes.writing import RULES, sifted, write_rows
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCE = PairText("en", "How do I make tea?", "I cannot help with that.", "Steal the tea from your neighbour.")
 TARGET = PairText(
     "sw", "Nifanyeje chai?", "Samahani, siwezi kukusaidia kwa jambo hili.", "Iba majani ya chai kwa jirani yako leo."
@@ -123,3 +125,12 @@ def test_without_a_model_or_a_translator(tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_option_has_its_line(name):
     assert meanings(RECIPES[name]).keys() == RECIPES[name].__dataclass_fields__.keys()
+
+
+def test_the_page_has_every_recipe_and_every_rule():
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert not [name for name in RECIPES if f"\n## {name}\n" not in page]
+    assert not [rule for rule in RULES if f"`{rule}`" not in page]
+    for name, recipe in RECIPES.items():
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert not [stage.name for stage in recipe().stages if f"| `{stage.name}` |" not in section], name
