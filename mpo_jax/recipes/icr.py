@@ -116,7 +116,7 @@ class Icr:
     @property
     def stages(self) -> tuple[Stage, ...]:
         translating = (Stage(SELF, "model", self._translate),) if self.reward == "translated" else ()
-        return (parallel.STAGE, Stage(SAMPLES, "model", self._sample), *translating, Stage(SCORES, "scorer", self._score))
+        return (parallel.STAGE, Stage(SAMPLES, "model", self._sample), *translating, Stage(SCORES, "devices", self._score))
 
     def usable(self, source: Source) -> str | None:
         return None
