@@ -49,6 +49,12 @@ def test_without_rules_nothing_is_left_out_and_the_audit_warns(tmp_path):
     assert json.loads((tmp_path / "audit.json").read_text())["sw"]["identical_to_source"] == 3
 
 
+def test_ids_that_two_rows_would_share_are_told_apart(tmp_path):
+    rows = [row(name, prompt=f"Nifanyeje chai namba {n}?") for n, name in enumerate(("a", "a-2", "a", "a"))]
+    write_rows(tmp_path, made(*rows), [])
+    assert [one.id for one in read_rows(tmp_path / "rows.jsonl")] == ["a", "a-2", "a-3", "a-4"]
+
+
 def test_rows_that_could_not_be_read_are_dropped_with_the_reason():
     kept, dropped = sifted(made(row("a", chosen=" "), row("b")), [])
     assert [one.row.id for one in kept] == ["b"]
