@@ -36,7 +36,7 @@ from mpo_jax.generation.base import Decoding
 from mpo_jax.models.families.registry import build as build_model
 from mpo_jax.recipes import registry, sources
 from mpo_jax.recipes.alignment import Aligner, Nllb, ServedAligner
-from mpo_jax.recipes.base import Build, Recipe, meanings
+from mpo_jax.recipes.base import OWN, Build, Recipe, meanings
 from mpo_jax.recipes.own_model import OnDevices, OwnModel, Served
 from mpo_jax.recipes.run import JUDGED, ROWS, carry_out
 from mpo_jax.recipes.writing import RULES
@@ -158,7 +158,7 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
 def models_of(args: argparse.Namespace, recipe: Recipe, build: Build) -> Mapping[str, Any]:
     """What those who are given are known by. A model that these stages do not ask is not downloaded for it."""
     known: dict[str, Any] = {}
-    asked = {stage.who for stage in recipe.stages if args.stage in (None, stage.name)} & {"model", "scorer"}
+    asked = {stage.who for stage in recipe.stages if args.stage in (None, stage.name)} & OWN
     given = {"model": build.model}
     for field in dataclasses.fields(recipe):  # pyright: ignore[reportArgumentType]
         if field.metadata.get("model") and (name := getattr(recipe, field.name)) is not None:
@@ -233,8 +233,7 @@ def computes(args: argparse.Namespace, recipe: Recipe) -> bool:
         {"judge"} if args.stage == JUDGED else set()
     )
     answers_here = "model" in asked and args.model is not None and not asking.served(args)
-    scores_here = "scorer" in asked
-    return answers_here or scores_here or ("judge" in asked and args.judge_dir is not None and args.judge_server is None)
+    return answers_here or "devices" in asked or ("judge" in asked and args.judge_dir is not None and args.judge_server is None)
 
 
 if __name__ == "__main__":

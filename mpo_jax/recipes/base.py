@@ -18,7 +18,9 @@ from mpo_jax.recipes.alignment import Aligner
 from mpo_jax.recipes.own_model import OnDevices, OwnModel
 from mpo_jax.recipes.sources import Source
 
-Who = Literal["model", "translator", "judge", "scorer"]
+# Who is asked: the model that answers, models that score on these devices, or somebody else.
+Who = Literal["model", "devices", "translator", "judge", "scorer"]
+OWN: frozenset[Who] = frozenset({"model", "devices"})
 
 
 @dataclasses.dataclass(frozen=True)

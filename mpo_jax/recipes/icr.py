@@ -38,6 +38,8 @@ PREFIX = (
 
 MOST_OF_TRANSLATION = 8192  # tokens
 
+Samples = Mapping[tuple[str, str, int], Record]  # (language, id, sample) -> what the model said
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -114,17 +116,18 @@ class Icr:
     @property
     def stages(self) -> tuple[Stage, ...]:
         translating = (Stage(SELF, "model", self._translate),) if self.reward == "translated" else ()
-        return (parallel.STAGE, Stage(SAMPLES, "model", self._sample), *translating, Stage(SCORES, "scorer", self._score))
+        return (parallel.STAGE, Stage(SAMPLES, "model", self._sample), *translating, Stage(SCORES, "devices", self._score))
 
     def usable(self, source: Source) -> str | None:
         return None
 
     def rows(self, build: Build) -> Made:
         texts, dropped = parallel.parallel(build)
-        samples, scored = self._samples(build), self._scored(build)
+        samples = self._samples(build)
+        scored = self._scored(build, samples)
         pairs: dict[str, dict[str, tuple[PairText, dict[str, Any], bool]]] = {}
         for language, prompts in texts.items():
-            table = self._table(build, language, list(prompts), scored)
+            table = self._table(language, list(prompts), samples, scored)
             pairs[language] = {}
             for name, found in table.pairs(self.length_control, self.upper_bound).items():
                 if isinstance(found, str):
@@ -159,7 +162,7 @@ class Icr:
     def _sample(self, build: Build) -> str:
         return write_answers(build, SAMPLES, parallel.prompts(build), self.decoding(), samples=self.samples)
 
-    def _samples(self, build: Build) -> Mapping[tuple[str, str, int], Record]:
+    def _samples(self, build: Build) -> Samples:
         return read_answers(build, SAMPLES, parallel.prompts(build), samples=self.samples)
 
     def _to_translate(self, build: Build) -> list[tuple[str, str]]:
@@ -178,7 +181,7 @@ class Icr:
             raise InputError("A reward needs two models: give --denominator, such as the model before preference training.")
         over, under = self._models(build)
         rewards.check_vocabularies(over, under)
-        exchanges = list(self._exchanges(build).values())
+        exchanges = list(self._exchanges(build, self._samples(build)).values())
         missing = 0
         for name, model in (("numerator", over), ("denominator", under)):
             missing += rewards.write_logps(build.folder / SCORES / f"{name}.jsonl", model, exchanges, shift=self.compat_shift)
@@ -194,11 +197,11 @@ class Icr:
             raise InputError("Scores are computed on these devices: give --numerator, a folder with the model that answers.")
         return build.model, build.load(self.denominator)
 
-    def _exchanges(self, build: Build) -> dict[tuple[str, str, int], tuple[str, str]]:
+    def _exchanges(self, build: Build, samples: Samples) -> dict[tuple[str, str, int], tuple[str, str]]:
         """(language, id, sample) -> (what the scorers read as the prompt, as the answer), of all samples that can be scored."""
         texts, found = parallel.parallel(build)[0], {}
         meanings = read_self_translations(build, SELF, self._to_translate(build)) if self.reward == "translated" else {}
-        for (language, name, sample), record in self._samples(build).items():
+        for (language, name, sample), record in samples.items():
             answer, problem = record.text, failure(record)
             if problem is None and (answer, build.dominant) in meanings and language != build.dominant:
                 answer, problem = translation_in(meanings[answer, build.dominant])
@@ -209,18 +212,18 @@ class Icr:
                 found[language, name, sample] = prompt, answer
         return found
 
-    def _scored(self, build: Build) -> dict[tuple[str, str, int], float]:
+    def _scored(self, build: Build, samples: Samples) -> dict[tuple[str, str, int], float]:
         """(language, id, sample) -> its reward, of those that can be scored. Errors: one that has not been scored yet."""
         folder, found = build.folder / SCORES, {}
         known = rewards.read_rewards(folder / "numerator.jsonl", folder / "denominator.jsonl")
-        for slot, exchange in self._exchanges(build).items():
+        for slot, exchange in self._exchanges(build, samples).items():
             if (key := chunks.key_of(exchange)) not in known:
                 raise not_run(SCORES, f"{folder} has no score of sample {slot[2]} of '{slot[1]}' in '{slot[0]}'")
             found[slot] = known[key]
         return found
 
-    def _table(self, build: Build, language: str, names: list[str], scored: Mapping[tuple[str, str, int], float]) -> Table:
-        samples, shape = self._samples(build), (len(names), self.samples)
+    def _table(self, language: str, names: list[str], samples: Samples, scored: Mapping[tuple[str, str, int], float]) -> Table:
+        shape = (len(names), self.samples)
         reward_NK, length_NK = np.full(shape, np.nan), np.zeros(shape)
         for n, name in enumerate(names):
             for k in range(self.samples):

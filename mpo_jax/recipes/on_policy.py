@@ -81,20 +81,23 @@ class OnPolicy:
     def rows(self, build: Build) -> Made:
         """Errors: a prompt that is still to be sampled or judged; no refusal at all."""
         made, dropped = [], []
-        for tried in self._finished(build):
+        tries = self._finished(build)
+        meanings = {language: translation.translated(build, language) for language in build.languages}
+        for tried in tries:
             record = tried.accepted
-            for language in build.languages:
+            for language, meaning in meanings.items():
                 if record is None:
                     reason = f"no refusal in {self.tries} samples; the last one {tried.samples[-1][1]}"
                     dropped.append(Dropped(tried.source.id, language, reason))
                 else:
-                    found = self._row(build, tried.source, record, language)
+                    found = self._row(build, tried.source, record, language, meaning)
                     (made if isinstance(found, MadeRow) else dropped).append(found)
         return Made(made, dropped)
 
-    def _row(self, build: Build, source: Source, record: Record, language: str) -> MadeRow | Dropped:
+    def _row(
+        self, build: Build, source: Source, record: Record, language: str, meaning: translation.Translated
+    ) -> MadeRow | Dropped:
         assert source.unsafe is not None, "`usable` has looked"
-        meaning = translation.translated(build, language)
         side = PairText(build.dominant, source.texts[build.dominant], record.text, source.unsafe)
         given = source.texts.get(language)
         said = {

@@ -104,10 +104,20 @@ class OnDevices:
 
     def release(self) -> None:
         """Its weights make room for another model's, and are read again when they are needed again."""
-        vars(self).pop("engine", None)
+        for kept in ("engine", "_last"):
+            vars(self).pop(kept, None)
 
     def responder(self, decoding: Decoding, opening: str = "") -> Responder:
-        return self.engine.otherwise(decoding, Opened(self.conversation, opening) if opening else None)
+        """The last one is kept, with its programs and its cache: a stage that samples again asks the same again."""
+        if (decoding, opening) not in self._last:
+            self._last.clear()
+            chat = Opened(self.conversation, opening) if opening else None
+            self._last[decoding, opening] = self.engine.otherwise(decoding, chat)
+        return self._last[decoding, opening]
+
+    @functools.cached_property
+    def _last(self) -> dict[tuple[Decoding, str], Engine]:
+        return {}
 
     @functools.cached_property
     def conversation(self) -> Conversation:

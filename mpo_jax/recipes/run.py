@@ -11,7 +11,7 @@ from mpo_jax.errors import InputError, check_choice
 from mpo_jax.files.digests import digests, fingerprint
 from mpo_jax.files.paths import path_of
 from mpo_jax.recipes import manifest, sources
-from mpo_jax.recipes.base import Build, Recipe, Stage
+from mpo_jax.recipes.base import OWN, Build, Recipe, Stage
 from mpo_jax.recipes.judged_rows import judge_rows
 from mpo_jax.recipes.manifest import Manifest
 from mpo_jax.recipes.writing import RULES, Written, write_rows
@@ -41,8 +41,8 @@ def carry_out(
     if stage is not None:
         check_choice("stage", stage, (*names, ROWS, JUDGED))
     wanted = [one for one in recipe.stages if stage in (None, one.name)]
-    if jax.process_count() > 1 and (stage in (None, ROWS, JUDGED) or any(one.who != "model" for one in wanted)):
-        own = ", ".join(one.name for one in recipe.stages if one.who == "model")
+    if jax.process_count() > 1 and (stage in (None, ROWS, JUDGED) or any(one.who not in OWN for one in wanted)):
+        own = ", ".join(one.name for one in recipe.stages if one.who in OWN)
         raise InputError(
             f"These {jax.process_count()} processes would wait for others than the model: give --stage with one of {own} here, "
             "and run the other stages in one process."

@@ -66,6 +66,7 @@ class Sdrrl:
     def rows(self, build: Build) -> Made:
         made, dropped = [], []
         answers = self._answers(build)
+        meanings = {language: translation.translated(build, language) for language in build.languages}
         for source in build.sources:
             record, name = answers[source.id], source.id
             if (failed := failure(record)) is not None:
@@ -73,8 +74,7 @@ class Sdrrl:
                 continue
             question = source.texts[build.dominant]
             found = [(f"{name}-{build.dominant}", build.dominant, question, record.text)]
-            for language in build.languages:
-                meaning = translation.translated(build, language)
+            for language, meaning in meanings.items():
                 given = source.texts.get(language)
                 asked, said = Translation(given) if given is not None else meaning(question), meaning(record.text)
                 if (problem := asked.error or said.error) is not None:

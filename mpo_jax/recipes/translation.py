@@ -70,6 +70,7 @@ def _write(path: Path, fresh: Mapping[str, Translation]) -> None:
     for text, found in fresh.items():
         said = {"translation": found.text} if found.error is None else {"error": found.error}
         lines.append(json.dumps({"text": text, **said}) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)  # a translator that nobody had to ask has left no folder
     replace_text(path, "".join(lines))
 
 

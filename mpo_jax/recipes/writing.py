@@ -44,6 +44,7 @@ class Written:
 def write_rows(folder: Path, made: Made, rules: Sequence[str]) -> Written:
     """Writes the files. `rules`: names of `RULES`, in the order in which they are applied. Errors: no row is left."""
     kept, dropped = sifted(made, rules)
+    kept = with_ids(kept)
     counts: dict[str, collections.Counter[str]] = {}
     for one in dropped:
         counts.setdefault(one.reason, collections.Counter())[one.language] += 1
@@ -70,6 +71,19 @@ def sifted(made: Made, rules: Sequence[str]) -> tuple[list[MadeRow], list[Droppe
         else:
             dropped.append(Dropped(one.row.id, one.row.target.language, reason))
     return kept, dropped
+
+
+def with_ids(rows: Iterable[MadeRow]) -> list[MadeRow]:
+    """Each with an id of its own: prompts may be called so that two rows would share one, as "tea" and "tea-sw" may."""
+    count: collections.Counter[str] = collections.Counter()
+    found: dict[str, MadeRow] = {}
+    for one in rows:
+        name = one.row.id
+        while name in found:
+            count[one.row.id] += 1
+            name = f"{one.row.id}-{count[one.row.id] + 1}"
+        found[name] = dataclasses.replace(one, row=dataclasses.replace(one.row, id=name))
+    return list(found.values())
 
 
 def _unreadable(row: Row) -> str | None:

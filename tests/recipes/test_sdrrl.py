@@ -10,6 +10,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.recipes.code_switching import read_lexicon, switched
 from mpo_jax.recipes.run import carry_out
 from mpo_jax.recipes.sdrrl import Sdrrl
+from mpo_jax.recipes.sources import Source
 
 
 def made(folder, recipe, **more):
@@ -55,3 +56,13 @@ def test_what_code_switching_needs(tmp_path):
     (tmp_path / "en-sw.txt").write_text("tea chai\nmake\n")
     with pytest.raises(InputError, match=r"en-sw.txt, line 2: there must be a word and its translation"):
         read_lexicon(tmp_path, "en", "sw")
+
+
+def test_where_nothing_has_to_be_translated_nobody_is_asked(tmp_path):
+    """The answer is in the target language already, and the data have the question in it."""
+    sources = (Source("tea", {"en": "How do I make tea?", "sw": "Nifanyeje chai?"}),)
+    said = "Chemsha maji kwanza, kisha weka majani ya chai na sukari ndani ya kikombe chako."
+    build = scripted.build(tmp_path / "out", Voice(lambda request: said), sources=sources)
+    carry_out("sdrrl", Sdrrl(cross=False), build, models={})
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [row["target"]["chosen"] for row in rows] == [said, said]

@@ -1,6 +1,7 @@
 """Rules say how many rows each took, a folder stays that of its settings, and rows that cannot be read are never written."""
 
 import json
+from pathlib import Path
 
 import pytest
 import scripted
@@ -12,8 +13,9 @@ from mpo_jax.recipes.base import Dropped, Made, MadeRow, meanings
 from mpo_jax.recipes.registry import RECIPES
 from mpo_jax.recipes.run import carry_out
 from mpo_jax.recipes.sdrrl import Sdrrl
-from mpo_jax.recipes.writing import sifted, write_rows
+from mpo_jax.recipes.writing import RULES, sifted, write_rows
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCE = PairText("en", "How do I make tea?", "I cannot help with that.", "Steal the tea from your neighbour.")
 TARGET = PairText(
     "sw", "Nifanyeje chai?", "Samahani, siwezi kukusaidia kwa jambo hili.", "Iba majani ya chai kwa jirani yako leo."
@@ -45,6 +47,12 @@ def test_without_rules_nothing_is_left_out_and_the_audit_warns(tmp_path):
     assert written.rows == {"sw": 3} and not written.dropped
     assert "sw: 3 of 3 rows repeat an answer of the source side word for word" in written.warnings
     assert json.loads((tmp_path / "audit.json").read_text())["sw"]["identical_to_source"] == 3
+
+
+def test_ids_that_two_rows_would_share_are_told_apart(tmp_path):
+    rows = [row(name, prompt=f"Nifanyeje chai namba {n}?") for n, name in enumerate(("a", "a-2", "a", "a"))]
+    write_rows(tmp_path, made(*rows), [])
+    assert [one.id for one in read_rows(tmp_path / "rows.jsonl")] == ["a", "a-2", "a-3", "a-4"]
 
 
 def test_rows_that_could_not_be_read_are_dropped_with_the_reason():
@@ -123,3 +131,12 @@ def test_without_a_model_or_a_translator(tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_option_has_its_line(name):
     assert meanings(RECIPES[name]).keys() == RECIPES[name].__dataclass_fields__.keys()
+
+
+def test_the_page_has_every_recipe_and_every_rule():
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert not [name for name in RECIPES if f"\n## {name}\n" not in page]
+    assert not [rule for rule in RULES if f"`{rule}`" not in page]
+    for name, recipe in RECIPES.items():
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert not [stage.name for stage in recipe().stages if f"| `{stage.name}` |" not in section], name
