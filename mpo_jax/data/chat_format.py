@@ -42,8 +42,8 @@ def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
     """The format of the tokenizer's own chat template, found by rendering one exchange and verified on another.
 
     The end is cut after its first special token: some templates add a newline there, which the model is not meant to write. Text
-    before the answer, such as the space in Llama 2's template, is left out where the tokenizer adds it anyway. A template that lets a
-    model think first, such as Qwen3's, is rendered for an answer without thoughts.
+    before the answer, such as the space in Llama 2's template, is left out where the tokenizer adds it anyway. A template that
+    lets a model think first, such as Qwen3's, is rendered for an answer without thoughts.
     Errors: no template; a template that is not text around two messages, such as one that rewrites them.
     """
     where = f"tokenizer in {tokenizer.name_or_path}"
