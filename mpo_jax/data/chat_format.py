@@ -1,6 +1,6 @@
 """Which text surrounds a prompt and an answer? The authors' chat format or the tokenizer's own, checked against the tokenizer."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.types import ChatFormat
@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TEMPLATES = ("authors", "hf")
-WITHOUT_THOUGHTS = {"enable_thinking": False}  # what templates of models that may think first ask for; others ignore it
+WITHOUT_THOUGHTS: dict[str, Any] = {
+    "enable_thinking": False
+}  # what templates of models that may think first ask for; others ignore it
 
 
 def chat_format(template: str, authors: ChatFormat | None, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
@@ -224,7 +223,7 @@ class Model:
         ropes = self.config.ropes
         frequencies = {rope: layers.rope_frequencies(self.config.head_dim, rope) for rope in ropes if rope is not None}
         angles = {rope: layers.rope_angles(position_ST, frequency) for rope, frequency in frequencies.items()}
-        return tuple(map(angles.get, ropes))
+        return tuple(None if rope is None else angles[rope] for rope in ropes)
 
     def embed(self, params: Params, tokens_ST: Array) -> Array:
         """Token ids -> the input of the first layer, [S, T, D] in the dtype of the parameters."""
@@ -292,7 +291,7 @@ class Model:
             x_STD, found = jax.lax.scan(group, x_STD, stack)
         else:
             distinct = tuple(dict.fromkeys(c.kinds))
-            number_L = np.asarray([distinct.index(kind) for kind in c.kinds], np.int32)
+            number_L = jnp.asarray([distinct.index(kind) for kind in c.kinds], jnp.int32)
             by_kind = [angles[c.kinds.index(kind)] for kind in distinct]
             still_STR = jnp.zeros((*packed.position_ST.shape, c.head_dim // 2), jnp.float32)  # no rotation
             turned_KSTR = jnp.stack([still_STR if angle_STR is None else angle_STR for angle_STR in by_kind])
