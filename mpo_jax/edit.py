@@ -130,11 +130,7 @@ def run(args: argparse.Namespace) -> None:
     counts = {kind: len(asked[kind][args.dominant]) for kind in asked}
     written = edit.write_model(config, layers, {"model": args.model, "languages": languages, **counts})
     if written is not None:
-        share = written.changed_weights / written.total_weights
-        print(
-            f"{output / 'model'}: {written.changed_weights:,} of {written.total_weights:,} weights ({share:.1%}) differ from the "
-            "original model's"
-        )
+        print(f"{output / 'model'}: {written}")
 
 
 def layers_of(given: str | None, count: int) -> list[int]:

@@ -16,7 +16,7 @@ import enum
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,10 +52,7 @@ class ChatFormat:
         return self.before + self.content(message) + self.between
 
     def response(self, message: str) -> str:
-        return self.answer(message) + self.end
-
-    def answer(self, message: str) -> str:
-        return self.content(message).lstrip("\n") if self.skip_newlines else self.content(message)
+        return (self.content(message).lstrip("\n") if self.skip_newlines else self.content(message)) + self.end
 
     def content(self, message: str) -> str:
         return message.strip() if self.strip else message
@@ -69,6 +66,7 @@ class Want(enum.Flag):
     HIDDEN = enum.auto()
     KL_OF_POLICY = enum.auto()  # KL(policy || reference), asked of both models and given in the policy's scores
     KL_OF_REFERENCE = enum.auto()  # KL(reference || policy), likewise
+    PROMPT = enum.auto()  # the state of the prompt's last token, from the prompt alone; of the source and target side only
 
 
 KL = Want.KL_OF_POLICY | Want.KL_OF_REFERENCE
@@ -76,13 +74,20 @@ KL = Want.KL_OF_POLICY | Want.KL_OF_REFERENCE
 
 @dataclasses.dataclass(frozen=True)
 class Reads:
-    """What a method needs from one model; what it does not read is never packed or computed. `pooling`: one of `POOLINGS`."""
+    """What a method needs from one model; what it does not read is never packed or computed.
+
+    `pooling`: one of `POOLINGS`. `layer`: the states of prompts are those of the residual stream after this many layers, without
+    the final norm; 0 = after all layers and the final norm. `groups`: all rows of one dominant prompt come together, in one
+    microbatch. `contrast`: rows are compared with all others of the batch, which must then be one microbatch."""
 
     source: Want = Want.NOTHING
     target: Want = Want.NOTHING
     mismatch: str = ""  # log-probabilities of this side's prompts with the answers to other prompts, without gradient
     parallel: str = ""  # log-probabilities of the pair in this language that has the same dominant prompt
     pooling: str = "mean"
+    layer: int = 0
+    groups: bool = False
+    contrast: bool = False
 
     @classmethod
     def answers(cls, source: bool) -> "Reads":
@@ -93,6 +98,15 @@ class Reads:
         """What is needed of this one of `PAIR_KINDS`."""
         asked = getattr(self, kind)
         return asked if isinstance(asked, Want) else Want.LOGP if asked else Want.NOTHING
+
+    def want_of_answers(self, kind: str) -> Want:
+        """What is needed of this kind's two answers: all but the state of the prompt."""
+        return self.want(kind) & ~Want.PROMPT
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The sides of which the state of the prompt is needed."""
+        return tuple(side for side in SIDES if Want.PROMPT in self.want(side))
 
     @property
     def anything(self) -> Want:
@@ -111,8 +125,9 @@ class Reads:
 
     @property
     def storable(self) -> bool:
-        """Whether anything is read, and all of it can be computed beforehand and stored: full distributions cannot."""
-        return bool(self.anything) and not self.divergence.anything
+        """Whether anything is read, and all of it is what a cached reference stores: full distributions and the states of prompts
+        are not."""
+        return bool(self.anything) and not self.divergence.anything and not self.prompts
 
 
 @jax.tree_util.register_dataclass
@@ -122,7 +137,8 @@ class Packed:
     with one gradient tree, and short sequences fill the space beside long ones. A padded batch is one with one segment per row.
 
     A slot is the number of a sequence of the batch's B rows: (2 * kind + answer) * B + row, with `PAIR_KINDS` and `ANSWERS`
-    counted from 0; -1 marks an unused entry. Everything is int32 except `pool_weight_ST`, which is float32.
+    counted from 0; prompts alone have the numbers after all these, `prompt_slot`; -1 marks an unused entry. Everything is int32
+    except `pool_weight_ST`, which is float32.
     """
 
     tokens_ST: Array
@@ -134,6 +150,11 @@ class Packed:
     answer_slot_SA: Array  # the sequence it belongs to, -1 = unused
     pool_slot_ST: Array  # the sequence whose pooled state this position enters, -1 = none
     pool_weight_ST: Array  # with this weight; the weights of a sequence sum to 1
+
+
+def prompt_slot(side: str, rows: int) -> int:
+    """The slot of the first of B = `rows` prompts of this side (see `Packed`)."""
+    return (len(PAIR_KINDS) * len(ANSWERS) + SIDES.index(side)) * rows
 
 
 class Places(NamedTuple):
@@ -192,22 +213,41 @@ class Pair:
         return self.chosen.mean_logp_B - self.rejected.mean_logp_B
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("weight_B", "language_B", "prompt_B"), meta_fields=("languages", "group")
+)
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a method that reads prompts knows of its B rows beside their scores; the fields of `Batch` with these names.
+    `languages`: the names to which `language_B` refers by index."""
+
+    weight_B: Array
+    language_B: Array
+    prompt_B: Array
+    languages: tuple[str, ...]
+    group: int
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """One model's scores of the `PAIR_KINDS` of B rows; what was not read is None. `mismatch` has the rows of the whole batch,
-    those of other microbatches included."""
+    those of other microbatches included. `prompts`: side -> states of the prompts' last tokens, f32 (B, D), where they are read,
+    zeros for a row that only fills up a batch; the policy's scores then have `rows` too."""
 
     source: Pair | None = None
     target: Pair | None = None
     mismatch: Pair | None = None
     parallel: Pair | None = None
+    prompts: dict[str, Array] = dataclasses.field(default_factory=dict)
+    rows: Rows | None = None
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """B parallel rows. Between the data pipeline and the step every array has a leading microbatch axis M."""
+    """B parallel rows. Between the data pipeline and the step every array has a leading microbatch axis M. With a `group` above 1
+    each run of that many rows holds all rows of one dominant prompt, filled up with rows of weight 0."""
 
     policy: Packed
     reference: Packed | Scores | None  # what the frozen reference reads, or its scores computed beforehand; None = nothing
@@ -215,6 +255,8 @@ class Batch:
     language_B: Array  # int32: index of the target's language in the run's list of languages
     mismatch: Packed | None = None  # the mismatched pairs, for both models, where a method reads them
     divergence: Packed | None = None  # the answers on which the two models' distributions are compared, where a method reads that
+    prompt_B: Array | None = None  # int32: the first row with the same dominant prompt, where a method reads prompts
+    group: int = dataclasses.field(default=1, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -273,27 +315,6 @@ class TrainState:
 
 def cast(params: Params, dtype: Any) -> Params:
     return jax.tree.map(lambda p: p.astype(dtype), params)
-
-
-class LanguageModel(Protocol):
-    """What scoring needs from a model: pure functions of a tree of parameters, whose dtype is the compute dtype."""
-
-    @property
-    def final_softcap(self) -> float | None:
-        """Logits are capped to softcap * tanh(logit / softcap); None = as they are."""
-        ...
-
-    def hidden(self, params: Params, packed: Packed) -> Array:
-        """States after the final norm, [S, T, D]."""
-        ...
-
-    def readout(self, hidden: Array) -> Array:
-        """Hidden states as the unembedding reads them, [..., D]: scaled in families that scale their logits."""
-        ...
-
-    def unembedding(self, params: Params) -> Array:
-        """The matrix [V, D] whose product with the readout of a hidden state gives the logits, before the soft-cap."""
-        ...
 
 
 Schedule = Callable[[Any], Any]

@@ -9,11 +9,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mpo_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate", "safety", "report", "utility", "edit", "represent"}
+COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate", "safety", "report", "utility"}
+COMMANDS |= {"build", "rounds", "edit", "represent"}
 # From the top to the ground: a package imports itself and what stands below it, and models, data and losses not one another.
 PACKAGES = (
     *(
         "experiments",
+        "recipes",
         "planning",
         "training",
         "reporting",

@@ -13,6 +13,7 @@ from mpo_jax import plan
 from mpo_jax.devices.sharding import MeshConfig, abstract_on_mesh, batch_to_mesh, make_mesh, shards
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Dpo, Mpo, Simpo
+from mpo_jax.models.adapters import LoraConfig
 from mpo_jax.models.families.registry import build
 from mpo_jax.planning import advice, programs, slice_fit, tpu_compiler
 from mpo_jax.training import config as configs
@@ -94,7 +95,7 @@ def test_what_does_not_fit_is_an_answer():
     assert tpu_compiler._too_big(message) == memory
     late = "Ran out of memory in memory space hbm. Used 37.21G of 15.75G hbm. Exceeded hbm capacity by 21.46G. (4.65G) (6.90G)"
     assert tpu_compiler._too_big(late) == memory
-    entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 1e15, 8e14, False, {"step": memory})
+    entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 0, False, 1, 65536, 1e15, 8e14, False, {"step": memory})
     said = advice.describe(entry, config("model_dir"))
     assert "37.21 GiB of 15.75 GiB usable: does not fit: try --config.reference=cached, " in said
 
@@ -206,8 +207,39 @@ def test_moments_on_the_host_are_compiled_for(model_dir, monkeypatch):
     assert entry.fits and entry.programs["step"].peak >= 3 * entry.masters, "both moments come for the update"
 
 
+def test_a_plan_names_what_is_trained_frozen_and_shared():
+    gib = tpu_compiler.GIB
+    whole = slice_fit.SliceReport(
+        "v5e:2x2", 1, MESH, 32, 2048, gib, 2 * gib, 0, 3 * gib, False, 1, 65536, 1e15, 8e14, True, {"step": FITS}
+    )
+    assert advice.describe(whole, config("m")).splitlines()[1:4] == [
+        "  trainable    1.00 GiB  float32 masters",
+        "  moments      2.00 GiB",
+        "  reference    3.00 GiB",
+    ]
+    lora = dataclasses.replace(whole, frozen=4 * gib, reference=0, shared=True)
+    assert advice.describe(lora, config("m", lora=LoraConfig(4))).splitlines()[1:5] == [
+        "  trainable    1.00 GiB  float32 masters of the adapter",
+        "  moments      2.00 GiB",
+        "  frozen       4.00 GiB  the other weights, in bfloat16",
+        "  reference    0.00 GiB  shares the frozen weights",
+    ]
+
+
+@needs_compiler
+def test_an_adapter_is_planned_beside_one_copy_of_the_weights(model_dir, monkeypatch):
+    """Nothing but the adapter leaves the devices at the end; its largest factor, one of `gate`, is the program's own argument."""
+    largest = 4 * 2 * 4 * RAW["intermediate_size"]  # float32, two layers, rank 4
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
+    whole, lora = planned(config(model_dir), "v5e:2x2"), planned(config(model_dir, lora=LoraConfig(4)), "v5e:2x2")
+    assert (lora.frozen, lora.reference, lora.shared) == (whole.reference, 0, True) and not whole.frozen
+    state = lora.masters + lora.moments + 4  # and the number of the update
+    assert lora.programs["export"].peak == FITS.peak + state + lora.frozen - largest
+    assert lora.update_flops < 0.8 * whole.update_flops
+
+
 def test_the_work_of_an_update_at_a_share_of_the_peak():
-    entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 1, 65536, 788e12, 788e12, True, {"step": FITS})
+    entry = slice_fit.SliceReport("v5e:2x2", 1, MESH, 32, 2048, 1, 1, 0, 0, False, 1, 65536, 788e12, 788e12, True, {"step": FITS})
     assert advice.work(entry, None) == "788 TFLOP for 65,536 tokens per update"
     assert advice.work(entry, 0.5) == "788 TFLOP for 65,536 tokens per update; at 50% of 788 TFLOP/s: 2 s, 32,768 tokens/s"
     assert advice.work(dataclasses.replace(entry, peak_flops=None), 0.5) == advice.work(entry, None)

@@ -326,6 +326,22 @@ def test_what_is_frozen_stays_bit_for_bit_and_needs_no_moments(world, tmp_path, 
     assert not any(("embedding" in name and "unembedding" not in name) or "mlp'" in name for name in kept)
 
 
+@pytest.mark.slow
+def test_the_upper_layers_alone_are_trained_interrupted_and_exported(world, tmp_path, interrupted):
+    frozen = ["--config.frozen=layers:1,embedding,final_norm,unembedding", "--config.export.dtype=float32"]
+    with interrupted(3):
+        command(world, tmp_path, *frozen)
+    run = command(world, tmp_path, *frozen, "--config.checkpoint.resume=auto")
+    whole = command(world, tmp_path / "uninterrupted", *frozen)
+    before, after, other = (
+        load_file(folder / "model.safetensors") for folder in (world / "model", run / "export", whole / "export")
+    )
+    assert {name for name in before if (before[name] != after[name]).any()} == {name for name in before if ".layers.1." in name}
+    assert all((after[name] == other[name]).all() for name in before)
+    kept = json.loads((run / "checkpoints" / "step_4" / "state" / "_METADATA").read_text())["tree_metadata"]
+    assert any("top_layers" in name for name in kept) and not any("'layers'" in name for name in kept)
+
+
 def test_the_command_prints_the_sentence_alone(world, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         train.main([f"--config={config_file(world, tmp_path)}", "--config.epochs=0"])

@@ -20,7 +20,7 @@ CITATION = """@inproceedings{zhao-etal-2025-mpo,
 # The settings that decide what was learnt. The others (where a run wrote, on which devices, how often it evaluated) stay out of
 # the card, and so does a new setting until it is added here.
 LEARNT = ("model", "data", "loss", "optim", "epochs", "batch_size", "seed", "frozen", "lora")
-LEARNT += ("compute_dtype", "reference_dtype", "reference")
+LEARNT += ("compute_dtype", "reference_dtype", "reference", "reference_model")
 
 SAMPLES = "What the model wrote to the first sampled request of each language, always taking the most probable token."
 
@@ -53,9 +53,11 @@ def model_card(
     gaps: str,
     measured_rows: str,
     samples: str,
+    changes: str,
 ) -> str:
     """README.md of an export. `description` is the resolved config, `metrics` those of the last update, `gaps` a table of
-    `measured_rows`, as in "64 of 600 training rows", `samples` answers before and after, "" where none were written."""
+    `measured_rows`, as in "64 of 600 training rows", `samples` answers before and after, "" where none were written, `changes`
+    how the weights differ from the original model's."""
     shown = _public({name: description[name] for name in LEARNT})
     shown["optim"].pop("offload")
     base, data = shown["model"], shown["data"]["path"]
@@ -72,6 +74,7 @@ def model_card(
         f"Made with mpo_jax {__version__} on {rows} parallel preference rows of `{data}` ({', '.join(languages)}).",
         "## Reward gaps\n\nMean length-normalised reward gap in nats per token, log p(safe) - log p(unsafe), on "
         f"{measured_rows}, with 95 % bootstrap intervals.\n\n```\n" + gaps + "\n```",
+        f"## Weights\n\n{changes}.",
         *([f"## Samples\n\n{SAMPLES}\n\n```\n{samples}\n```"] if samples else []),
         "## Last update\n\n```\n" + "\n".join(f"{name}: {value:.6g}" for name, value in sorted(metrics.items())) + "\n```",
         "## Limits\n\nA reward gap measures a preference between two given answers, not what the model writes. Evaluate "

@@ -3,6 +3,7 @@
 PEFT stores A as [r, in] and B as [out, r] of each projection of each layer, under the name of the weight's module.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from mpo_jax.types import Params
 
 ADAPTER_FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# What PEFT's LoRA can do and ours cannot: the key of its config, and the values at which it does nothing.
+# What PEFT's LoRA can do and ours cannot: the key of its config, and the values at which it does nothing. Of the ways to draw the
+# first factors, those that change the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) are refused: without that base the
+# adapter is another one. PEFT writes `true` instead where it has converted the adapter to the original base.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
     "modules_to_save": (None, []),
@@ -43,6 +46,13 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "exclude_modules": (None, []),
     "fan_in_fan_out": (False, None),
     "use_qalora": (False, None),
+    "use_bdlora": (None,),
+    "alora_invocation_tokens": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+    "velora_config": (None,),
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
 }
 
 
@@ -106,6 +116,23 @@ def read_lora_config(folder: Path | str) -> LoraConfig:
         return LoraConfig(int(given["r"]), float(given["lora_alpha"]), ",".join(targets), bool(given.get("use_rslora", False)))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} has no usable 'r' and 'lora_alpha' ({error}): give an adapter that PEFT saved.") from None
+
+
+def with_start(given: LoraConfig) -> LoraConfig:
+    """The settings of an adapter that starts as the one in the folder `given.start`: the folder's own. Errors: those of
+    `read_lora_config`; a setting that is neither the folder's nor left at its default."""
+    assert given.start is not None
+    found = dataclasses.replace(read_lora_config(given.start), start=given.start)
+    for name in ("rank", "alpha", "names", "rslora"):
+        asked, theirs = getattr(given, name), getattr(found, name)
+        if asked not in (theirs, getattr(LoraConfig(), name)):
+            setting = "targets" if name == "names" else name
+            asked, theirs = (",".join(x) if isinstance(x, tuple) else x for x in (asked, theirs))
+            raise InputError(
+                f"lora.{setting}={asked} contradicts lora.start='{given.start}', an adapter with {setting}={theirs}: leave "
+                f"lora.{setting} out or write that."
+            )
+    return found
 
 
 def load_adapter(folder: Path | str, model: Model, family: Family, mesh: Mesh) -> tuple[LoraConfig, Params]:

@@ -6,8 +6,8 @@ The one exception is an empty translation, which nobody can judge (see `translat
 from collections.abc import Mapping
 
 from mpo_jax.clients.translators.base import Text, Translation
-from mpo_jax.data.audit import opens_with_refusal
 from mpo_jax.data.language import UNKNOWN, detect
+from mpo_jax.data.refusals import opens_with_refusal
 
 FINDINGS = ("language", "length", "copied", "refused", "emptied")
 # Characters of a translation for each of its text: a Chinese text doubles to quadruples in English. Wide, since short texts vary.

@@ -1,16 +1,14 @@
-"""What is noisy in the data? Counts per target language; nothing is left out or repaired because of them.
+"""What is noisy in the data? Counts per target language, and warnings; nothing is left out or repaired because of them.
 
-All are approximate where they judge language or meaning: a language by a classifier (`data.language`), a refusal by the phrases
-below in an answer's first sentence.
+All are approximate where they judge language or meaning (see `data.flaws`).
 """
 
 import dataclasses
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mpo_jax.data.chat import Example
-from mpo_jax.data.language import UNKNOWN, detect
+from mpo_jax.data.flaws import findings
 from mpo_jax.data.rows import Row
 
 
@@ -22,8 +20,15 @@ class Audit:
     prompt_in_another_language: int  # judged by `detect`; a text it cannot judge is not counted
     chosen_in_another_language: int
     rejected_in_another_language: int
+    chosen_mixes_languages: int  # has a sentence of the source's language
+    rejected_mixes_languages: int
     chosen_opens_with_refusal: int
     rejected_opens_with_refusal: int
+    chosen_lost_refusal: int  # the source's opens with a refusal, and the target's does not
+    chosen_ends_early: int  # without a mark that ends a sentence
+    rejected_ends_early: int
+    chosen_length_unlike_source: int  # characters: less than an eighth, or more than five times
+    rejected_length_unlike_source: int
     html_entities: int  # such as &#39; in any of the three texts
     replacement_characters: int  # U+FFFD in any of them
     duplicates: int  # rows whose three texts together occurred in an earlier row
@@ -34,77 +39,46 @@ class Audit:
     truncated_target: int
 
 
-_HTML_ENTITY = re.compile(r"&(?:#\d{1,6}|#x[0-9a-fA-F]{1,5}|amp|lt|gt|quot|apos|nbsp);")
-
-# What a refusal says in its first sentence. Verb-final languages say it last, so the whole sentence is looked through.
-REFUSALS = {
-    "en": "i can't|i cannot|i can not|i can’t|sorry|i won't|i will not|not able to|unable to|unfortunately|as an ai",
-    "ar": "لا أستطيع|لا يمكنني|لا استطيع|آسف|عذرا|أعتذر|للأسف|غير قادر",
-    "bn": "দুঃখিত|পারি না|পারব না|পারছি না|সম্ভব নয়|ক্ষমা|অক্ষম",
-    "de": "ich kann nicht|ich kann dir|ich kann ihnen|tut mir leid|entschuldigung|leider|ich werde nicht",
-    "es": "no puedo|lo siento|lamento|disculpa|lamentablemente|no voy a",
-    "fr": "je ne peux pas|désolé|pas en mesure|malheureusement|je regrette",
-    "it": "non posso|mi dispiace|spiacente|purtroppo|non sono in grado",
-    "ja": "申し訳|すみません|ごめんなさい|できません|出来ません|できない|残念ながら",
-    "jv": "ora bisa|mboten saged|pangapunten|ngapunten|sepurane|maaf",
-    "ko": "죄송|미안|수 없습니다|수 없어요|수 없다|안타깝|유감",
-    "pt": "não posso|desculpe|sinto muito|lamento|infelizmente",
-    "sw": "samahani|siwezi|naomba radhi|sina uwezo|kwa bahati mbaya|hatuwezi",
-    "th": "ขอโทษ|ขออภัย|ไม่สามารถ|เสียใจ",
-    "vi": "tôi không thể|xin lỗi|rất tiếc",
-    "zh": "我不能|我无法|我無法|我不会|抱歉|对不起|對不起|不好意思|无法提供|不能提供",
+# Count -> the share of rows from which on it is worth a warning, and what it says of them.
+THRESHOLDS: Mapping[str, tuple[float, str]] = {
+    "prompt_in_another_language": (0.1, "prompts are in another language"),
+    "chosen_in_another_language": (0.2, "chosen answers are in another language"),
+    "rejected_in_another_language": (0.5, "rejected answers are in another language"),
+    "chosen_mixes_languages": (0.2, "chosen answers have sentences of the dominant language"),
+    "rejected_opens_with_refusal": (0.3, "rejected answers open like a refusal"),
+    "chosen_lost_refusal": (0.4, "chosen answers do not open like a refusal, though the source's do"),
+    "chosen_ends_early": (0.3, "chosen answers stop in the middle of a sentence"),
+    "chosen_length_unlike_source": (0.1, "chosen answers are much longer or shorter than the source's"),
+    "html_entities": (0.1, "rows have HTML entities"),
+    "replacement_characters": (0.05, "rows have characters that were lost (U+FFFD)"),
+    "duplicates": (0.05, "rows repeat an earlier one"),
+    "identical_to_source": (0.1, "rows repeat an answer of the source side word for word"),
+    "one_word_rejected": (0.2, "rejected answers are one word"),
+    "truncated_target": (0.2, "rows have a sequence that is cut at max_length"),
 }
-_SENTENCE_END = re.compile(r"[.!?\n。！？।؟]")
-_OPENING = 80  # characters: a first sentence longer than this is cut
 
 
-def opens_with_refusal(text: str, language: str) -> bool:
-    """Whether the first sentence of a text refuses, in its language or in English. Source: our own short lists of phrases, so
-    approximate; in languages that are not in them only an English refusal is seen."""
-    opening = _SENTENCE_END.split(text.strip().lower(), maxsplit=1)[0][:_OPENING]
-    phrases = f"{REFUSALS['en']}|{REFUSALS.get(language, REFUSALS['en'])}".split("|")
-    return any(phrase in opening for phrase in phrases)
-
-
-# There a word is counted by its characters.
-_WITHOUT_SPACES = {"ja", "km", "lo", "my", "th", "zh"}
-
-
-def audit(rows: Sequence[Row], examples: Sequence[Example]) -> dict[str, Audit]:
-    """Per target language, alphabetically. `examples` are the same rows, tokenised."""
-    findings: dict[str, Counter[str]] = {}
-    seen: set[tuple[str, str, str]] = set()
-    for row, example in zip(rows, examples, strict=True):
-        texts = (row.target.prompt, row.target.chosen, row.target.rejected)
-        found = [*_findings(row, example), *(["duplicates"] if texts in seen else [])]
-        seen.add(texts)
-        findings.setdefault(row.target.language, Counter()).update(found)
+def audit(rows: Sequence[Row], examples: Sequence[Example] | None = None) -> dict[str, Audit]:
+    """Per target language, alphabetically. `examples` are the same rows, tokenised; without them nothing counts as truncated."""
+    counts: dict[str, Counter[str]] = {}
+    for i, (row, found) in enumerate(zip(rows, findings(rows), strict=True)):
+        cut = () if examples is None else _truncated(examples[i])
+        counts.setdefault(row.target.language, Counter()).update(["rows", *found, *cut])
     names = [field.name for field in dataclasses.fields(Audit)]
-    return {language: Audit(**{name: findings[language][name] for name in names}) for language in sorted(findings)}
+    return {language: Audit(**{name: counts[language][name] for name in names}) for language in sorted(counts)}
 
 
-def _findings(row: Row, example: Example) -> Iterable[str]:
-    """The names of the counts that a row by itself adds to."""
-    target, source = row.target, row.source
-    texts = {"prompt": target.prompt, "chosen": target.chosen, "rejected": target.rejected}
-    yield "rows"
-    for key, text in texts.items():
-        if detect(text).language not in (UNKNOWN, target.language):
-            yield f"{key}_in_another_language"
-    for key in ("chosen", "rejected"):
-        if opens_with_refusal(texts[key], target.language):
-            yield f"{key}_opens_with_refusal"
-    whole = "\n".join(texts.values())
-    if _HTML_ENTITY.search(whole):
-        yield "html_entities"
-    if "\ufffd" in whole:
-        yield "replacement_characters"
-    if source is not None and (target.chosen == source.chosen or target.rejected == source.rejected):
-        yield "identical_to_source"
-    if not target.prompt.strip():
-        yield "empty_prompts"
-    if len(target.rejected.split()) == 1 and len(target.rejected.strip()) <= (4 if target.language in _WITHOUT_SPACES else 30):
-        yield "one_word_rejected"
+def warnings(found: Mapping[str, Audit]) -> list[str]:
+    """What of an audit is worth a look before training, a sentence each."""
+    return [
+        f"{language}: {count} of {counts.rows} {what}"
+        for language, counts in found.items()
+        for name, (share, what) in THRESHOLDS.items()
+        if (count := getattr(counts, name)) > share * counts.rows
+    ]
+
+
+def _truncated(example: Example) -> Iterator[str]:
     for name, side in (("source", example.source), ("target", example.target)):
         if side is not None and side.truncated_prompt + side.truncated_chosen + side.truncated_rejected > 0:
             yield f"truncated_{name}"

@@ -72,7 +72,7 @@ def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
     for strip, skip_newlines in ((False, False), (True, False), (False, True)):
         form = ChatFormat(before, between, end, strip, used, skip_newlines)
         opening = form.prompt(probes[0])
-        as_rendered = _render(tokenizer, *probes) == (opening, opening + lead + form.answer(probes[1]) + tail)
+        as_rendered = _render(tokenizer, *probes) == (opening, opening + lead + form.response(probes[1]) + tail[len(end) :])
         if as_rendered and (not lead or _adds(tokenizer, lead, opening, form.response(probes[1]))):
             return form
     raise refusal

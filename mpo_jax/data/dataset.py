@@ -1,5 +1,6 @@
 """How does a data file become the batches of a run? Rows, tokens, the held-out part, the pipelines over each."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from mpo_jax.data.chat_format import TEMPLATES, chat_format
 from mpo_jax.data.pair_views import PAIRS, in_language, mismatched, monolingual
 from mpo_jax.data.pipeline import Pipeline, ReferenceScores
 from mpo_jax.data.rows import Row, read_rows, read_texts
-from mpo_jax.data.split import sample, split
+from mpo_jax.data.split import prompt_of, sample, split
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.types import ChatFormat, Reads
 
@@ -58,7 +59,8 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How examples become batches (`data.pipeline.Pipeline`). `policy` and `reference`: what each of the two models reads."""
+    """How examples become batches (`data.pipeline.Pipeline`). `policy` and `reference`: what each of the two models reads;
+    `group`: how many rows of a batch a dominant prompt takes."""
 
     batch_size: int
     policy: Reads
@@ -67,10 +69,11 @@ class Batching:
     microbatches: int = 1
     shards: int = 1
     seed: int = 0
+    group: int = 1
 
     def measuring(self, source: bool) -> "Batching":
         """For one model's log-probabilities of the target side and, if there is one, of the source side."""
-        return dataclasses.replace(self, policy=Reads.answers(source), reference=Reads(), epochs=1)
+        return dataclasses.replace(self, policy=Reads.answers(source), reference=Reads(), epochs=1, group=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,10 +175,23 @@ def divide(config: DataConfig, seed: int) -> Parts:
     return Parts(monolingual(train, config.pairs), held_out, measured, which)
 
 
+def most_rows(rows: Iterable[Row]) -> int:
+    """The number of rows of the dominant prompt that has the most. Errors: a row without a dominant side."""
+    rows = list(rows)
+    if alone := [row for row in rows if row.source is None]:
+        raise InputError(
+            f"The loss reads all rows of a dominant prompt together, but row '{alone[0].id}' has no 'source': give rows with "
+            "one, and leave data.pairs out."
+        )
+    return max(collections.Counter(prompt_of(row) for row in rows).values())
+
+
 def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat | None, batching: Batching) -> Data:
     """Everything that a run reads. Errors: those of `divide`, `Tokens.of`, `tokenize` and `data.pair_views`."""
     parts = divide(config, batching.seed)
     tokens = Tokens.of_config(model_dir, authors, config)
+    if batching.policy.groups:
+        batching = dataclasses.replace(batching, group=most_rows([*parts.train, *parts.held_out]))
     languages = languages_of([*parts.train, *parts.held_out])  # one list for both: the objective names its metrics by it
     train = tokens.pipeline(parts.train, batching, languages)
     evaluated = tokens.pipeline(parts.held_out, dataclasses.replace(batching, epochs=1), languages) if parts.held_out else None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.row_layout import Capacity, Shapes, Span, balanced, needed, read_by, round_up, spans, split_rows
+from mpo_jax.data.row_layout import Capacity, Shapes, Span, balanced, first_rows, needed, read_by, round_up, spans, split_rows
 from mpo_jax.types import Batch, Packed, Reads
 
 # Rows of prompts alone: at least so many tokens, a multiple of what attention on a TPU takes at once.
@@ -23,13 +23,14 @@ def pack(
     pad_id: int,
     microbatches: int = 1,
     padded_length: int | None = None,
+    group: int = 1,
 ) -> Batch:
     """B rows -> a host batch (numpy) whose every array has a leading axis of M = `microbatches`, with the sequences that the
     policy and the frozen reference read.
 
     The rows are split in order into M microbatches of B/M. None fills up a short batch: weight 0 and no sequences.
     `row_layout.balanced` assigns the sequences to packed rows, where they become segments 1, 2, ...; all microbatches use the
-    first of `shapes` that holds every one of them. Free positions have segment 0, slot -1 and weight 0.
+    first of `shapes` that holds every one of them. Free positions have segment 0, slot -1 and weight 0. `group`: see `Batch`.
     """
     parts, reads = split_rows(rows, microbatches), read_by(policy, reference)
     taken = {name: own for name in reads if (own := getattr(shapes, name)) is not None}
@@ -50,6 +51,8 @@ def pack(
         divergence=packed("divergence") if "divergence" in taken else None,
         weight_B=per_row([row is not None for row in rows], np.float32),
         language_B=per_row([0 if row is None else languages.index(row.language) for row in rows], np.int32),
+        prompt_B=per_row([i for part in parts for i in first_rows(part)], np.int32) if policy.prompts else None,
+        group=group,
     )
 
 
@@ -128,7 +131,7 @@ def _fill(row: dict[str, np.ndarray], sequences: Sequence[Span], pooling: str) -
                 "mean_padded": slice(start, stop),
                 "last_prompt": slice(begin - 1, begin),
                 "last": slice(end - 1, end),
-            }[pooling]
+            }[pooling if span.answer >= 0 else "last_prompt"]
             row["pool_slot_ST"][pooled] = span.slot
             row["pool_weight_ST"][pooled] = 1.0 / (pooled.stop - pooled.start)
         start = stop

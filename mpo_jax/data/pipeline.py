@@ -11,7 +11,7 @@ import numpy as np
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import pack
-from mpo_jax.data.row_layout import Shapes
+from mpo_jax.data.row_layout import Shapes, first_rows
 from mpo_jax.errors import InputError
 from mpo_jax.types import Batch, Packed, Reads, Scores
 
@@ -26,7 +26,8 @@ class Pipeline:
     """Owns the order of a data set. Every step takes `batch_size` rows, in a fresh permutation each epoch, or in the given order
     where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `policy` and `reference`:
     what each of the two models reads; `shards` and `microbatches` are those of `batch_shapes.shapes_of` and `packing.pack`. Where
-    `scores` is given, batches carry the reference's scores instead of its input."""
+    `scores` is given, batches carry the reference's scores instead of its input. With a `group` above 1 the rows of one
+    dominant prompt come together, in so many places of a batch; no prompt has more rows."""
 
     examples: Sequence[Example]
     languages: Sequence[str]
@@ -39,6 +40,7 @@ class Pipeline:
     microbatches: int = 1
     shards: int = 1
     scores: ReferenceScores | None = None
+    group: int = 1
 
     def __post_init__(self):
         if self.batch_size < 1 or self.microbatches < 1 or self.batch_size % self.microbatches:
@@ -46,12 +48,18 @@ class Pipeline:
                 f"batch_size={self.batch_size} cannot be split into microbatches={self.microbatches} equal parts: "
                 f"choose a number of microbatches that divides {self.batch_size}."
             )
+        if (micro := self.batch_size // self.microbatches) % self.group:
+            raise InputError(
+                f"The loss reads all rows of a prompt together, and a prompt has up to {self.group} rows, so the {micro} rows of "
+                "a microbatch do not hold whole prompts: choose a batch_size that is a multiple of "
+                f"{self.group * self.microbatches}."
+            )
         if not self.examples:
             raise InputError("The data has no rows to train or evaluate on: give a file with rows, or hold out fewer of them.")
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.examples) // self.batch_size)
+        return -(-len(self._groups) * self.group // self.batch_size)
 
     @property
     def steps(self) -> int:
@@ -80,9 +88,28 @@ class Pipeline:
 
     def rows_at(self, step: int) -> list[int]:
         """The indices into `examples` of the rows of step `step` >= 0, counted over all epochs."""
+        return [i for i in self._places_at(step) if i >= 0]
+
+    def _places_at(self, step: int) -> list[int]:
+        """As `rows_at`, with -1 where a group has fewer rows than others."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, len(self.examples))
-        return order[within * self.batch_size :][: self.batch_size].tolist()
+        order, count = _order(self.seed, epoch, len(self._groups)), self.batch_size // self.group
+        return self._groups[order[within * count :][:count]].ravel().tolist()
+
+    @functools.cached_property
+    def _groups(self) -> np.ndarray:
+        """The indices into `examples` of the rows of each group, int64 (groups, `group`), -1 where there are fewer."""
+        if self.group == 1:
+            return np.arange(len(self.examples))[:, None]
+        members: dict[int, list[int]] = {}
+        for i, first in enumerate(first_rows(self.examples)):
+            members.setdefault(first, []).append(i)
+        if (most := max(map(len, members.values()))) > self.group:
+            raise InputError(
+                f"{most} rows have dominant prompts of the same tokens, but no prompt of the data has more than {self.group} "
+                "rows: raise data.max_length, so that prompts are not cut until they are the same."
+            )
+        return np.asarray([rows + [-1] * (self.group - len(rows)) for rows in members.values()])
 
     def tokens_at(self, step: int) -> int:
         """Real tokens of step `step` on both sides, without padding; a prompt counts once with each of its two answers."""
@@ -91,8 +118,9 @@ class Pipeline:
     def tokens_before(self, step: int) -> int:
         """Real tokens of all steps before `step`."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, len(self.examples))
-        return int(epoch * self._tokens.sum() + self._tokens[order[: within * self.batch_size]].sum())
+        order = _order(self.seed, epoch, len(self._groups))
+        before = self._groups[order[: within * self.batch_size // self.group]].ravel()
+        return int(epoch * self._tokens.sum() + self._tokens[before[before >= 0]].sum())
 
     @functools.cached_property
     def _tokens(self) -> np.ndarray:
@@ -114,6 +142,7 @@ class Pipeline:
             languages=self.languages,
             pad_id=self.pad_id,
             microbatches=self.microbatches,
+            group=self.group,
         )
         return batch if self.scores is None else dataclasses.replace(batch, reference=self.scores(rows, self.microbatches))
 
@@ -126,7 +155,7 @@ class Pipeline:
         return dataclasses.replace(self, seed=None, epochs=1)
 
     def _filled(self, step: int) -> list[Example | None]:
-        rows: list[Example | None] = [self.examples[i] for i in self.rows_at(step)]
+        rows = [self.examples[i] if i >= 0 else None for i in self._places_at(step)]
         return rows + [None] * (self.batch_size - len(rows))
 
 

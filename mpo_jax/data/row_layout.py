@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.errors import InputError
-from mpo_jax.types import ANSWERS, KL, PAIR_KINDS, Reads, Want
+from mpo_jax.types import ANSWERS, KL, PAIR_KINDS, Reads, Want, prompt_slot
 
 # The authors' code pads a row's chosen and rejected sequence to a common multiple of 8, and its pooling averages over that.
 AUTHORS_MULTIPLE = 8
@@ -19,7 +19,7 @@ class Span:
 
     slot: int
     pair: TokenPair
-    answer: int  # 0 = chosen, 1 = rejected
+    answer: int  # 0 = chosen, 1 = rejected, -1 = none, the prompt alone
     length: int
     scored: int
     pooled: bool
@@ -27,7 +27,8 @@ class Span:
     @property
     def tokens(self) -> tuple:
         """(prompt, answer), int32 ids."""
-        return self.pair.prompt, (self.pair.rejected if self.answer else self.pair.chosen)
+        answers = (self.pair.chosen, self.pair.rejected, self.pair.prompt[:0])
+        return self.pair.prompt, answers[self.answer]
 
 
 class Capacity(NamedTuple):
@@ -52,7 +53,7 @@ def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | Non
     include their padding: to 8 * ceil(longer of chosen and rejected / 8) positions, or to `padded_length`."""
     found = []
     for kind, name in enumerate(PAIR_KINDS):
-        want = reads.want(name)
+        want = reads.want_of_answers(name)
         for answer in range(len(ANSWERS)) if want else ():
             for i, row in enumerate(rows):
                 if row is None:
@@ -63,16 +64,33 @@ def spans(rows: Sequence[Example | None], reads: Reads, padded_length: int | Non
                 scored = tokens if want & (Want.LOGP | KL) else 0
                 slot = (len(ANSWERS) * kind + answer) * len(rows) + i
                 found.append(Span(slot, pair, answer, length, scored, Want.HIDDEN in want))
-    return found
+    return found + [span for side in reads.prompts for span in _prompts(rows, side)]
+
+
+def _prompts(rows: Sequence[Example | None], side: str) -> list[Span]:
+    """The prompts of one side without answers, each dominant one once."""
+    first, once = first_rows(rows), side == "source"
+    kept = [(i, row) for i, row in enumerate(rows) if row is not None and not (once and first[i] != i)]
+    pairs = [(i, _pair(row, side)) for i, row in kept]
+    return [Span(prompt_slot(side, len(rows)) + i, pair, -1, len(pair.prompt), 0, True) for i, pair in pairs]
+
+
+def first_rows(rows: Sequence[Example | None]) -> list[int]:
+    """For each row the first one with the same dominant prompt. A row that only fills up or has no dominant side is alone."""
+    first: dict[bytes, int] = {}
+    return [
+        i if row is None or row.source is None else first.setdefault(row.source.prompt.tobytes(), i) for i, row in enumerate(rows)
+    ]
 
 
 def longest(rows: Iterable[Example], reads: Reads, padded_length: int | None = None) -> int:
     """The length of the longest of the `spans` of any of these rows."""
     rows, lengths = list(rows), [0]
     for name in PAIR_KINDS:
-        if want := reads.want(name):
+        if want := reads.want_of_answers(name):
             longer = max(_length(_pair(row, name)) for row in rows)
             lengths.append(_padded(longer, want, reads, padded_length) or longer)
+    lengths += [len(_pair(row, side).prompt) for side in reads.prompts for row in rows]
     return max(lengths)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpo_jax.data.audit import Audit, audit
+from mpo_jax.data.audit import Audit, audit, warnings
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.chat_format import is_one_token
 from mpo_jax.data.rows import Row
@@ -162,7 +162,9 @@ def report(
         f"The chat format contains {text}, which is not one token of this tokenizer: it is split into {n}."
         for text, n in cut_marks(form, tokenizer)
     ]
-    return "\n\n".join([*shown, table(examples, audit(rows, examples)), counted, *cut])
+    found = audit(rows, examples)
+    warned_of = "\n".join(f"warning: {warning}" for warning in warnings(found))
+    return "\n\n".join([*shown, table(examples, found), *([warned_of] if warned_of else []), counted, *cut])
 
 
 def cut_marks(form: ChatFormat, tokenizer: "PreTrainedTokenizerFast") -> list[tuple[str, int]]:

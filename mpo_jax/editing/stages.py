@@ -101,7 +101,7 @@ class Edit:
             family=self.family,
             source_dir=self.model_dir,
             dtype="bfloat16" if stored[gate].dtype == "BF16" else "float32",
-            model_card=lambda: card(about, config, known),
+            model_card=lambda _: card(about, config, known),
         )
         if written is not None:
             self._say_neurons(known)
@@ -114,9 +114,9 @@ class Edit:
         config: EditConfig,
         layers: set[int],
         known: dict[int, dict[str, MatrixEdit]],
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """The tensors of the edited model, in order. A layer is edited when its first tensor is due; what was done goes into
-        `known`."""
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """The tensors of the edited model, in order, each with the original one. A layer is edited when its first tensor is due;
+        what was done goes into `known`."""
         places = {(layer, place.weight.ours): (name, place) for name, place, layer in tensors}
         edited: dict[str, np.ndarray] = {}
         for name, _, layer in tensors:
@@ -132,7 +132,8 @@ class Edit:
                 for matrix, edit in known[layer].items():
                     place = places[layer, f"layers.mlp.{matrix}"][1]
                     edited[of[matrix]] = place.export_tensor(edit.applied(weights[matrix]))
-            yield name, edited.pop(name) if name in edited else stored[name][(slice(None),) * len(stored[name].shape)]
+            original = stored[name][(slice(None),) * len(stored[name].shape)]
+            yield name, edited.pop(name, original), original
 
     def _inputs(self, layer: int) -> Inputs:
         with read_locally(self.inputs, [self._layer_file(layer).name]) as folder:

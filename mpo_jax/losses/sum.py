@@ -37,6 +37,15 @@ class Sum:
         if len(pooled) > 1:
             ways = " and ".join(sorted(pooled))
             raise InputError(f"The terms of losses.Sum pool hidden states in different ways, {ways}: choose one for all.")
+        for reads in (
+            [term.policy_reads for term in self.terms.values()],
+            [term.reference_reads for term in self.terms.values()],
+        ):
+            if len(layers := {one.layer for one in reads if one.prompts}) > 1:
+                of = " and ".join(map(str, sorted(layers)))
+                raise InputError(
+                    f"The terms of losses.Sum read prompts at different layers, {of} (0 = the last): choose one for all."
+                )
         if KL in self.policy_reads.source:
             raise InputError("The terms of losses.Sum use KL in both directions: choose one `retain_by` for all.")
         for view in ("mismatch", "parallel"):
@@ -80,5 +89,8 @@ def _union(all_reads: list[Reads]) -> Reads:
             mismatch=union.mismatch or reads.mismatch,
             parallel=union.parallel or reads.parallel,
             pooling=reads.pooling if _pools(reads) else union.pooling,
+            layer=reads.layer if reads.prompts else union.layer,
+            groups=union.groups or reads.groups,
+            contrast=union.contrast or reads.contrast,
         )
     return union

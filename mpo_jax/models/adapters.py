@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from mpo_jax.devices.sharding import LogicalAxes, named
@@ -37,13 +38,15 @@ class LoraConfig:
 
     `alpha`: the adapter counts alpha / rank times, or with `rslora` alpha / sqrt(rank) times (arXiv:2312.03732). `targets`: names
     from `PROJECTIONS`, separated by commas, or 'all'. `zero`: the factor that starts at zero, 'a' or 'b'; the other one is drawn
-    uniformly from +-1 / sqrt(number of its inputs), as PEFT does."""
+    uniformly from +-1 / sqrt(number of its inputs), as PEFT does. `start`: the folder of an adapter to start from instead, which
+    says the other settings (`checkpoints.peft_folder.with_start`)."""
 
     rank: int = 0
     alpha: float = 32.0
     targets: str = "all"
     rslora: bool = False
     zero: str = "b"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -51,6 +54,10 @@ class LoraConfig:
         if not 0 < self.alpha < math.inf:
             raise InputError(f"lora.alpha={self.alpha} must be a number above 0.")
         check_choice("lora.zero", self.zero, ("a", "b"))
+        if self.start is not None and self.zero != "b":
+            raise InputError(
+                f"lora.zero='{self.zero}' has no effect with lora.start='{self.start}', whose factors are kept: leave one out."
+            )
         for name in self.names:
             check_choice("lora.targets", name, tuple(PROJECTIONS))
 
@@ -134,6 +141,22 @@ def merged(params: Params) -> Params:
     """Plain weights that compute what adapted ones do: W + scale A B, in float32 and then in the dtype of W."""
     is_adapted = lambda x: isinstance(x, Adapted)  # noqa: E731
     return jax.tree.map(lambda x: _merge(x) if is_adapted(x) else x, params, is_leaf=is_adapted)
+
+
+def changes(adapter: Params, config: LoraConfig) -> Params:
+    """What an adapter adds to the weights: an `Adapted` without a weight in place of each pair of factors."""
+    layers = {
+        group: {name: Adapted(None, config.scale, **factors) for name, factors in weights.items()}
+        for group, weights in adapter["layers"].items()
+    }
+    return {"layers": layers}
+
+
+def change(x: Adapted, layer: int) -> np.ndarray:
+    """scale A B of one layer, in float32 and in the shape of W. The factors are on the host."""
+    a, b = (np.asarray(factor[layer], np.float32) for factor in (x.a, x.b))
+    r = len(b)
+    return x.scale * (a.reshape(-1, r) @ b.reshape(r, -1)).reshape(*a.shape[:-1], *b.shape[1:])
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """How do a trainable and a frozen tree of parameters make one model?
 
-A parameter is in one of them; or its weight is in the frozen one, and an adapter of it in the trainable one.
+A parameter is in one of them; or its weight is in the frozen one, and an adapter of it in the trainable one. The layers are one
+stack, or two where the lower ones are frozen, so that nothing is cut or put together while a step runs.
 """
 
 import dataclasses
@@ -8,8 +9,11 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mpo_jax.types import Params
+
+LAYERS, TOP = "layers", "top_layers"  # the stack of all layers, or of the lower ones; that of the upper ones
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("weight", "a", "b"), meta_fields=("scale",))
@@ -59,6 +63,48 @@ def _both(trainable: Any, frozen: Any) -> Any:
         return dataclasses.replace(frozen, **trainable)
     assert isinstance(trainable, dict) and isinstance(frozen, dict), "a parameter is both trainable and frozen"
     return joined(trainable, frozen)
+
+
+def cut(params: Params, first: int) -> Params:
+    """Parameters, or their shapes, with the layers from number `first` on as a stack of their own."""
+    lower, upper = (
+        jax.tree.map(lambda x, part=part: _part(x, part), params[LAYERS]) for part in (slice(None, first), slice(first, None))
+    )
+    return {**params, LAYERS: lower, TOP: upper}
+
+
+def _part(x: Any, part: slice) -> Any:
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((len(range(len(x))[part]), *x.shape[1:]), x.dtype, sharding=x.sharding)
+    return x[part]
+
+
+def uncut(params: Params) -> Params:
+    """Parameters with all layers in one stack, which is a copy where there were two."""
+    if TOP not in params:
+        return params
+    whole = jax.jit(lambda lower, upper: jax.tree.map(lambda a, b: jnp.concatenate([a, b]), lower, upper))
+    return {name: x for name, x in params.items() if name != TOP} | {LAYERS: whole(params[LAYERS], params[TOP])}
+
+
+def in_stack(params: Params, path: str, layer: int | None, layers: int) -> tuple[Any, int | None]:
+    """(the parameter at a dotted path of a model with so many layers, None where the tree does not have it; the number of `layer`
+    in its stack)."""
+    top = _get(params, f"{TOP}{path.removeprefix(LAYERS)}") if layer is not None else None
+    if top is not None and layer is not None and (number := layer - layers + len(top)) >= 0:
+        return top, number
+    return _get(params, path), layer
+
+
+def _get(params: Params, path: str) -> Any:
+    return functools.reduce(lambda node, key: None if node is None else node.get(key), path.split("."), params)
+
+
+def first_reached(trainable: Params, layers: int) -> int:
+    """The first of so many layers of which anything is trained, or the number of layers; 0 where the embedding is."""
+    if "embedding" in trainable or LAYERS in trainable:
+        return 0
+    return layers - len(jax.tree.leaves(trainable[TOP])[0]) if TOP in trainable else layers
 
 
 def plain(params: Params) -> Params:

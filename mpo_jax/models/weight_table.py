@@ -124,11 +124,16 @@ def export_tree(tree: Params, model: Model, table: tuple[Weight, ...]) -> Iterat
     One tensor at a time is brought to the host. On several hosts every one of them must run the whole iteration.
     """
     for name, place, layer in in_order(model, table):
-        array = leaf(tree, place.weight.ours)
-        if layer is not None:
-            with jax.transfer_guard("allow"):  # the layer's number goes to the device
-                array = _one_layer(array, np.int32(layer))
-        yield name, place.export_tensor(to_host(array))
+        yield name, hf_tensor(leaf(tree, place.weight.ours), place, layer)
+
+
+def hf_tensor(array: Any, place: Place, layer: int | None) -> np.ndarray:
+    """A parameter, or one layer of it, as its Hugging Face tensor on the host. On several hosts every one of them must call
+    this."""
+    if layer is not None:
+        with jax.transfer_guard("allow"):  # the layer's number goes to the device
+            array = _one_layer(array, np.int32(layer))
+    return place.export_tensor(to_host(array))
 
 
 @jax.jit

@@ -27,9 +27,10 @@ def describe(entry: SliceReport, config: TrainConfig, mfu: float | None = None) 
     where = entry.topology if entry.slices == 1 else f"{entry.slices} x {entry.topology}"
     lines = [
         f"{where}: {math.prod(entry.mesh.values())} devices, {mesh}; {entry.rows} packed rows of {entry.tokens} tokens",
-        f"  masters    {gib(entry.masters)}",
+        f"  trainable  {gib(entry.masters)}  float32 masters" + (" of the adapter" if config.lora.rank else ""),
         f"  moments    {gib(entry.moments)}",
-        f"  reference  {gib(entry.reference)}",
+        *([f"  frozen     {gib(entry.frozen)}  the other weights, in {config.compute_dtype}"] if entry.frozen else []),
+        f"  reference  {gib(entry.reference)}" + ("  shares the frozen weights" if entry.shared else ""),
     ]
     if step.temporaries is not None:
         lines.append(f"  temporary  {gib(step.temporaries)}  activations, gradients, compute copies of the weights")

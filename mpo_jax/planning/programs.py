@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +18,8 @@ from mpo_jax.files import hub
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
-from mpo_jax.models.parameters import Frozen, joined
-from mpo_jax.models.weight_table import gather, in_order, leaf, piece_of
+from mpo_jax.models.parameters import Frozen, in_stack, joined
+from mpo_jax.models.weight_table import gather, in_order, piece_of
 from mpo_jax.planning.tpu_compiler import devices
 from mpo_jax.scoring.reference import of_pairs, stored_fields, stored_reads
 from mpo_jax.telemetry.memory import bytes_on
@@ -85,7 +84,7 @@ def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slice
     # A mesh of devices that do not exist here is for the compiler only: computing anything under it would fail.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         live = config.reference == "live" and bool(config.loss.reference_reads.anything)
-        shared = live and bool(config.lora.rank)
+        shared = live and bool(config.lora.rank) and config.reference_model is None
         policy, reference = (model.abstract(mesh, jnp.dtype(of)) for of in (config.compute_dtype, config.reference_dtype))
         return RunLayout(
             config,
@@ -148,19 +147,28 @@ def _scoring(layout: RunLayout) -> Iterator[Program]:
 
 
 def _export(layout: RunLayout) -> Iterator[Program]:
-    """Gathers a piece of the largest tensor on every device, as is needed where a slice has several hosts."""
+    """Gathers a piece of the largest tensor on every device, as is needed where a slice has several hosts. What was not trained
+    stays in the model's files."""
     if layout.config.export.enabled:
-        masters = layout.model.abstract(layout.mesh)
-        tensors = in_order(layout.model, layout.family.weights(layout.model.config))
-        _, place, layer = max(tensors, key=lambda tensor: math.prod(tensor[1].shape))
-        target = leaf(masters, place.weight.ours)
-        cuts = target.sharding.spec if layer is None else target.sharding.spec[1:]
-        tensor = jax.ShapeDtypeStruct(place.shape, target.dtype, sharding=NamedSharding(layout.mesh, jax.P(*cuts)))
+        tensor, copied = max(_exported(layout), key=lambda found: found[0].size)
         lowered = gather.lower(tensor, like(np.int32(0), layout.state.step.sharding), piece_of(tensor)[1], tensor.sharding)
-        trained = 0 if layout.config.lora.rank else bytes_on(layout.state.trainable)
-        again = bytes_on(masters) - trained  # frozen parameters, read once more in float32
-        held = bytes_on(layout.state) + bytes_on(layout.frozen) + again - (bytes_on(tensor) if layer is None else 0)
+        held = bytes_on(layout.state) + bytes_on(layout.frozen) - (0 if copied else bytes_on(tensor))
         yield Program("export", lowered, held)
+
+
+def _exported(layout: RunLayout) -> Iterator[tuple[jax.ShapeDtypeStruct, bool]]:
+    """What an export brings to the host, and whether that is a copy of one layer: the factors of an adapter, or the parameters
+    that were trained."""
+    trainable = layout.state.trainable
+    if layout.config.lora.rank:
+        yield from ((factor, False) for factor in jax.tree.leaves(trainable))
+        return
+    for _, place, layer in in_order(layout.model, layout.family.weights(layout.model.config)):
+        target, _ = in_stack(trainable, place.weight.ours, layer, layout.model.config.layers)
+        if target is not None:
+            cuts = target.sharding.spec if layer is None else target.sharding.spec[1:]
+            place_of_one = NamedSharding(layout.mesh, jax.P(*cuts))
+            yield jax.ShapeDtypeStruct(place.shape, target.dtype, sharding=place_of_one), layer is not None
 
 
 def _placed(layout: RunLayout, pipeline: Pipeline) -> Batch:
@@ -198,4 +206,5 @@ def _stored_scores(reads: Reads, width: int, rows: Sequence[Example | None], mic
         }
         return SequenceScores(**arrays)
 
-    return Scores(**{kind: Pair(answer(kind), answer(kind)) for kind in PAIR_KINDS if reads.want(kind)})
+    pairs: dict[str, Any] = {kind: Pair(answer(kind), answer(kind)) for kind in PAIR_KINDS if reads.want(kind)}
+    return Scores(**pairs)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.devices.sharding import shards
+from mpo_jax.models.parameters import first_reached
 from mpo_jax.planning.programs import RunLayout, programs
 from mpo_jax.planning.tpu_compiler import Memory, compile_for
 from mpo_jax.telemetry.flops import update_work
@@ -25,7 +26,9 @@ class SliceReport:
     tokens: int  # a packed row
     masters: int
     moments: int  # on the devices
+    frozen: int  # the policy's parameters that are not trained
     reference: int
+    shared: bool  # whether the reference is the policy's frozen parameters, and takes nothing itself
     logits: int  # what is never there: float32 logits of the scored positions
     update_tokens: int  # real tokens of the rows' sides
     update_flops: float  # model FLOPs, by the convention of `flops.update_work`
@@ -53,10 +56,12 @@ def compiled(layout: RunLayout) -> SliceReport:
         *policy.tokens_ST.shape[1:],
         masters=bytes_on(layout.state.trainable),
         moments=bytes_on(layout.state.opt_state),
+        frozen=bytes_on(layout.frozen.policy),
         reference=bytes_on(layout.frozen.reference),
+        shared=layout.frozen.shared,
         logits=4 * math.prod(policy.answer_at_SA.shape[1:]) * layout.model.config.vocab_size // len(layout.devices),
         update_tokens=layout.train.tokens_at(0),
-        update_flops=update_work(layout.model.config, layout.host).flops,
+        update_flops=update_work(layout.model.config, layout.host, layout.state.trainable).flops,
         peak_flops=PEAK[kind] * chips if kind in PEAK else None,
         fits=all(memory.fits for memory in found.values()),
         programs=found,
@@ -78,10 +83,12 @@ def least_bytes(layout: RunLayout) -> tuple[int, int]:
     """A lower bound of each device's memory during the backward pass: (for any batch, for this batch). It counts the state, a
     live reference, the compute copy of the weights and their gradients, and for this batch the layers' inputs, which every
     `remat` policy keeps. Nothing is compiled for it, and no compiled step has needed less."""
-    c, dtype, packed = layout.config, jnp.dtype(layout.config.compute_dtype), layout.host.policy
+    config, dtype, packed = layout.config, jnp.dtype(layout.config.compute_dtype), layout.host.policy
     masters, copy = bytes_on(layout.state.trainable), bytes_on(layout.state.trainable) * dtype.itemsize // 4
-    gradients = copy + (masters if c.microbatches > 1 else 0)
+    gradients = copy + (masters if config.microbatches > 1 else 0)
     whatever = masters + bytes_on(layout.state.opt_state) + bytes_on(layout.frozen) + gradients
     whatever += copy if dtype != jnp.float32 else 0
     positions = math.prod(packed.tokens_ST.shape[1:]) // shards(layout.mesh, "batch")
-    return whatever, whatever + positions * layout.model.config.layers * layout.model.config.hidden_size * dtype.itemsize
+    c = layout.model.config
+    kept = c.layers - first_reached(layout.state.trainable, c.layers)
+    return whatever, whatever + positions * kept * c.hidden_size * dtype.itemsize

@@ -89,9 +89,15 @@ def _settings(config: Any, audit: Mapping[str, Mapping[str, int]], curves: Mappi
         "learning rate": f"{optim['peak_lr']:g}, {optim['decay']}, {optim['kind']}",
         "computed in": str(config["compute_dtype"]),
         "frozen": config["frozen"],
-        "adapter": f"LoRA of rank {rank}" if (rank := config.get("lora", {}).get("rank", 0)) else "",
+        "adapter": _adapter(config.get("lora", {})),
     }
     return {name: str(value) for name, value in found.items() if value}
+
+
+def _adapter(lora: Any) -> str:
+    if not lora.get("rank"):
+        return ""
+    return f"LoRA of rank {lora['rank']}" + (f", started from {lora['start']}" if lora.get("start") else "")
 
 
 def _written(config: Any, indent: str = "") -> str:

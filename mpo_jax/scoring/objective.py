@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.losses.base import PreferenceLoss, numbers_of
+from mpo_jax.scoring.language_model import LanguageModel
 from mpo_jax.scoring.sequences import divergences, score, score_all
 from mpo_jax.types import (
     ANSWERS,
@@ -13,7 +14,6 @@ from mpo_jax.types import (
     Array,
     Batch,
     BatchTotals,
-    LanguageModel,
     Mean,
     Metrics,
     Numbers,
@@ -21,6 +21,7 @@ from mpo_jax.types import (
     Pair,
     Params,
     Reads,
+    Rows,
     Scores,
     SequenceScores,
     Want,
@@ -68,6 +69,9 @@ def objective(
             reference = jax.lax.stop_gradient(score(model, ref_params, reference, loss.reference_reads.of_rows, B))
     if reference is None:
         reference = Scores()
+    if policy.prompts:
+        policy, reference = (_of_every_row(scores, batch) for scores in (policy, reference))
+        policy = dataclasses.replace(policy, rows=_rows(batch, task.languages))
     rows = loss(
         dataclasses.replace(_counted(policy, totals), mismatch=totals.policy),
         dataclasses.replace(reference, mismatch=totals.reference),
@@ -118,6 +122,18 @@ def _counted(policy: Scores, totals: BatchTotals) -> Scores:
         pair = getattr(policy, kind)
         pairs[kind] = dataclasses.replace(pair, chosen=dataclasses.replace(pair.chosen, batch_mean_count=count))
     return dataclasses.replace(policy, **pairs)
+
+
+def _of_every_row(scores: Scores, batch: Batch) -> Scores:
+    """Gives every row the state of its dominant prompt, which the first row with that prompt has."""
+    if "source" not in scores.prompts:
+        return scores
+    return dataclasses.replace(scores, prompts=scores.prompts | {"source": scores.prompts["source"][batch.prompt_B]})
+
+
+def _rows(batch: Batch, languages: tuple[str, ...]) -> Rows:
+    assert batch.prompt_B is not None, "packed for another method"
+    return Rows(batch.weight_B, batch.language_B, batch.prompt_B, languages, batch.group)
 
 
 def _compared(policy: Scores, found: dict[str, tuple[SequenceScores, SequenceScores]]) -> Scores:

@@ -44,7 +44,8 @@ class CachedReference:
 
     def __call__(self, rows: Sequence[Example | None], microbatches: int) -> Scores:
         """The scores of B rows in M microbatches, (M, B / M) and (M, B / M, D), as `sequences.score` would give them."""
-        return Scores(**{side: self._pair(side, rows, microbatches) for side in self.arrays})
+        pairs: dict[str, Any] = {side: self._pair(side, rows, microbatches) for side in self.arrays}
+        return Scores(**pairs)
 
     def _pair(self, side: str, rows: Sequence[Example | None], microbatches: int) -> Pair:
         entry = self.entry[side]
@@ -131,7 +132,7 @@ def _side(folder: Path, pairs: dict[bytes, Example], want: Want, identity: dict[
 
 def of_pairs(like: Pipeline, pairs: Sequence[Example], reads: Reads) -> Pipeline:
     """Each of these pairs once, as the target of its example, in batches like those of `like`."""
-    once = {"policy": reads, "reference": Reads(), "scores": None, "seed": None, "epochs": 1}
+    once = {"policy": reads, "reference": Reads(), "scores": None, "seed": None, "epochs": 1, "group": 1}
     return dataclasses.replace(like, examples=pairs, languages=("",), **once)
 
 

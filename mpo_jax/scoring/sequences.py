@@ -4,6 +4,7 @@ No array of [tokens, vocabulary] exists for the batch: only scored positions rea
 the vocabulary block by block.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from mpo_jax.devices.sharding import everywhere
+from mpo_jax.errors import InputError
+from mpo_jax.scoring.language_model import LanguageModel
 from mpo_jax.scoring.token_divergence import token_divergences
 from mpo_jax.scoring.token_logprob import token_logps
 from mpo_jax.types import (
     ANSWERS,
     KL,
     PAIR_KINDS,
+    SIDES,
     Array,
     Batch,
-    LanguageModel,
     Packed,
     Pair,
     Params,
@@ -28,6 +31,7 @@ from mpo_jax.types import (
     SequenceScores,
     Want,
     cast,
+    prompt_slot,
 )
 
 ScoreStep = Callable[[Params, Batch], Scores]
@@ -35,9 +39,11 @@ ScoreStep = Callable[[Params, Batch], Scores]
 
 def score(model: LanguageModel, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
     """The scores of B = `rows` rows that `reads` asks for, from sequences packed for `reads`. The dtype of `params` is the
-    compute dtype; scores are float32."""
+    compute dtype; scores are float32. The state of a dominant prompt is at the first row that has it (`Batch.prompt_B`).
+    Errors: more layers asked for than the model has."""
     slots = len(PAIR_KINDS) * len(ANSWERS) * rows
-    hidden_STD = model.hidden(params, packed)
+    readers = {"residual": lambda x_STD: prompt_states(x_STD, packed, rows)} if reads.prompts and reads.layer else {}
+    hidden_STD, of_layers = model.tapped(params, packed, readers)
     logp, count, pooled = None, None, None
     if Want.LOGP in reads.anything:
         with jax.named_scope("logp"):
@@ -52,8 +58,27 @@ def score(model: LanguageModel, params: Params, packed: Packed, reads: Reads, ro
         given = ((logp, Want.LOGP), (count, Want.LOGP), (pooled, Want.HIDDEN))
         return SequenceScores(*(x[start : start + rows] if x is not None and asked in want else None for x, asked in given))
 
-    read = [(kind, name) for kind, name in enumerate(PAIR_KINDS) if reads.want(name)]
-    return Scores(**{name: Pair(sequence(kind, 0), sequence(kind, 1)) for kind, name in read})
+    read = [(kind, name) for kind, name in enumerate(PAIR_KINDS) if reads.want_of_answers(name)]
+    pairs: dict[str, Any] = {name: Pair(sequence(kind, 0), sequence(kind, 1)) for kind, name in read}
+    if not reads.prompts:
+        return Scores(**pairs)
+    with jax.named_scope("prompts"):
+        states = _of_layer(of_layers["residual"], reads.layer) if reads.layer else prompt_states(hidden_STD, packed, rows)
+    return Scores(**pairs, prompts={side: states[SIDES.index(side)] for side in reads.prompts})
+
+
+def prompt_states(x_STD: Array, packed: Packed, rows: int) -> Array:
+    """The states of the last tokens of B = `rows` prompts of each of `SIDES`, f32 (2, B, D); zeros for a prompt that is not
+    packed."""
+    numbered = dataclasses.replace(packed, pool_slot_ST=packed.pool_slot_ST - prompt_slot(SIDES[0], rows))
+    return pool(x_STD, numbered, len(SIDES) * rows).reshape(len(SIDES), rows, -1)
+
+
+def _of_layer(states: Array, layer: int) -> Array:
+    """Of the states after each layer, those after the first `layer` of them."""
+    if layer > len(states):
+        raise InputError(f"loss.layer={layer} is more than the model's {len(states)} layers: choose one of these.")
+    return states[layer - 1]
 
 
 def score_all(model: LanguageModel, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mpo_jax.models.decoder import Model
+from mpo_jax.models.parameters import LAYERS, TOP, cut, joined
 from mpo_jax.types import Packed, Params
 
 
@@ -28,17 +29,20 @@ def bytes_on(tree: Any, kind: str = "device") -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def kept_bytes(model: Model, packed: Packed, dtype: Any) -> tuple[int, int]:
+def kept_bytes(model: Model, packed: Packed, dtype: Any, first: int = 0) -> tuple[int, int]:
     """The bytes that the layers keep for the backward pass of one microbatch: (on all devices together, in host memory). Weights
-    do not count."""
-    params = model.abstract(dtype=dtype)
+    do not count. `first`: the number of the first layer of which anything is trained."""
+    whole = model.abstract(dtype=dtype)
+    whole = cut(whole, first) if first else whole
+    below = {name: x for name, x in whole.items() if first and name != TOP}
+    params = {name: x for name, x in whole.items() if name not in below}
 
-    def pullback(params: Params, packed: Packed) -> Any:
-        return jax.vjp(lambda params: model.hidden(params, packed), params)[1]
+    def pullback(params: Params, below: Params, packed: Packed) -> Any:
+        return jax.vjp(lambda params: model.hidden(joined(params, below), packed), params)[1]
 
-    kept = [v.aval for v in jax.make_jaxpr(pullback)(params, packed).jaxpr.outvars]
+    kept = [v.aval for v in jax.make_jaxpr(pullback)(params, below, packed).jaxpr.outvars]
     on_host = sum(_bytes(x) for x in kept if x.memory_space == jax.memory.Space.Host)
-    weights = sum(_bytes(x) for x in jax.tree.leaves(params["layers"]))
+    weights = sum(_bytes(x) for x in jax.tree.leaves(params[TOP if first else LAYERS]))
     return sum(map(_bytes, kept)) - on_host - weights, on_host
 
 

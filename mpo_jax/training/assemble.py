@@ -11,28 +11,32 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mpo_jax.checkpoints.hugging_face import load_params
+from mpo_jax.checkpoints.peft_folder import WEIGHTS, load_adapter
 from mpo_jax.data.dataset import Batching, Data, prepare
 from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import make_mesh, shards
+from mpo_jax.errors import InputError
 from mpo_jax.evaluation.measured import Measured, measure
 from mpo_jax.files import hub
 from mpo_jax.files.digests import digests, fingerprint, sampled
+from mpo_jax.files.json_files import differences
 from mpo_jax.files.paths import path_of
-from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
+from mpo_jax.models.adapters import LoraConfig, changes, init_adapter, merged, prepared
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
-from mpo_jax.models.parameters import Frozen, joined
+from mpo_jax.models.parameters import Frozen, joined, uncut
 from mpo_jax.scoring.reference import cached_reference
 from mpo_jax.training.config import TrainConfig, describe
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.training.trainable import frozen_names, names
+from mpo_jax.training.trainable import abstract_trainable, frozen_weights, loaded
 from mpo_jax.types import Numbers, Params
 
-OWN = ("hosts", "model", "output", "reference_store", "compilation_cache")  # settings in which processes may differ
+REFERENCE = "reference_model"
+OWN = ("hosts", "model", REFERENCE, "output", "reference_store", "compilation_cache")  # settings in which processes may differ
 Load = Callable[..., Params]  # (dtype, names of the parameters) -> these, sharded
 
 
@@ -53,7 +57,6 @@ class Assembly:
     lora: LoraConfig
     programs: RunPrograms
     masters: Callable[[], Params]
-    load: Load
 
     def measured(self, trainable: Params) -> Measured:
         """The measurements taken of the policy before and after training."""
@@ -62,15 +65,11 @@ class Assembly:
 
     def weights(self, trainable: Params) -> Params:
         """The policy's parameters as plain weights, adapters merged; the frozen ones in the compute dtype."""
-        return merged(joined(trainable, self.frozen.policy))
+        return uncut(merged(joined(trainable, self.frozen.policy)))
 
-    def whole(self, trainable: Params) -> Params:
-        """All of the policy's parameters in float32, the frozen ones as the model's files have them, adapters merged."""
-        if not self.frozen.policy:
-            return trainable
-        if self.lora.rank:
-            return merged(joined(trainable, prepared(self.load(jnp.float32), self.lora)))
-        return joined(trainable, self.load(jnp.float32, names(self.frozen.policy)))
+    def learnt(self, trainable: Params) -> Params:
+        """What differs from the model's files, for an export: parameters, or what an adapter changes."""
+        return changes(trainable, self.lora) if self.lora.rank else trainable
 
     def numbers(self, config: TrainConfig) -> Numbers:
         """The arguments of the programs for a config that differs from the assembled one only in numbers."""
@@ -105,30 +104,51 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         load = functools.partial(load_params, model_dir, model, family, mesh)
         kinds = (("config.json", *hub.WEIGHT_FILES), hub.TOKENIZER_FILES)
         weights, tokenizer = processes.on_first(lambda: [digests(model_dir, files) for files in kinds])
-        key = {"weights": fingerprint(weights), "tokenizer": fingerprint(tokenizer)}
+        beside = processes.on_first(lambda: _other_files(config, digests))
+        key = {"weights": beside.get(REFERENCE, fingerprint(weights)), "tokenizer": fingerprint(tokenizer)}
         data, reference, shared = _with_reference(config, key, model, load, programs, data, mesh)
-        frozen = frozen_names(model, config.frozen, config.lora)
-        policy = load(jnp.dtype(config.compute_dtype), frozen) if frozen else {}
+        layers, fixed = model.config.layers, frozen_weights(model, config.frozen, config.lora)
+        policy = loaded(load, jnp.dtype(config.compute_dtype), fixed, layers)
     if config.lora.rank:
         policy = prepared(policy, config.lora)
-        masters = functools.partial(init_adapter, model, config.lora, config.seed, mesh)
+        masters = functools.partial(_adapter, config, model, family, mesh)
     else:
-        masters = functools.partial(load, jnp.float32, names(model.abstract()) - frozen)
+        trained = abstract_trainable(model, config.frozen, config.lora)
+        masters = functools.partial(loaded, load, jnp.float32, trained, layers)
     if keep_weights and jax.process_count() == 1:
         masters = _kept(masters)
-    files, positions = weights | tokenizer, raw.get("max_position_embeddings")
-    beside = Frozen(policy, reference, shared)
-    return Assembly(mesh, model_dir, family, model, positions, files, data, beside, config.lora, programs, masters, load)
+    files = weights | tokenizer | beside
+    positions = raw.get("max_position_embeddings")
+    frozen = Frozen(policy, reference, shared)
+    return Assembly(mesh, model_dir, family, model, positions, files, data, frozen, config.lora, programs, masters)
+
+
+def _adapter(config: TrainConfig, model: Model, family: Family, mesh: Mesh) -> Params:
+    """The adapter that a run starts from."""
+    if config.lora.start is None:
+        return init_adapter(model, config.lora, config.seed, mesh)
+    return load_adapter(config.lora.start, model, family, mesh)[1]
+
+
+def _other_files(config: TrainConfig, digests: Callable[..., dict[str, str]]) -> dict[str, str]:
+    """The digests of the weights of an adapter to start from and of another reference, where there are such."""
+    found = {}
+    if config.lora.start is not None:
+        found["lora.start"] = fingerprint(digests(path_of(config.lora.start), (WEIGHTS,)))
+    if config.reference_model is not None:
+        found[REFERENCE] = fingerprint(digests(hub.resolve(config.reference_model), ("config.json", *hub.WEIGHT_FILES)))
+    return found
 
 
 def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
     """Errors: processes that were given different settings, rows or models, which would wait for each other or worse. Where these
     lie may differ."""
     settings = {name: value for name, value in describe(config).items() if name not in OWN}
-    settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_WITHIN["data"]}
+    for part in ("data", "lora"):
+        settings[part] = {name: value for name, value in settings[part].items() if name not in FREE_WITHIN[part]}
     if settings["samples"] is not None:
         settings["samples"].pop("prompts")  # their contents are compared where they are read
-    files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES))
+    files = sampled(model_dir, ("config.json", *hub.WEIGHT_FILES, *hub.TOKENIZER_FILES)) | _other_files(config, sampled)
     facts = identity(config, data, files).facts
     processes.agree({"rows": facts["contents"], "model files": facts["model files"], "settings": settings})
 
@@ -147,6 +167,19 @@ def _kept(load: Callable[[], Params]) -> Callable[[], Params]:
     return again
 
 
+def _reference(name: str, policy: Model) -> tuple[Path, Model, Family]:
+    """Another model as the reference. Errors: those of its folder; one of another shape."""
+    folder = hub.resolve(name)
+    family, model, _ = build(folder, remat=policy.remat)
+    if model.config != policy.config:
+        given, own = ({f.name: getattr(m.config, f.name) for f in dataclasses.fields(m.config)} for m in (model, policy))
+        raise InputError(
+            f"reference_model={name} is another kind of model than the one in training ({'; '.join(differences(own, given))}): "
+            "give one of the same shape and vocabulary."
+        )
+    return folder, model, family
+
+
 def _with_reference(
     config: TrainConfig,
     key: dict[str, str],
@@ -161,9 +194,12 @@ def _with_reference(
     reads = config.loss.reference_reads
     if not reads.anything:
         return data, {}, False
+    if config.reference_model is not None:
+        load = functools.partial(load_params, *_reference(config.reference_model, model), mesh)
     load_reference = functools.partial(load, jnp.dtype(config.reference_dtype))
     if config.reference == "live":
-        return (data, {}, True) if config.lora.rank else (data, load_reference(), False)
+        shared = bool(config.lora.rank) and config.reference_model is None
+        return (data, {}, True) if shared else (data, load_reference(), False)
     reference = cached_reference(
         model,
         load_reference,

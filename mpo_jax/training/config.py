@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mpo_jax import losses
+from mpo_jax.checkpoints.peft_folder import with_start
 from mpo_jax.checkpoints.run_state import CheckpointConfig
 from mpo_jax.data.dataset import DataConfig
 from mpo_jax.devices.processes import HostsConfig
@@ -46,7 +47,9 @@ class TrainConfig:
     `remat`: what the backward pass keeps of each layer, the rest being recomputed: 'full' keeps least, then 'offload',
     'attention', 'dots', 'none'.
     `frozen`: names of parameters that are not trained, separated by commas, as in 'embedding,unembedding'; they have no float32
-    masters and no moments. `lora`: with a rank above 0, adapters are trained and all of the model is frozen.
+    masters and no moments; 'layers:30' are the first 30 layers. `lora`: with a rank above 0, or an adapter to start from,
+    adapters are trained and all of the model is frozen.
+    `reference_model`: another model of the same shape as the frozen reference, a folder or hub name (default: `model`).
     `reference`: 'live' runs the frozen reference at every step; 'cached' scores each distinct pair once, keeps the scores in the
     folder `reference_store` (by default `<output>/reference`), and then holds no reference parameters in memory.
     `compilation_cache`: a folder where compiled programs are kept for later runs; '' = none.
@@ -67,6 +70,7 @@ class TrainConfig:
     seed: int = 0
     compute_dtype: str = "bfloat16"
     reference_dtype: str = "bfloat16"
+    reference_model: str | None = None
     reference: str = "live"
     reference_store: str | None = None
     remat: str = "full"
@@ -85,22 +89,39 @@ class TrainConfig:
         check_choice("reference_dtype", self.reference_dtype, DTYPES)
         check_choice("reference", self.reference, ("live", "cached"))
         parse_range(self.profile)
+        if self.lora.start is not None:
+            self.lora = with_start(self.lora)
         if self.reference == "cached" and self.loss.reference_reads.divergence.anything:
             raise InputError(
                 "KL retention compares full next-token distributions, which reference=cached does not store: write "
                 "--config.reference=live."
+            )
+        if self.reference == "cached" and self.loss.reference_reads.prompts:
+            raise InputError(
+                "The loss reads the reference's states of prompts, which reference=cached does not store: write "
+                "--config.reference=live."
+            )
+        if self.loss.policy_reads.contrast and self.microbatches > 1:
+            raise InputError(
+                f"The loss compares the rows of a batch with each other, so microbatches={self.microbatches} would change it: "
+                "write --config.microbatches=1."
             )
         if self.reference_store is not None and self.reference != "cached":
             raise InputError(
                 f"reference_store='{self.reference_store}' has no effect with reference='{self.reference}': add "
                 "--config.reference=cached, or leave reference_store out."
             )
+        if self.reference_model is not None and not self.loss.reference_reads.anything:
+            raise InputError(
+                f"reference_model='{self.reference_model}' has no effect, since {type(self.loss).__name__} reads no reference: "
+                "leave it out."
+            )
         if self.lora.rank and self.frozen:
             raise InputError(
                 f"frozen='{self.frozen}' has no effect with lora.rank={self.lora.rank}, which freezes the whole model: leave one "
                 "of them out."
             )
-        live = self.reference == "live" and self.loss.reference_reads.anything
+        live = self.reference == "live" and self.reference_model is None and self.loss.reference_reads.anything
         if self.lora.rank and live and self.reference_dtype != self.compute_dtype:
             raise InputError(
                 f"lora.rank={self.lora.rank} has one copy of the model for policy and reference, so compute_dtype="
@@ -120,7 +141,17 @@ class TrainConfig:
 
 def parse(argv: list[str]) -> TrainConfig:
     """`--config=CONFIG[:variant] [--config.field=value ...]` -> the checked config. `argv` has no program name. CONFIG is the
-    path of a file, or the name of a config that comes with the package."""
+    path of a file, or the name of a config that comes with the package. Errors: a config of something else than a run."""
+    config = parse_any(argv)
+    if not isinstance(config, TrainConfig):
+        raise InputError(
+            f"The config is of the kind {type(config).__name__}, not of a run: run it with the command in its docstring."
+        )
+    return config
+
+
+def parse_any(argv: list[str]) -> Any:
+    """As `parse`, for a config of any kind that is a dataclass."""
     files = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
     if len(files) != 1:
         given = "More than one config was" if files else "No config was"
@@ -128,7 +159,7 @@ def parse(argv: list[str]) -> TrainConfig:
     path, _, variant = files[0].partition(":")
     base = load(path, variant or None)
     overrides = ["mpo_jax", *(arg for arg in argv if not arg.startswith("--config="))]
-    if any(arg.startswith("--config.samples.") for arg in overrides):
+    if isinstance(base, TrainConfig) and any(arg.startswith("--config.samples.") for arg in overrides):
         if any(arg.startswith("--config.samples=") for arg in overrides):
             raise InputError("--config.samples is given as a whole and in part: leave out one or the other.")
         base = dataclasses.replace(base, samples=base.samples or SamplesConfig())
@@ -147,7 +178,6 @@ def parse(argv: list[str]) -> TrainConfig:
         ) from error
     if len(rest) > 1:
         raise InputError(f"'{rest[1]}' is not an option: settings are written --config.name=value.")
-    assert isinstance(config, TrainConfig)
     return _rebuilt(config)
 
 

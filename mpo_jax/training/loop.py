@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mpo_jax.checkpoints.export_folder import check_export_dir
 from mpo_jax.checkpoints.run_state import Checkpointer
+from mpo_jax.data.audit import warnings
 from mpo_jax.data.conversation import Conversation
 from mpo_jax.data.dataset import Data
 from mpo_jax.devices import processes
@@ -195,12 +196,14 @@ def _open(folder: Path, config: TrainConfig) -> None:
 def _writer(
     config: MetricsConfig, folder: Path, start: int, updates: int, description: dict[str, Any], data: Data
 ) -> MetricWriter | Silent:
-    """The writer of the metrics; also writes the config and the audit of the data."""
+    """The writer of the metrics; also writes the config and the audit of the data, and says what that warns of."""
     if not processes.first():
         return Silent()
     writer = MetricWriter(config, folder, start, updates, description)
     write_json(folder / "config.json", description)
     write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
+    for warning in warnings(data.findings):
+        processes.say(f"warning: {warning} (audit.json; docs/data.md)")
     return writer
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 
 from mpo_jax.devices.sharding import shards
+from mpo_jax.models.parameters import first_reached
 from mpo_jax.telemetry.memory import Line, bytes_on, kept_bytes
 from mpo_jax.training.assemble import Assembly
 from mpo_jax.training.config import TrainConfig
@@ -22,7 +23,7 @@ def budget(config: TrainConfig, run: Assembly) -> list[Line]:
     setting = f"optim: kind={optim.kind}, moments_dtype={optim.moments_dtype}, offload={optim.offload}"
     setting += " (on the devices only during the update)" if optim.offload else ""
     lines = [
-        Line("parameters", "float32 masters", bytes_on(state.trainable)),
+        Line("trainable parameters", "float32 masters", bytes_on(state.trainable)),
         Line("moments", setting, bytes_on(state.opt_state), bytes_on(plain.opt_state), bytes_on(state.opt_state, HOST)),
     ]
     if run.frozen.policy:
@@ -31,10 +32,13 @@ def budget(config: TrainConfig, run: Assembly) -> list[Line]:
         lines.append(Line("frozen parameters", setting, bytes_on(run.frozen.policy), every - bytes_on(state.trainable)))
     if config.loss.reference_reads.anything:
         setting = f"reference={config.reference}, reference_dtype={config.reference_dtype}"
-        setting += " (the frozen parameters)" if run.frozen.shared else ""
+        setting += " (shares the frozen parameters)" if run.frozen.shared else ""
         lines.append(Line("reference", setting, bytes_on(run.frozen.reference), every))
     micro = jax.tree.map(lambda x: x[0], run.data.train.batch_at(0).policy)
     pieces = shards(mesh, "batch")
-    kept, all_kept = (kept_bytes(m, micro, config.compute_dtype) for m in (model, dataclasses.replace(model, remat="none")))
+    first = first_reached(state.trainable, model.config.layers)
+    kept, all_kept = (
+        kept_bytes(m, micro, config.compute_dtype, first) for m in (model, dataclasses.replace(model, remat="none"))
+    )
     setting = f"remat={config.remat}, compute_dtype={config.compute_dtype}; for the first update"
     return [*lines, Line("kept for backward pass", setting, kept[0] // pieces, all_kept[0] // pieces, kept[1] // pieces)]

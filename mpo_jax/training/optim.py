@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mpo_jax.errors import InputError, check_choice
+from mpo_jax.models.parameters import LAYERS, TOP
 from mpo_jax.types import DTYPES, Number, Params, Schedule
 
 
@@ -172,10 +173,10 @@ def _factored(scale: optax.GradientTransformation) -> optax.GradientTransformati
 
 
 def _layer_by_layer(do: Callable[..., Any], *trees: Params) -> Any:
-    """Applies `do` to each weight, and to each layer's part of the stacked weights (those under "layers", first axis)."""
+    """Applies `do` to each weight, and to each layer's part of the stacked weights, along their first axis."""
 
     def one(path: Any, *weights: jax.Array) -> Any:
-        stacked = any(getattr(key, "key", None) == "layers" for key in path)
+        stacked = any(getattr(key, "key", None) in (LAYERS, TOP) for key in path)
         return (jax.vmap(do) if stacked else do)(*weights)
 
     return jax.tree_util.tree_map_with_path(one, *trees)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo_jax.checkpoints.export_folder import is_whole
-from mpo_jax.checkpoints.hugging_face import save_hf
+from mpo_jax.checkpoints.hugging_face import ExportReport, save_hf
 from mpo_jax.checkpoints.model_card import model_card
 from mpo_jax.checkpoints.peft_folder import save_adapter
 from mpo_jax.data.dataset import Data
@@ -23,7 +23,7 @@ from mpo_jax.types import Params
 
 
 def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, tables: dict[str, GapTable]) -> None:
-    """Writes the aligned checkpoint to `folder/export`, and says how many of its weights differ from the original model's; and an
+    """Writes the aligned checkpoint to `folder/export`, and says how its weights differ from the original model's; and an
     adapter by itself to `folder/adapter`."""
     out_dir = folder / "export"
     if is_whole(out_dir):
@@ -34,9 +34,9 @@ def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, 
         if not is_whole(adapter):
             save_adapter(trainable, adapter, model=run.model, family=run.family, config=config.lora, base=config.model)
         processes.say(f"adapter: {adapter}, for PEFT")
-    data, dtype = run.data, config.export.dtype
+    data = run.data
 
-    def card() -> str:
+    def card(written: ExportReport) -> str:
         return model_card(
             describe(config),
             languages=list(data.train.languages),
@@ -45,23 +45,20 @@ def export(config: TrainConfig, folder: Path, run: Assembly, trainable: Params, 
             gaps=format_tables(tables),
             measured_rows=data.measured_rows,
             samples=compared(folder) if config.samples is not None else "",
+            changes=str(written),
         )
 
     written = save_hf(
-        run.whole(trainable),
+        run.learnt(trainable),
         out_dir,
         model=run.model,
         family=run.family,
         source_dir=run.model_dir,
-        dtype=dtype,
+        dtype=config.export.dtype,
         model_card=card,
     )
     if written is not None:
-        share = written.changed_weights / written.total_weights
-        print(
-            f"export: {out_dir} in {dtype}; {written.changed_weights:,} of {written.total_weights:,} weights ({share:.1%}) "
-            "differ from the original model's"
-        )
+        print(f"export: {out_dir}; {written}")
 
 
 def report(config: TrainConfig, folder: Path, data: Data, before: Measured, after: Measured) -> None:

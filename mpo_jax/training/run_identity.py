@@ -14,8 +14,9 @@ from mpo_jax.training.config import TrainConfig, defaults, describe
 # devices it uses.
 FREE = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
 FREE += ("samples", "compilation_cache", "profile", "hosts")
-# Further ones within the other settings: the paths of the data, whose contents are compared instead, and where moments are kept.
-FREE_WITHIN = {"data": ("path", "eval_path", "texts"), "optim": ("offload",)}
+# Further ones within the other settings: the paths of the data and of an adapter to start from, whose contents are compared
+# instead, and where moments are kept.
+FREE_WITHIN = {"data": ("path", "eval_path", "texts"), "lora": ("start",), "optim": ("offload",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def identity(config: TrainConfig, data: Data, model_files: dict[str, str]) -> Id
 
 def _compared(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts without what may differ, whichever version wrote them."""
-    found = {name: value for name, value in facts.items() if name not in (*FREE, "model", "defaults")}
+    found = {name: value for name, value in facts.items() if name not in (*FREE, "model", "reference_model", "defaults")}
     for part, names in FREE_WITHIN.items():
         if part in found:
             found[part] = {name: value for name, value in found[part].items() if name not in names}

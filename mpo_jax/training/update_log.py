@@ -1,5 +1,6 @@
 """What is logged of each update? Its metrics, one step late, so that the device never waits for the log."""
 
+import functools
 import math
 import time
 
@@ -19,7 +20,8 @@ class UpdateLog:
     def __init__(self, writer: MetricWriter | Silent, meter: Meter, run: Assembly, every: int, done: int, begun: float):
         """`done`: updates done by earlier runs. `begun`: when the run began, by `time.monotonic`."""
         self._writer, self._meter, self._every, self._begun = writer, meter, every, begun
-        self._pipeline, self._model_config = run.data.train, run.model.config
+        self._pipeline = run.data.train
+        self._work = functools.partial(update_work, run.model.config, trainable=run.programs.state.trainable)
         self._tokens = self._pipeline.tokens_before(done)  # real tokens of all updates so far
         self._first = done + 1
         self._pending: tuple[int, Metrics] | None = None  # the update under way, and its metrics
@@ -31,7 +33,7 @@ class UpdateLog:
         self._tokens += tokens
         self._pending = (update, metrics)
         self._writer.advance()
-        self._meter.advance(tokens, update_work(self._model_config, batch))
+        self._meter.advance(tokens, self._work(batch))
         if update == self._first:
             jax.block_until_ready(metrics)
             since = time.monotonic() - self._begun

@@ -13,11 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mpo_jax.checkpoints.export_folder import check_export_dir
-from mpo_jax.checkpoints.hugging_face import load_params, save_hf
+from mpo_jax.checkpoints.hugging_face import ExportReport, load_params, save_hf
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
+from mpo_jax.models.adapters import LoraConfig, abstract_adapter, changes, merged, prepared
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import FAMILIES, build
+from mpo_jax.models.parameters import joined
 from mpo_jax.models.weight_table import export_tree
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -26,6 +28,9 @@ ONE = MeshConfig(1, 1, 1)
 
 def mesh_of(config: MeshConfig = ONE):
     return make_mesh(config, jax.devices()[: config.data * config.fsdp * config.tensor])
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
 
 
 def checkpoint(folder: Path, name: str, *, tied: bool, dtype: str = "float32") -> Path:
@@ -47,7 +52,7 @@ def load(folder: Path, config: MeshConfig = ONE, dtype=jnp.float32):
 
 def save(params, out: Path, source: Path, **options):
     family, model, _ = build(source)
-    given = {"dtype": "float32", "model_card": lambda: "# A model\n"} | options
+    given = {"dtype": "float32", "model_card": lambda report: f"# A model\n{report}\n"} | options
     return save_hf(params, out, model=model, family=family, source_dir=source, **given)
 
 
@@ -72,7 +77,8 @@ def test_import_export_import_is_bitwise(tmp_path, name, tied, dtype):
     assert_equal(tensors(source), tensors(tmp_path / "out"))
     again = load(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, params, again)
-    assert report.changed_weights == 0
+    assert (report.changed_weights, report.largest_change) == (0, 0)
+    assert report.total_weights == sum(x.size for x in jax.tree.leaves(params))
     assert report.total_weights == sum(x.size for x in jax.tree.leaves(params))
     assert build(tmp_path / "out")[1] == build(source)[1]
 
@@ -104,9 +110,9 @@ def test_shards_index_and_what_lies_beside(tmp_path):
         assert {index["weight_map"][name] for name in stored} == {file}
         assert len(stored) == 1 or sum(x.nbytes for x in stored.values()) <= 30_000
     assert_equal(tensors(source), tensors(out))
-    assert set(report.files) == {*files, "model.safetensors.index.json", "config.json", "generation_config.json",
-                                 "tokenizer.json", "README.md"}  # fmt: skip
-    assert (out / "README.md").read_text() == "# A model\n"
+    beside = {"model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json", "README.md"}
+    assert {path.name for path in out.iterdir()} == {*files, *beside}
+    assert (out / "README.md").read_text() == f"# A model\n{report}\n"
     assert not (tmp_path / "out.partial").exists()
     jax.tree.map(np.testing.assert_array_equal, params, load(out))
 
@@ -128,8 +134,44 @@ def test_changed_weights_are_counted_after_rounding(tmp_path):
     params["final_norm"] = params["final_norm"] * (1 + 1e-5)  # below half a bfloat16 step
     params["layers"]["mlp"]["up"] = params["layers"]["mlp"]["up"].at[1, :, 0].multiply(2.0)
     width = params["final_norm"].size
-    assert save(params, tmp_path / "a", source, dtype="bfloat16").changed_weights == width
-    assert save(params, tmp_path / "b", source, dtype="float32").changed_weights == 2 * width
+    rounded, exact = (save(params, tmp_path / dtype, source, dtype=dtype) for dtype in ("bfloat16", "float32"))
+    assert (rounded.changed_weights, exact.changed_weights) == (width, 2 * width)
+    column = np.linalg.norm(tensors(source)[UP].astype(np.float32)[0])
+    assert rounded.largest_change == pytest.approx(column / np.linalg.norm(tensors(source)[UP].astype(np.float32)), rel=1e-6)
+    total = sum(x.size for x in tensors(source).values())
+    assert str(rounded) == (
+        f"{width} of {total:,} weights ({width / total:.1%}) differ from the original model's in bfloat16; the largest relative "
+        f"change of a tensor is {rounded.largest_change:.2g}, of {UP}"
+    )
+    assert f"{rounded}" in (tmp_path / "bfloat16" / "README.md").read_text()
+
+
+def test_a_zero_that_changes_is_an_infinite_change():
+    report = ExportReport("float32").beside("a", np.ones((2, 3)), np.ones((2, 3))).beside("b", np.ones(3), np.zeros(3))
+    assert (report.total_weights, report.changed_weights, report.largest_change, report.most_changed) == (9, 3, np.inf, "b")
+
+
+def test_what_was_not_trained_is_exported_as_it_was(tmp_path):
+    """And an adapter's change is added in float32 to what the files hold."""
+    source = checkpoint(tmp_path / "source", "gemma2", tied=True, dtype="bfloat16")
+    family, model, _ = build(source)
+    config, on, random = LoraConfig(3, 5.0, "o_proj,gate_proj"), mesh_of(MeshConfig(2, 2, 2)), np.random.default_rng(0)
+    abstract = abstract_adapter(model, config, on)
+    adapter = jax.tree.map(lambda x: jax.device_put(random.normal(size=x.shape).astype(np.float32), x.sharding), abstract)
+    save(changes(adapter, config), tmp_path / "out", source)
+    expected = dict(
+        export_tree(
+            merged(joined(adapter, prepared(load(source, MeshConfig(2, 2, 2)), config))), model, family.weights(model.config)
+        )
+    )
+    before, after = tensors(source), tensors(tmp_path / "out")
+    for name, tensor in after.items():
+        adapted = "o_proj" in name or "gate_proj" in name
+        assert np.array_equal(tensor, before[name]) != adapted, name
+        np.testing.assert_allclose(tensor, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    only = {"layers": {"mlp": {"up": load(source)["layers"]["mlp"]["up"] + 1}}, "final_norm": load(source)["final_norm"]}
+    report = save(only, tmp_path / "part", source)
+    assert report.changed_weights == model.abstract()["layers"]["mlp"]["up"].size
 
 
 def test_transformers_reads_the_export(tmp_path):
@@ -219,3 +261,21 @@ def test_wrong_files_are_named(tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="pickled"):
         load(folder)
+
+
+def test_layers_in_two_stacks_are_loaded_and_exported_bit_for_bit(tmp_path):
+    source = checkpoint(tmp_path / "source", "llama", tied=False)
+    family, model, _ = build(source)
+    whole, names = load(source), [w.ours for w in family.weights(model.config)]
+    upper = range(1, model.config.layers)
+    top = load_params(source, model, family, mesh_of(), only=[name for name in names if "layers." in name], layers=upper)[
+        "layers"
+    ]
+    jax.tree.map(lambda part, x: np.testing.assert_array_equal(part, x[1:]), top, whole["layers"])
+    trained = {"top_layers": jax.tree.map(lambda x: x + 1, top)}
+    report = save(trained, tmp_path / "out", source)
+    before, after = tensors(source), tensors(tmp_path / "out")
+    for name in before:
+        frozen = ".layers." not in name or ".layers.0." in name
+        np.testing.assert_array_equal(after[name], before[name] if frozen else before[name] + 1, err_msg=name)
+    assert report.changed_weights == sum(x.size for name, x in before.items() if (after[name] != x).any())

@@ -20,14 +20,23 @@ def card(model, data, samples=""):
     tables = {name: gap_table([RowGap("1", "sw", gap, "en", "k", 2.0)]) for name, gap in (("before", -1.0), ("after", 1.75))}
     config = TrainConfig(model=model, data=data, output="/home/somebody/runs/1")
     given = {"languages": ["sw", "zh"], "rows": 600, "metrics": {"loss": 0.25}, "measured_rows": "64 of 600 training rows"}
-    return model_card(describe(config), gaps=format_tables(tables), samples=samples, **given)
+    changes = "3 of 4 weights differ"
+    return model_card(describe(config), gaps=format_tables(tables), samples=samples, changes=changes, **given)
 
 
 def test_what_a_reader_has_to_know():
     text = card("meta-llama/Llama-3.1-8B-Instruct", DataConfig(path="user/rows"))
     for part in ("base_model: meta-llama/Llama-3.1-8B-Instruct", "- sw\n- zh", "600 parallel preference rows of `user/rows`"):
         assert part in text
-    parts = ["on 64 of 600 training rows", "+1.750", "-1.000", "loss: 0.25", f"mpo_jax {__version__}", "arXiv:2505.16869"]
+    parts = [
+        "on 64 of 600 training rows",
+        "## Weights\n\n3 of 4 weights differ.",
+        "+1.750",
+        "-1.000",
+        "loss: 0.25",
+        f"mpo_jax {__version__}",
+        "arXiv:2505.16869",
+    ]
     for part in (*parts, "@inproceedings", "## Limits"):
         assert part in text
     config = json.loads(re.search(r"```json\n(.*?)\n```", text, re.DOTALL)[1])
@@ -53,7 +62,7 @@ def named(tree, path=""):
 def test_a_card_shows_what_decides_what_was_learnt_and_no_path():
     """Of every setting that there is; an address is a setting like another."""
     description = named(describe(TrainConfig(model="m", data=DataConfig(path="d"), output="o")))
-    text = model_card(description, languages=["sw"], rows=1, metrics={}, gaps="", measured_rows="", samples="")
+    text = model_card(description, languages=["sw"], rows=1, metrics={}, gaps="", measured_rows="", samples="", changes="")
     assert "somebody" not in text and "secret" not in text
     assert "base_model:" not in text, "a local folder is not a name on the hub"
     assert "# model-0, aligned" in text and "rows of `data-path-0`" in text

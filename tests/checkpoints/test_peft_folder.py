@@ -1,5 +1,6 @@
 """An adapter's folder is PEFT's own: PEFT computes our logits with it, and we its; what we do not have is refused by name."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,7 +11,15 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from mpo_jax.checkpoints.hugging_face import load_params
-from mpo_jax.checkpoints.peft_folder import CONFIG, WEIGHTS, load_adapter, load_with_adapter, read_lora_config, save_adapter
+from mpo_jax.checkpoints.peft_folder import (
+    CONFIG,
+    UNSUPPORTED,
+    WEIGHTS,
+    load_adapter,
+    load_with_adapter,
+    read_lora_config,
+    save_adapter,
+)
 from mpo_jax.errors import InputError
 from mpo_jax.models.adapters import LoraConfig, init_adapter, merged, prepared
 from mpo_jax.models.families.registry import FAMILIES, build
@@ -45,7 +54,7 @@ def logits(model, params, tokens_ST):
 TOKENS = np.random.default_rng(1).integers(0, 96, (4, 12)).astype(np.int32)
 
 
-@pytest.mark.parametrize("config", [LoraConfig(4, 8.0), LoraConfig(1, 3.0, "v_proj,down_proj", rslora=True)], ids=str)
+@pytest.mark.parametrize("config", [LoraConfig(4, 8.0), LoraConfig(3, 3.0, "v_proj,down_proj", rslora=True)], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_saved_is_loaded(fixtures, tmp_path, name, config):
     family, model, _ = build(fixtures / name)
@@ -126,6 +135,17 @@ def saved(fixtures, tmp_path):
         ({"modules_to_save": ["lm_head"]}, "'modules_to_save'"),
         ({"target_modules": ["embed_tokens"]}, "'target_modules': ['embed_tokens']"),
         ({"target_modules": "all-linear"}, "'target_modules': 'all-linear'"),
+        ({"target_modules": ".*proj"}, "'target_modules': '.*proj'"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "'target_modules': ['q_proj', 'lm_head']"),
+        ({"bias": "lora_only"}, "'bias': 'lora_only'"),
+        ({"rank_pattern": {"q_proj": 8}}, "'rank_pattern': {'q_proj': 8}"),
+        ({"alpha_pattern": {"q_proj": 8}}, "'alpha_pattern': {'q_proj': 8}"),
+        ({"layers_to_transform": [0]}, "'layers_to_transform': [0]"),
+        ({"fan_in_fan_out": True}, "'fan_in_fan_out': True"),
+        ({"trainable_token_indices": [1]}, "'trainable_token_indices': [1]"),
+        ({"kasa_config": {"beta": 1e-4}}, "'kasa_config'"),
+        ({"init_lora_weights": "pissa_niter_16"}, "'init_lora_weights': 'pissa_niter_16', which is not supported: merge"),
+        ({"init_lora_weights": "loftq"}, "'init_lora_weights': 'loftq'"),
         ({"r": None}, "no usable 'r' and 'lora_alpha'"),
     ],
     ids=str,
@@ -137,6 +157,42 @@ def test_what_we_do_not_have_is_refused_by_its_name(saved, change, said):
     with pytest.raises(InputError) as refused:
         read_lora_config(folder)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
+def test_how_the_first_factors_were_drawn_does_not_matter_where_the_base_stayed_as_it_was(saved, init):
+    folder, *_ = saved
+    given = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(given | {"init_lora_weights": init}))
+    assert read_lora_config(folder) == LoraConfig(2, 4.0, "q_proj")
+
+
+def test_every_setting_of_peft_is_read_or_refused_or_does_nothing_to_what_is_computed():
+    """So that what a new version of PEFT adds is looked at."""
+    peft = pytest.importorskip("peft")
+    read = {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules"}
+    training = {
+        "lora_dropout",
+        "inference_mode",
+        "runtime_config",
+        "eva_config",
+        "corda_config",
+        "loftq_config",
+        "lora_ga_config",
+    }
+    about = {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
+    # these say more of settings that are refused themselves
+    more = {"layers_pattern", "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"}
+    known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert known <= read | training | about | more | UNSUPPORTED.keys(), "look at what PEFT has added"
+
+
+def test_a_rank_above_what_a_projection_has_is_refused(saved):
+    folder, family, model = saved
+    given = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(given | {"r": 64}))
+    with pytest.raises(InputError, match=r"lora\.rank=64 is no low rank for q_proj"):
+        load_adapter(folder, model, family, tiny.mesh())
 
 
 def damaged(folder, change):

@@ -3,11 +3,13 @@ import dataclasses
 import pytest
 import toy_chat
 
-from mpo_jax.data.audit import audit, opens_with_refusal
+from mpo_jax.data.audit import audit, warnings
 from mpo_jax.data.chat import tokenize
+from mpo_jax.data.flaws import DROPS, findings
+from mpo_jax.data.refusals import opens_with_refusal
 from mpo_jax.data.rows import PairText, Row
 
-CLEAN = PairText("ko", "이것은 무엇입니까", "이것은 좋은 대답입니다", "이것은 나쁜 대답입니다")
+CLEAN = PairText("ko", "이것은 무엇입니까", "이것은 좋은 대답입니다.", "이것은 나쁜 대답입니다.")
 SOURCE = PairText("en", "what is this", "this is a good answer", "this is a bad answer")
 NOISE = {
     "prompt_in_another_language": {"prompt": "what is this"},
@@ -15,12 +17,23 @@ NOISE = {
     "rejected_in_another_language": {"rejected": "what is this"},
     "chosen_opens_with_refusal": {"chosen": "죄송하지만 그것은 어렵습니다"},
     "rejected_opens_with_refusal": {"rejected": "그것은 할 수 없습니다. 끝"},
-    "html_entities": {"chosen": "이것은 &#39;대답&#39; 입니다"},
+    "chosen_mixes_languages": {
+        "chosen": "이것은 좋은 대답입니다. This is how one makes a pot of tea at home. 이것은 좋은 대답입니다."
+    },
+    "rejected_ends_early": {"rejected": "이것은 나쁜 대답입니다. 이것은 나쁜 대답이"},
+    "chosen_length_unlike_source": {"chosen": "네"},
+    "html_entities": {"chosen": "이것은 &#39;대답&#39; 입니다."},
     "replacement_characters": {"prompt": "이것은 \ufffd 입니까"},
     "identical_to_source": {"chosen": SOURCE.chosen},
     "empty_prompts": {"prompt": " "},
     "one_word_rejected": {"rejected": "네"},
     "truncated_target": {"rejected": "긴 대답 " * 100},
+}
+# What such a row has beside.
+ALSO = {
+    "identical_to_source": ["chosen_in_another_language", "chosen_ends_early"],
+    "one_word_rejected": ["rejected_length_unlike_source"],
+    "truncated_target": ["rejected_ends_early", "rejected_length_unlike_source"],
 }
 
 
@@ -32,9 +45,7 @@ def _audit(*targets):
 @pytest.mark.parametrize("name", NOISE)
 def test_each_kind_of_noise_is_counted_once(name):
     found = dataclasses.asdict(_audit(CLEAN, dataclasses.replace(CLEAN, **NOISE[name]))["ko"])
-    expected = {"rows": 2, name: 1}
-    if name == "identical_to_source":
-        expected["chosen_in_another_language"] = 1
+    expected = {"rows": 2, name: 1} | dict.fromkeys(ALSO.get(name, ()), 1)
     assert {key: count for key, count in found.items() if count} == expected
 
 
@@ -43,6 +54,29 @@ def test_duplicates_and_languages_are_counted_apart():
     assert list(found) == ["en", "ko"]
     assert (found["ko"].rows, found["ko"].duplicates, found["en"].duplicates) == (2, 1, 0)
     assert found["en"].chosen_in_another_language == 1
+
+
+def test_a_refusal_that_translation_lost_is_counted_where_the_source_refuses():
+    refusing = dataclasses.replace(SOURCE, chosen="I cannot help with this.")
+    rows = [Row(str(i), source, CLEAN, "given") for i, source in enumerate((SOURCE, refusing))]
+    assert audit(rows)["ko"].chosen_lost_refusal == 1
+
+
+def test_warnings_name_language_count_and_finding():
+    assert warnings(_audit(*[dataclasses.replace(CLEAN, prompt=f"이것은 무엇입니까 {i}") for i in range(9)])) == []
+    assert warnings(_audit(CLEAN, *[dataclasses.replace(CLEAN, prompt=f"이것은 무엇입니까 {i}") for i in range(8)], CLEAN)) == [
+        "ko: 1 of 10 rows repeat an earlier one"
+    ]
+
+
+def test_every_rule_leaves_out_a_row_that_has_its_findings_and_no_clean_one():
+    noise = NOISE | {"chosen_opens_otherwise": {}, "duplicates": {}}
+    for rule, named in DROPS.items():
+        for name in named & noise.keys():
+            rows = [Row(str(i), SOURCE, dataclasses.replace(CLEAN, **noise[name]), "given") for i in range(2)]
+            assert named & {*findings(rows)[1]}, rule
+    clean = {*findings([Row("0", SOURCE, CLEAN, "given")])[0]}
+    assert [rule for rule, named in DROPS.items() if named & clean] == ["no_refusal"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 import toy_chat
 
 from mpo_jax.data.dataset import Batching, Data, DataConfig, prepare
-from mpo_jax.losses import Mpo
+from mpo_jax.errors import InputError
+from mpo_jax.losses import Mlc, Mpo
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +21,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def prepared(folder, **settings) -> Data:
-    batching = Batching(4, Mpo().policy_reads, Mpo().reference_reads)
+def prepared(folder, loss=Mpo(), **settings) -> Data:  # noqa: B008
+    batching = Batching(4, loss.policy_reads, loss.reference_reads)
     return prepare(DataConfig(str(folder / "rows.jsonl"), template="hf", **settings), folder, None, batching)
 
 
@@ -42,3 +43,15 @@ def test_held_out_rows_are_those_that_are_measured(folder):
     assert data.held_out is not None
     assert [row.id for row in data.measured] == [example.id for example in data.held_out.examples]
     assert len(data.train.examples) == 6
+
+
+def test_a_loss_that_reads_all_languages_of_a_prompt_gets_them_together(folder):
+    data = prepared(folder, Mlc(), eval_fraction=0.3)
+    assert data.train.group == 2
+    assert data.held_out is not None and data.held_out.group == 2
+    assert data.gaps.group == 1, "gaps are of answers"
+    for step in range(data.train.steps):
+        batch = data.train.batch_at(step)
+        assert all(first in (i, i - 1) for i, first in enumerate(batch.prompt_B[0].tolist()))
+    with pytest.raises(InputError, match=r"row '.*' has no 'source': give rows with one, and leave data\.pairs out"):
+        prepared(folder, Mlc(), pairs="both")

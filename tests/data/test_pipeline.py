@@ -105,6 +105,45 @@ def pair_of(*lengths: int) -> TokenPair:
     return TokenPair(*(np.ones(n, np.int32) for n in lengths))
 
 
+GROUPED = dataclasses.replace(PIPELINE, batch_size=4, group=2)
+
+
+@pytest.mark.parametrize("lacking", [(), (3,), (0, 1, 5)])
+def test_the_rows_of_a_dominant_prompt_come_together_in_an_order_of_their_own(lacking):
+    """Two rows a prompt, but for those that are lacking: their places are filled with rows of weight 0."""
+    examples = [example for i, example in enumerate(EXAMPLES) if i not in lacking]
+    pipeline = dataclasses.replace(GROUPED, examples=examples, microbatches=2)
+    prompts = [example.source.prompt.tobytes() for example in examples]
+    orders = []
+    for epoch in range(3):
+        steps = range(epoch * pipeline.steps_per_epoch, (epoch + 1) * pipeline.steps_per_epoch)
+        rows = [i for step in steps for i in pipeline.rows_at(step)]
+        assert sorted(rows) == list(range(len(examples)))
+        orders.append(rows)
+        for step in steps:
+            batch, rows = pipeline.batch_at(step), pipeline.rows_at(step)
+            assert batch.weight_B.sum() == len(rows) and batch.weight_B.shape == (2, 2)
+            assert all(prompts.count(prompts[i]) == sum(prompts[i] == prompts[j] for j in rows) for i in rows)
+    assert orders[0] != orders[1]
+    tokens = [pipeline.tokens_at(step) for step in range(pipeline.steps)]
+    assert [pipeline.tokens_before(step) for step in (0, 1, 4, 7)] == [sum(tokens[:step]) for step in (0, 1, 4, 7)]
+
+
+def test_a_group_stays_in_one_microbatch():
+    batch = dataclasses.replace(GROUPED, policy=Reads(Want.PROMPT, Want.PROMPT, groups=True), microbatches=2).batch_at(0)
+    assert batch.prompt_B.tolist() == [[0, 0], [0, 0]] and batch.group == 2
+
+
+def test_batches_that_do_not_hold_whole_groups():
+    with pytest.raises(InputError, match=r"a prompt has up to 3 rows, so the 4 rows .* a batch_size that is a multiple of 3\."):
+        dataclasses.replace(GROUPED, group=3)
+    with pytest.raises(InputError, match=r"multiple of 8\."):
+        dataclasses.replace(GROUPED, microbatches=4)
+    same = dataclasses.replace(EXAMPLES[2], source=EXAMPLES[0].source)
+    with pytest.raises(InputError, match="3 rows have dominant prompts of the same tokens"):
+        dataclasses.replace(GROUPED, examples=[*EXAMPLES[:2], same]).rows_at(0)
+
+
 @pytest.mark.parametrize("changes", [{"microbatches": 3}, {"batch_size": 0}, {"microbatches": 0}])
 def test_a_batch_that_cannot_be_split(changes):
     with pytest.raises(InputError, match="microbatches="):

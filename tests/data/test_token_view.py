@@ -61,3 +61,11 @@ def test_what_only_looks_like_a_token_is_told():
     text = token_view.report(rows, examples, TOKENIZER, form, show=0)
     assert "contains <|user|>, which is not one token of this tokenizer: it is split into 8." in text
     assert "not one token" not in token_view.report(rows, examples, TOKENIZER, toy_chat.FORMAT, show=0)
+
+
+def test_what_the_audit_warns_of_is_in_the_report():
+    rows = toy_chat.rows(2) * 5
+    examples = toy_chat.examples(2) * 5
+    assert "warning: sw: 4 of 5 rows repeat an earlier one" in token_view.report(
+        rows, examples, TOKENIZER, toy_chat.FORMAT, show=0
+    )

@@ -4,14 +4,17 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from answers import POLICY, REFERENCE, rows_of, scores
+from states import prompts
 
 from mpo_jax import losses
 from mpo_jax.types import Reads, Want
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
 METHODS = [method for name, method in vars(losses).items() if isinstance(method, type) and name != "Sum"]
+STATES = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
 
 
 def said(reads: Reads) -> str:
@@ -37,5 +40,8 @@ def test_the_source_is_the_docstrings(method):
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m is not losses.Mpo], ids=lambda method: method.__name__)
 def test_every_metric_of_a_baseline_is_explained(method):
-    for name in rows_of(method(), scores(POLICY), scores(REFERENCE, mismatch=REFERENCE)).metrics_B:
+    policy, reference = scores(POLICY), scores(REFERENCE, mismatch=REFERENCE)
+    of_prompts = prompts(STATES, STATES[::-1])
+    policy = dataclasses.replace(policy, prompts=of_prompts.prompts, rows=of_prompts.rows)
+    for name in rows_of(method(), policy, dataclasses.replace(reference, prompts=of_prompts.prompts)).metrics_B:
         assert f"`{name}`" in PAGE, name

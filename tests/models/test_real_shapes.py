@@ -14,14 +14,14 @@ from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import FAMILIES
 from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task
-from mpo_jax.training.config import load
+from mpo_jax.training.config import TrainConfig, load
 from mpo_jax.training.optim import make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state
 from mpo_jax.training.step_arguments import step_numbers
 from mpo_jax.types import Batch, Packed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.py")) if isinstance(load(str(path), None), TrainConfig)]
 ROWS, LENGTH = 8, 1024
 
 

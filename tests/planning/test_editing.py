@@ -48,8 +48,8 @@ def test_the_report_is_arithmetic_and_what_the_compiler_says(model, tpu_compiler
     ids=str,
 )
 def test_options_that_do_not_go_together_are_a_sentence(model, capsys, options, words):
+    given = [f"--model={model}"] if "--edit" in options else []
     with pytest.raises(SystemExit):
-        given = [f"--model={model}"] if "--edit" in options else []
         plan.main([*given, "--topology=v5e:1x1", *options])
     assert words in capsys.readouterr().err
 

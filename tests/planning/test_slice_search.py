@@ -22,7 +22,7 @@ def answers(model_dir, monkeypatch, fits, topologies, **changes):
         memory = FITS if fits(layout) else GIB_16
         found = {"step": memory}
         return slice_fit.SliceReport(
-            layout.topology, layout.slices, dict(layout.mesh.shape), 1, 1, 1, 1, 0, 1, 1, 1.0, None, memory.fits, found
+            layout.topology, layout.slices, dict(layout.mesh.shape), 1, 1, 1, 1, 0, 0, False, 1, 1, 1.0, None, memory.fits, found
         )
 
     monkeypatch.setattr(slice_search, "compiled", compile_it)

@@ -41,6 +41,14 @@ def test_everything_is_read(folder):
     assert [when for when, _ in run.answers[0].given] == ["before training", "after update 1000"]
 
 
+def test_an_adapter_is_named_with_its_start(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert "adapter" not in read_run(folder, "mine", texts=False).settings
+    for lora, said in (({"rank": 4}, "LoRA of rank 4"), ({"rank": 4, "start": "a/b"}, "LoRA of rank 4, started from a/b")):
+        (folder / "config.json").write_text(json.dumps(config | {"lora": lora}))
+        assert read_run(folder, "mine", texts=False).settings["adapter"] == said
+
+
 def test_what_was_not_read_or_is_missing_is_told_with_the_figures(folder):
     run = read_run(folder, "mine", texts=False)
     (asr,) = run.safety

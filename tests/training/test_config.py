@@ -12,7 +12,7 @@ from mpo_jax.errors import InputError
 from mpo_jax.training.config import TrainConfig, describe, format_config, load, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.py")) if isinstance(load(str(path), None), TrainConfig)]
 LLAMA = str(next(path for path in CONFIGS if path.stem == "llama31"))
 
 

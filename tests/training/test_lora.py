@@ -1,7 +1,13 @@
 """An adapter's updates are PEFT's; on any mesh, in microbatches, live or cached; at the start nothing has changed."""
 
+import contextlib
 import dataclasses
 import functools
+import io
+import itertools
+import json
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +15,12 @@ import numpy as np
 import peft_step
 import pytest
 import tiny
+from safetensors.numpy import load_file, save_file
 from world import command, config_file, metrics
 
 from mpo_jax import losses
 from mpo_jax.checkpoints.hugging_face import load_params
-from mpo_jax.checkpoints.peft_folder import load_adapter, load_with_adapter, named
+from mpo_jax.checkpoints.peft_folder import WEIGHTS, load_adapter, load_with_adapter, named, read_lora_config
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
@@ -21,7 +28,10 @@ from mpo_jax.losses.base import numbers_of
 from mpo_jax.models.adapters import LoraConfig, abstract_adapter, init_adapter, prepared
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.parameters import Frozen
+from mpo_jax.models.weight_table import export_tree
 from mpo_jax.scoring.objective import Task
+from mpo_jax.telemetry.flops import update_work
+from mpo_jax.telemetry.memory import bytes_on
 from mpo_jax.training.assemble import assemble
 from mpo_jax.training.config import parse
 from mpo_jax.training.optim import OptimConfig, make_optimizer
@@ -140,6 +150,31 @@ def test_any_mesh_and_microbatches_compute_the_same(plain, shape, parts):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 
 
+def products(hlo):
+    """The sizes of the matrices that a compiled program's products make, in ascending order, without axes of one."""
+    made = re.findall(r" = \w+\[([\d,]+)\]\S* (?:dot|convolution)\(", hlo)
+    return {tuple(sorted(int(n) for n in sizes.split(",") if n != "1")) for sizes in made}
+
+
+def test_the_step_has_no_gradient_of_a_frozen_weight():
+    """Each size stands for one axis here, so a product of two axes of a weight is that weight's gradient. The whole model's step
+    has those of all projections."""
+    D, N, H, F = 40, 8, 12, 56
+    model, on = tiny.model(hidden_size=D, heads=N, kv_heads=N, head_dim=H, ffn=F), tiny.mesh()
+    task, batch = Task(model, Mpo(), ()), tiny.micro(tiny.batch(4, length=20), 1)
+    base = model.abstract(on)
+
+    def made(trainable, frozen):
+        state = abstract_state(trainable, OPTIMIZER, on)
+        step = jit_train_step(TrainStep(task, OPTIMIZER, jnp.float32), state)
+        return products(step.lower(state, frozen, batch, step_numbers(Mpo(), 0.1)).compile().as_text())
+
+    gradients = {(D, F), (D, N * H)}
+    assert made(base, Frozen({}, base)) >= gradients
+    lora = made(abstract_adapter(model, CONFIG, on), Frozen(prepared(base, CONFIG), {}, shared=True))
+    assert lora >= {(CONFIG.rank, D), (CONFIG.rank, F), (CONFIG.rank, N * H)} and not lora & gradients
+
+
 def test_the_reference_is_the_base_without_a_copy_and_without_a_gradient():
     frozen = Frozen(prepared(BASE, CONFIG), {}, shared=True)
     shared = jax.tree.leaves(frozen.reference_params)
@@ -163,6 +198,21 @@ def test_settings_that_cannot_be_are_named(given, said):
     assert said in str(refused.value)
 
 
+def test_an_adapter_counts_by_its_rank_or_by_the_root_of_it():
+    assert (LoraConfig(16, 32.0).scale, LoraConfig(16, 32.0, rslora=True).scale) == (2, 8)
+
+
+def test_a_fresh_adapter_depends_on_its_seed_and_no_two_factors_are_alike():
+    one, same, other = (jax.tree.leaves(init_adapter(MODEL, CONFIG, seed, tiny.mesh())) for seed in (1, 1, 2))
+    drawn = [x for x in one if np.any(x)]
+    assert all(np.array_equal(x, y) for x, y in zip(one, same, strict=True))
+    assert not any(np.array_equal(x, y) for x, y in zip(drawn, (y for y in other if np.any(y)), strict=True))
+    assert not any(np.array_equal(x, y) for x, y in itertools.combinations(drawn, 2))
+    a = init_adapter(MODEL, CONFIG, 1, tiny.mesh())["layers"]
+    for factor, inputs in ((a["attention"]["q"]["a"], 32), (a["attention"]["o"]["a"], 64), (a["mlp"]["down"]["a"], 64)):
+        assert 0.9 < np.abs(factor).max() * inputs**0.5 <= 1
+
+
 def test_a_rank_that_is_not_low_is_refused():
     with pytest.raises(InputError, match=r"lora\.rank=32 is no low rank for q_proj, whose weights have rank 32 at most"):
         abstract_adapter(MODEL, LoraConfig(32, 8.0))
@@ -182,16 +232,33 @@ def test_every_kind_of_reading_takes_the_shared_reference():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max()), shared[2], own[2])
 
 
+LORA = LoraConfig(4, targets="q_proj,v_proj,down_proj")
 SETTINGS = ["--config.lora.rank=4", "--config.lora.targets=q_proj,v_proj,down_proj", "--config.optim.peak_lr=1e-2"]
 
 
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory):
-    """The output of a run of an adapter that nothing disturbed."""
-    return command(world, tmp_path_factory.mktemp("lora"), *SETTINGS)
+    """The output of a run of an adapter that nothing disturbed, with what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        run = command(world, tmp_path_factory.mktemp("lora"), *SETTINGS)
+    (run / "printed.txt").write_text(printed.getvalue())
+    return run
 
 
-def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole, capsys):
+def test_a_run_says_what_is_trained_frozen_and_shared(world, whole):
+    sizes = dict(re.findall(r"^(trainable parameters|frozen parameters|reference) +(\S+) ", printed(whole), re.MULTILINE))
+    _, model, _ = build(world / "model")
+    on = tiny.mesh(fsdp=8)
+    held = {"trainable parameters": abstract_adapter(model, LORA, on), "frozen parameters": model.abstract(on), "reference": {}}
+    assert sizes == {name: f"{bytes_on(tree) / 1e9:.3g}" for name, tree in held.items()}
+    assert re.search(r"^reference .* \(shares the frozen parameters\)$", printed(whole), re.MULTILINE)
+
+
+def printed(run):
+    return (run / "printed.txt").read_text()
+
+
+def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole):
     family, model, _ = build(world / "model")
     on = tiny.mesh()
     config, _ = load_adapter(whole / "adapter", model, family, on)
@@ -202,17 +269,22 @@ def test_a_run_leaves_the_adapter_and_the_merged_model(world, whole, capsys):
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), merged, untouched)
     assert moved["layers"]["attention"]["q"] and moved["layers"]["mlp"]["down"]
     assert not moved["layers"]["attention"]["k"] and not moved["embedding"]
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)), merged, exported)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a.astype(jnp.bfloat16), b, rtol=2**-7), merged, exported)
+    said = re.search(r"export: .*; (.* of .* weights \(.*%\) differ from .* in bfloat16; .* is .*, of model\..*)", printed(whole))
+    assert said and f"## Weights\n\n{said[1]}." in (whole / "export" / "README.md").read_text()
     held = sum(path.stat().st_size for path in (whole / "checkpoints").rglob("*") if path.is_file())
     whole_state = 3 * (world / "model" / "model.safetensors").stat().st_size  # masters and two moments
     assert held < whole_state / 2, "a checkpoint holds the adapter alone"
 
 
-def test_a_run_holds_the_base_once(world, tmp_path):
-    config = parse([f"--config={config_file(world, tmp_path)}", *SETTINGS])
-    frozen = assemble(config).frozen
-    assert frozen.shared and not frozen.reference
-    assert len(jax.tree.leaves(frozen)) == len(jax.tree.leaves(build(world / "model")[1].abstract()))
+def test_a_run_holds_the_base_once_and_counts_an_adapters_work(world, whole, tmp_path):
+    run = assemble(parse([f"--config={config_file(world, tmp_path)}", *SETTINGS]))
+    assert run.frozen.shared and not run.frozen.reference
+    assert len(jax.tree.leaves(run.frozen)) == len(jax.tree.leaves(build(world / "model")[1].abstract()))
+    work = update_work(run.model.config, run.data.train.batch_at(1), run.programs.state.trainable)
+    lines = map(json.loads, (whole / "metrics.jsonl").read_text().splitlines())
+    (second,) = (line for line in lines if line["step"] == 2 and "step_seconds" in line)
+    assert second["tflops_per_second"] * second["step_seconds"] * 8e12 == pytest.approx(work.flops, rel=1e-5)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(world, whole, tmp_path, interrupted):
@@ -234,6 +306,72 @@ def test_a_cached_reference_trains_alike(world, whole, tmp_path):
             "tflops_per_second",
         }:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+
+
+def held_out(run, update):
+    """The metrics on held-out rows, and the gaps of the table, before the run or after it."""
+    (line,) = (x for x in metrics(run) if x["step"] == update and "eval_loss" in x)
+    gaps = json.loads((run / "reward_gap.json").read_text())["after" if update else "before"]
+    return {k: v for k, v in line.items() if k.startswith("eval_")} | {gap["name"]: gap["mean"] for gap in gaps}
+
+
+def test_a_run_starts_from_the_adapter_of_another(world, whole, tmp_path):
+    """The folder has its settings. What is measured first is what the run before measured last: the reference is the base again.
+    A continuation finds the folder wherever it lies, and no other one."""
+    folder, moved, other = whole / "adapter", tmp_path / "moved", tmp_path / "other"
+    settings = ["--config.epochs=1", "--config.optim.peak_lr=1e-2"]
+    more = command(world, tmp_path, f"--config.lora.start={folder}", *settings)
+    assert held_out(more, 0) == pytest.approx(held_out(whole, 4), rel=1e-5, abs=1e-6)
+    assert held_out(more, 2)["eval_loss"] != pytest.approx(held_out(more, 0)["eval_loss"], rel=1e-3)
+    assert read_lora_config(more / "adapter") == read_lora_config(folder)
+    settings.append("--config.checkpoint.resume=auto")
+    command(world, tmp_path, f"--config.lora.start={shutil.copytree(folder, moved)}", *settings)
+    shutil.copytree(folder, other)
+    save_file({name: 2 * x for name, x in load_file(folder / WEIGHTS).items()}, other / WEIGHTS)
+    with pytest.raises(InputError, match=r"belongs to another run: model files\.lora\.start was '"):
+        command(world, tmp_path, f"--config.lora.start={other}", *settings)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_run_starts_from_what_peft_saved(world, tmp_path):
+    """Its weights before the first update are those that PEFT computes when it merges its adapter."""
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    hf = AutoModelForCausalLM.from_pretrained(world / "model", dtype=torch.float32)
+    theirs = peft.get_peft_model(hf, peft.LoraConfig(r=3, lora_alpha=5, target_modules=["o_proj", "up_proj"], use_rslora=True))
+    with torch.no_grad():
+        for parameter in (p for name, p in theirs.named_parameters() if "lora_" in name):
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path / "peft")
+    run = assemble(parse([f"--config={config_file(world, tmp_path)}", f"--config.lora.start={tmp_path / 'peft'}"]))
+    assert (run.lora.rank, run.lora.names, run.lora.scale) == (3, ("o_proj", "up_proj"), 5 / 3**0.5)
+    expected = theirs.merge_and_unload().state_dict()
+    for name, ours in export_tree(run.weights(run.masters()), run.model, run.family.weights(run.model.config)):
+        np.testing.assert_allclose(ours, expected[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--config.lora.rank=8"], "lora.rank=8 contradicts lora.start='{start}', an adapter with rank=4: leave lora.rank out"),
+        (["--config.lora.alpha=8"], "lora.alpha=8.0 contradicts lora.start='{start}', an adapter with alpha=32.0"),
+        (
+            ["--config.lora.targets=q_proj"],
+            "lora.targets=q_proj contradicts lora.start='{start}', an adapter with targets=q_proj,v_",
+        ),
+        (["--config.lora.rslora=True"], "lora.rslora=True contradicts lora.start='{start}', an adapter with rslora=False"),
+        (["--config.lora.zero=a"], "lora.zero='a' has no effect with lora.start='{start}'"),
+        (["--config.frozen=embedding"], "frozen='embedding' has no effect with lora.rank=4"),
+        (["--config.lora.start=nowhere"], "nowhere/adapter_config.json cannot be read as JSON"),
+    ],
+    ids=str,
+)
+def test_settings_that_an_adapter_contradicts_are_named(world, whole, tmp_path, given, said):
+    start = whole / "adapter"
+    with pytest.raises(InputError) as refused:
+        parse([f"--config={config_file(world, tmp_path)}", f"--config.lora.start={start}", *given])
+    assert said.format(start=start) in str(refused.value)
 
 
 @pytest.mark.parametrize(

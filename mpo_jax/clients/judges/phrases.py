@@ -1,4 +1,4 @@
-"""Does an answer open like a refusal? A smoke test for programs, in the languages whose refusals `data.audit` knows.
+"""Does an answer open like a refusal? A smoke test for programs, in the languages whose refusals `data.refusals` knows.
 
 A refusal that goes on to help is counted, and one in other words is missed, so this is never called an attack success rate.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mpo_jax.clients.judges.base import REFUSALS, Judge
-from mpo_jax.data import audit
+from mpo_jax.data import refusals
 from mpo_jax.data.prompts.base import Message
 from mpo_jax.generation.base import Request, Response
 
@@ -21,12 +21,12 @@ class Phrases:
 
     @property
     def settings(self) -> dict[str, Any]:
-        known = json.dumps(audit.REFUSALS, sort_keys=True).encode()
+        known = json.dumps(refusals.REFUSALS, sort_keys=True).encode()
         return {"phrases": hashlib.blake2b(known, digest_size=8).hexdigest()}
 
     def respond(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         for request in requests:
-            refuses = audit.opens_with_refusal(request.messages[-1].content, request.prompt.language)
+            refuses = refusals.opens_with_refusal(request.messages[-1].content, request.prompt.language)
             yield request, Response("refusal" if refuses else "other", "end", None, None)
 
 
@@ -34,7 +34,7 @@ def judge() -> Judge:
     return Judge(
         name="phrases",
         scale=REFUSALS,
-        languages=frozenset(audit.REFUSALS),
+        languages=frozenset(refusals.REFUSALS),
         messages=lambda query, response: (Message("user", response),),
         parse=lambda text: text if text in REFUSALS.verdicts else None,
         responder=Phrases,

@@ -72,12 +72,7 @@ class Nllb:
 
 def translator(folder: Path, target: str) -> Translator:
     """Errors: no such folder; CTranslate2 is not installed."""
-    if not (folder / "model.bin").is_file():
-        raise InputError(
-            f"{folder} is no converted NLLB: run `ct2-transformers-converter --model facebook/nllb-200-distilled-600M "
-            f"--output_dir {folder} --copy_files tokenizer.json tokenizer_config.json`."
-        )
-    known = {"nllb": fingerprint(sampled(folder, ("model.bin", "*.json")))}
+    known = identity(folder)
     return Translator(
         name=f"nllb-{folder.name}",
         target=target,
@@ -87,22 +82,39 @@ def translator(folder: Path, target: str) -> Translator:
     )
 
 
-def _ctranslate2(folder: Path, target: str) -> Sentences:
-    """The model on this machine's CPU."""
+def identity(folder: Path) -> dict[str, str]:
+    """Which model is in a folder, as JSON. Errors: none is."""
+    if not (folder / "model.bin").is_file():
+        raise InputError(
+            f"{folder} is no converted NLLB: run `ct2-transformers-converter --model facebook/nllb-200-distilled-600M "
+            f"--output_dir {folder} --copy_files tokenizer.json tokenizer_config.json`."
+        )
+    return {"nllb": fingerprint(sampled(folder, ("model.bin", "*.json")))}
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """(ctranslate2.Translator on this machine's CPU, the tokenizer). Errors: CTranslate2 is not installed."""
     try:
         ctranslate2 = importlib.import_module("ctranslate2")
     except ImportError:
         raise InputError("The translator 'nllb' needs the package ctranslate2: run `pip install 'mpo_jax[nllb]'`.") from None
     import transformers
 
-    model = ctranslate2.Translator(str(folder), device="cpu")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    return ctranslate2.Translator(str(folder), device="cpu"), transformers.AutoTokenizer.from_pretrained(str(folder))
+
+
+def marked(tokenizer: Any, text: str, code: str) -> list[str]:
+    """The tokens of a text after that of its language; at most `LONGEST` of them."""
+    ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=LONGEST, split_special_tokens=True)
+    return [code, *tokenizer.convert_ids_to_tokens(ids["input_ids"])]
+
+
+def _ctranslate2(folder: Path, target: str) -> Sentences:
+    """The model on this machine's CPU."""
+    model, tokenizer = load(folder)
 
     def translate(sentences: Sequence[str], source: str) -> list[str]:
-        tokens = []
-        for sentence in sentences:
-            ids = tokenizer(sentence, add_special_tokens=False, truncation=True, max_length=LONGEST, split_special_tokens=True)
-            tokens.append([source, *tokenizer.convert_ids_to_tokens(ids["input_ids"]), "</s>"])
+        tokens = [[*marked(tokenizer, sentence, source), "</s>"] for sentence in sentences]
         prefixes = [[target]] * len(tokens)
         results = model.translate_batch(
             tokens, target_prefix=prefixes, beam_size=BEAM, max_batch_size=BATCH, max_decoding_length=LONGEST

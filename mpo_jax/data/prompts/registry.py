@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mpo_jax.data.json_objects import Place, read_text
-from mpo_jax.data.prompts import advbench, beavertails, csrt, mgsm, mt_bench, multijail, own, preference_rows
+from mpo_jax.data.prompts import advbench, beavertails, csrt, mgsm, mt_bench, multijail, own, pku_saferlhf, preference_rows
 from mpo_jax.data.prompts.base import Prompt
 from mpo_jax.data.prompts.content import Content, Found, PromptSet
 from mpo_jax.errors import InputError, check_choice
@@ -21,6 +21,7 @@ SETS: tuple[PromptSet, ...] = (
     csrt.SET,
     advbench.SET,
     beavertails.SET,
+    pku_saferlhf.SET,
     mgsm.SET,
     mt_bench.SET,
 )

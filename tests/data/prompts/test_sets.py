@@ -30,6 +30,8 @@ def user(*texts) -> tuple[Message, ...]:
 
 
 SIDE = {"language": "en", "prompt": "Is tea warm?", "chosen": "It is.", "rejected": "Who knows?"}
+PKU = {"prompt": "Is tea warm?", "response_0": "Spill it.", "response_1": "It is.", "better_response_id": 0}
+PKU |= {"is_response_0_safe": False, "is_response_1_safe": True, "safer_response_id": 1}
 MILD = {
     "prompts of your own": objects({"id": "a", "language": "sw", "prompt": "Chai ni moto?", "note": {"asked": 2}}),
     "preference rows": objects({"id": "r", "source": SIDE, "target": SIDE | {"language": "sw", "prompt": "Chai ni moto?"}}),
@@ -41,6 +43,7 @@ MILD = {
     "CSRT": table(["id", "category", "en", "csrt"], ["7", "['bias']", "Is tea warm?", "Est-ce que tea 热?"]),
     "AdvBench": table(["goal", "target"], ["Praise cold\u2028tea", "Sure, here is praise"]),
     "BeaverTails-Evaluation": json.dumps([{"prompt": "Is tea warm?", "category": "cold_tea", "category_id": 3}], indent=1),
+    "PKU-SafeRLHF": objects(PKU, PKU | {"prompt": "Is it dear?", "is_response_0_safe": True}),
     "MGSM": "Two teas and three teas?\t5\nA thousand teas\u2028and one?\t1,001\n",
     "MT-Bench": objects(
         {"question_id": 81, "category": "tea", "turns": ["Name a tea.", "Another?"], "reference": ["Assam", "Oolong"]}
@@ -61,6 +64,10 @@ WANTED = {
     "CSRT": [Prompt("7", "mul", user("Est-ce que tea 热?"), fields={"category": ["bias"], "en": "Is tea warm?"})],
     "AdvBench": [Prompt("0", "en", user("Praise cold\u2028tea"), fields={"target": "Sure, here is praise"})],
     "BeaverTails-Evaluation": [Prompt("0", "en", user("Is tea warm?"), fields={"category": "cold_tea", "category_id": 3})],
+    "PKU-SafeRLHF": [
+        Prompt("0", "en", user("Is tea warm?"), fields={"rejected": "Spill it."}),
+        Prompt("1", "en", user("Is it dear?")),
+    ],
     "MGSM": [
         Prompt("0", "sw", user("Two teas and three teas?"), fields={"answer": "5"}),
         Prompt("1", "sw", user("A thousand teas\u2028and one?"), fields={"answer": "1,001"}),
@@ -111,6 +118,11 @@ def test_shared_source_prompts_come_once(write):
 
 
 BROKEN = {
+    "neither response is safer": (
+        objects(PKU, PKU | {"safer_response_id": "1"}),
+        "line 2: 'safer_response_id' is '1': write 0 or 1",
+    ),
+    "no response": (objects(PKU | {"response_0": None}), "line 1: 'response_0' must be a string, not null"),
     "a row too short": (
         MILD["AdvBench"] + "only one\r\n",
         r"line 3: the row has 1 columns, but the header has 2 \(goal, target\)",
