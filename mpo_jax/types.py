@@ -52,10 +52,7 @@ class ChatFormat:
         return self.before + self.content(message) + self.between
 
     def response(self, message: str) -> str:
-        return self.answer(message) + self.end
-
-    def answer(self, message: str) -> str:
-        return self.content(message).lstrip("\n") if self.skip_newlines else self.content(message)
+        return (self.content(message).lstrip("\n") if self.skip_newlines else self.content(message)) + self.end
 
     def content(self, message: str) -> str:
         return message.strip() if self.strip else message

@@ -8,7 +8,21 @@ torch.set_num_threads(1)  # tests run side by side
 
 
 SLIDING, FULL = "sliding_attention", "full_attention"
-FAMILIES = ("llama", "gemma2", "qwen2", "qwen3", "gemma3_text", "mistral", "cohere", "cohere2", "olmo2")
+FAMILIES = (
+    "llama",
+    "gemma2",
+    "qwen2",
+    "qwen3",
+    "gemma3_text",
+    "mistral",
+    "ministral",
+    "cohere",
+    "cohere2",
+    "olmo2",
+    "exaone4",
+    "smollm3",
+    "seed_oss",
+)
 
 
 def config(name: str, tied: bool, **changes):
@@ -40,6 +54,17 @@ def config(name: str, tied: bool, **changes):
             return tf.Cohere2Config(
                 **dict(sliding_window=8) | common, rope_parameters=default, logit_scale=0.3, layer_types=types
             )
+        case "ministral":
+            types = mostly(SLIDING, FULL, layers)
+            return tf.MinistralConfig(**dict(head_dim=12, sliding_window=8) | common, rope_parameters=default, layer_types=types)
+        case "exaone4":
+            types = mostly(SLIDING, FULL, layers)
+            return tf.Exaone4Config(**dict(sliding_window=8) | common, rope_parameters=default, layer_types=types)
+        case "smollm3":
+            has_positions = [int(kind == SLIDING) for kind in mostly(SLIDING, FULL, layers)]
+            return tf.SmolLM3Config(**common, rope_parameters=default, no_rope_layers=has_positions)
+        case "seed_oss":
+            return tf.SeedOssConfig(**dict(head_dim=12) | common, rope_parameters=default)
         case "olmo2":
             return tf.Olmo2Config(**common, rope_parameters=default)
         case "qwen2":

@@ -1,6 +1,6 @@
 """Which text surrounds a prompt and an answer? The authors' chat format or the tokenizer's own, checked against the tokenizer."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.types import ChatFormat
@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TEMPLATES = ("authors", "hf")
-WITHOUT_THOUGHTS = {"enable_thinking": False}  # what templates of models that may think first ask for; others ignore it
+WITHOUT_THOUGHTS: dict[str, Any] = {
+    "enable_thinking": False
+}  # what templates of models that may think first ask for; others ignore it
 
 
 def chat_format(template: str, authors: ChatFormat | None, tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
@@ -42,8 +44,8 @@ def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
     """The format of the tokenizer's own chat template, found by rendering one exchange and verified on another.
 
     The end is cut after its first special token: some templates add a newline there, which the model is not meant to write. Text
-    before the answer, such as the space in Llama 2's template, is left out where the tokenizer adds it anyway. A template that lets a
-    model think first, such as Qwen3's, is rendered for an answer without thoughts.
+    before the answer, such as the space in Llama 2's template, is left out where the tokenizer adds it anyway. A template that
+    lets a model think first, such as Qwen3's, is rendered for an answer without thoughts.
     Errors: no template; a template that is not text around two messages, such as one that rewrites them.
     """
     where = f"tokenizer in {tokenizer.name_or_path}"
@@ -70,7 +72,7 @@ def hf_format(tokenizer: "PreTrainedTokenizerFast") -> ChatFormat:
     for strip, skip_newlines in ((False, False), (True, False), (False, True)):
         form = ChatFormat(before, between, end, strip, used, skip_newlines)
         opening = form.prompt(probes[0])
-        as_rendered = _render(tokenizer, *probes) == (opening, opening + lead + form.answer(probes[1]) + tail)
+        as_rendered = _render(tokenizer, *probes) == (opening, opening + lead + form.response(probes[1]) + tail[len(end) :])
         if as_rendered and (not lead or _adds(tokenizer, lead, opening, form.response(probes[1]))):
             return form
     raise refusal

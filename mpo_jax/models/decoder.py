@@ -19,14 +19,11 @@ from mpo_jax.devices import sharding
 from mpo_jax.errors import InputError
 from mpo_jax.models import layers
 from mpo_jax.models.attention.api import SAVED_AS, attention
+from mpo_jax.models.kinds import Choice, period, together
 from mpo_jax.models.layers import Activation, LinearScaling, Llama3Scaling, QueryKeyNorm, Rope
 from mpo_jax.models.parameters import LAYERS, TOP
 from mpo_jax.models.taps import Readers, Tap, no_tap, tap_into
 from mpo_jax.types import Array, Packed, Params, Places
-
-# Layers whose kinds repeat after at most as many are compiled one by one, in a loop over groups of them. Otherwise the loop is
-# over single layers, each of which chooses its kind of attention as it runs: 62 layers would take the compiler too long.
-UNROLLED = 8
 
 Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STKH, v_STKH -> seen_STNH; it may hold a cache
 
@@ -90,7 +87,7 @@ class DecoderConfig:
     @property
     def together(self) -> int:
         """How many layers one step of the loop over them has; a stack of layers has a multiple of it."""
-        return repeated if (repeated := period(self.kinds)) <= UNROLLED else 1
+        return together(self.kinds)
 
     def normed(self, x: Array, scale: Array) -> Array:
         return layers.NORMS[self.norm](x, scale, eps=self.norm_eps, offset=self.norm_offset)
@@ -166,11 +163,6 @@ def _declare(config: DecoderConfig) -> tuple[Any, Any]:
 def dotted(path: Any) -> str:
     """The name of a parameter from its path in the tree: "layers.attention.q"."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def period(kinds: tuple[Any, ...]) -> int:
-    """The smallest number of layers after which their kinds repeat; it divides the number of layers."""
-    return next(p for p in range(1, len(kinds) + 1) if len(kinds) % p == 0 and kinds == kinds[:p] * (len(kinds) // p))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,25 +276,23 @@ class Model:
             return x_STD, found
 
         def single(x_STD: Array, its: tuple[Params, Array]) -> tuple[Array, list[dict[str, Array]]]:
+            assert choice is not None
             layer_params, number = its
-            branches = [_attend_within(c, window, packed) for window, _ in distinct]
+            branches = [_attend_within(c, window, packed) for window, _ in choice.kinds]
             attend = lambda q_STNH, k_STKH, v_STKH: jax.lax.switch(number, branches, q_STNH, k_STKH, v_STKH)  # noqa: E731
-            x_STD, kept = layer(0, turned_KSTR[number], attend)(x_STD, layer_params)
+            x_STD, kept = layer(0, choice.angle_KSTR[number], attend)(x_STD, layer_params)
             return x_STD, [kept]
 
-        size, alternating = c.together, c.together < period(c.kinds)
-        if alternating:
-            distinct = tuple(dict.fromkeys(c.kinds))
-            number_L = jnp.asarray([distinct.index(kind) for kind in c.kinds], jnp.int32)
-            by_kind = [angles[c.kinds.index(kind)] for kind in distinct]
-            still_STR = jnp.zeros((*packed.position_ST.shape, c.head_dim // 2), jnp.float32)  # no rotation
-            turned_KSTR = jnp.stack([still_STR if angle_STR is None else angle_STR for angle_STR in by_kind])
+        size, choice = c.together, None
+        if size < period(c.kinds):
+            choice = Choice.of(c.kinds, angles, jnp.zeros((*packed.position_ST.shape, c.head_dim // 2), jnp.float32))
+        wholes = [params[name] for name in (LAYERS, TOP) if name in params]
+        stacks = [jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), whole) for whole in wholes]
         x_STD, first, of_stacks = self.embed(params, packed.tokens_ST), 0, []
-        for whole in (params[name] for name in (LAYERS, TOP) if name in params):
-            stack = jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), whole)
-            if alternating:
-                last = first + jax.tree.leaves(whole)[0].shape[0]
-                x_STD, found = jax.lax.scan(single, x_STD, (stack, number_L[first:last]))
+        for stack in stacks:
+            if choice is not None:
+                last = first + len(jax.tree.leaves(stack)[0])
+                x_STD, found = jax.lax.scan(single, x_STD, (stack, choice.number_L[first:last]))
                 first = last
             else:
                 x_STD, found = jax.lax.scan(group, x_STD, stack)

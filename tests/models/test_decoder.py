@@ -16,9 +16,10 @@ import pytest
 from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
-from mpo_jax.models import decoder
-from mpo_jax.models.decoder import REMAT, DecoderConfig, Model, period
+from mpo_jax.models import kinds
+from mpo_jax.models.decoder import REMAT, DecoderConfig, Model
 from mpo_jax.models.families.registry import FAMILIES, build
+from mpo_jax.models.kinds import period
 from mpo_jax.models.layers import Rope
 from mpo_jax.types import Packed
 
@@ -159,12 +160,12 @@ def test_a_loop_over_single_layers_computes_what_a_loop_over_groups_does(monkeyp
 
     (expected, expected_grads), cases, _ = compiled()
     assert cases == 0
-    monkeypatch.setattr(decoder, "UNROLLED", 4)
+    monkeypatch.setattr(kinds, "UNROLLED", 4)
     jax.clear_caches()
     (value, grads), cases, exponentials = compiled()
     assert cases > 0
-    kinds = 3  # of attention: two exponentials forward, one backward, and the first two again where they are recomputed
-    assert exponentials == kinds * {"attention": 3, "full": 5}[remat]
+    many = 3  # kinds of attention: two exponentials forward, one backward, and the first two again where they are recomputed
+    assert exponentials == many * {"attention": 3, "full": 5}[remat]
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * np.abs(b).max()), grads, expected_grads)
 

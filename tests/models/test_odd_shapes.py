@@ -28,7 +28,7 @@ SHAPES = {
     "a narrow window": {"sliding_window": 3},
     "an odd vocabulary": {"vocab_size": 101},
 }
-WINDOWS = ("gemma2", "gemma3_text", "mistral", "cohere2", "qwen2")
+WINDOWS = ("gemma2", "gemma3_text", "mistral", "ministral", "cohere2", "exaone4", "qwen2")
 FIXED_HEADS = ("cohere2", "cohere", "olmo2", "qwen2")  # in transformers head_dim is no key of their configs
 
 

@@ -17,7 +17,7 @@ def score(model, params, packed, reads, rows):
 def naive(model, params, packed, slots):
     """Full logits of the whole batch, then a gather and a sum for each slot."""
     hidden_STD = model.hidden(params, packed)
-    logits_STV = jnp.einsum("std,vd->stv", hidden_STD, model.unembedding(params))
+    logits_STV = jnp.einsum("std,vd->stv", hidden_STD, model.unembedding(params)) * (model.config.logit_scale or 1)
     if model.config.final_softcap:
         logits_STV = model.config.final_softcap * jnp.tanh(logits_STV / model.config.final_softcap)
     logp_STV = jax.nn.log_softmax(logits_STV)
@@ -31,8 +31,8 @@ def naive(model, params, packed, slots):
 
 @pytest.mark.parametrize(
     ("changes", "block"),
-    [({}, 512), ({"tied": True, "final_softcap": 3.0}, 40)],
-    ids=["untied, one block", "tied and capped, three blocks, the last one overlapping"],
+    [({}, 512), ({"tied": True, "final_softcap": 3.0}, 40), ({"logit_scale": 0.3}, 512)],
+    ids=["untied, one block", "tied and capped, three blocks, the last one overlapping", "scaled, though not what is pooled"],
 )
 def test_blockwise_equals_full_logits_in_value_and_gradient(changes, block, monkeypatch):
     monkeypatch.setattr(token_logprob, "BLOCK", 1)
@@ -154,16 +154,16 @@ def test_collectives_run_over_the_axes_that_cut_something_alone(shape, expected)
     assert axes == expected
 
 
-@pytest.mark.parametrize("softcap", [None, 1.5])
-def test_divergences_are_those_of_the_models_capped_logits(softcap):
+@pytest.mark.parametrize(("softcap", "scale"), [(None, None), (1.5, 2.0)])
+def test_divergences_are_those_of_the_models_scaled_and_capped_logits(softcap, scale):
     """KL(policy || reference) summed over each dominant answer, by hand."""
-    model = tiny.model(final_softcap=softcap)
+    model = tiny.model(final_softcap=softcap, logit_scale=scale)
     params, ref_params = tiny.two_params(model)
     packed = tiny.packed(0, 2, 24, (0,))
     found = sequences.divergences(model, params, ref_params, packed, Reads(source=Want.KL_OF_POLICY), 2)["source"]
 
     def log_probabilities(params):
-        logits = np.einsum("std,vd->stv", model.hidden(params, packed), model.unembedding(params))
+        logits = np.einsum("std,vd->stv", model.hidden(params, packed), model.unembedding(params)) * (scale or 1)
         return jax.nn.log_softmax(logits if softcap is None else softcap * np.tanh(logits / softcap))
 
     ours, theirs = log_probabilities(params), log_probabilities(ref_params)

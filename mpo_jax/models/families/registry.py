@@ -8,10 +8,24 @@ from typing import Any
 from mpo_jax.errors import InputError
 from mpo_jax.files.paths import path_of
 from mpo_jax.models.decoder import Model
-from mpo_jax.models.families import cohere, cohere2, gemma2, gemma3, llama, mistral, olmo2, qwen2, qwen3
+from mpo_jax.models.families import (
+    cohere,
+    cohere2,
+    exaone4,
+    gemma2,
+    gemma3,
+    llama,
+    ministral,
+    mistral,
+    olmo2,
+    qwen2,
+    qwen3,
+    seed_oss,
+    smollm3,
+)
 from mpo_jax.models.families.base import Family, RawConfig, only
 
-_MODULES = (llama, gemma2, qwen2, qwen3, gemma3, mistral, cohere, cohere2, olmo2)
+_MODULES = (llama, gemma2, qwen2, qwen3, gemma3, mistral, ministral, cohere, cohere2, olmo2, exaone4, smollm3, seed_oss)
 FAMILIES: dict[str, Family] = {module.FAMILY.model_type: module.FAMILY for module in _MODULES}
 
 # Models with text and images whose text model is, or may be, one of ours: its `model_type`, and its class in transformers.
@@ -27,19 +41,24 @@ MISSING = {
     "bloom": ("llama", UNGATED),
     "cohere2_moe": ("cohere2", EXPERTS),
     "deepseek_v3": ("llama", f"{EXPERTS} and attention over compressed keys"),
+    "apertus": ("llama", UNGATED),
+    "arcee": ("llama", UNGATED),
     "falcon": ("llama", UNGATED),
     "falcon_h1": ("llama", HYBRID),
     "gemma3n": ("gemma3_text", "embeddings per layer, and states of several widths"),
     "gemma4": ("gemma3_text", "embeddings per layer, and layers that share their keys"),
     "gpt_oss": ("llama", f"{EXPERTS} and attention sinks"),
     "glm4": ("llama", "rotations of a part of each head"),
+    "granite": ("llama", "factors of embeddings and branches"),
     "granitemoehybrid": ("llama", f"{EXPERTS} and {HYBRID}"),
     "lfm2": ("llama", HYBRID),
+    "hunyuan_v1_dense": ("qwen3", "queries and keys that are normalised after they are rotated"),
     "llama4": ("llama", EXPERTS),
     "ministral3": ("mistral", "YaRN, and a temperature that grows with the position"),
     "mixtral": ("mistral", EXPERTS),
     "nemotron": ("llama", UNGATED),
     "nemotron_h": ("llama", HYBRID),
+    "olmo3": ("olmo2", "YaRN"),
     "olmoe": ("olmo2", EXPERTS),
     "phi3": ("llama", "projections in one tensor, and rotations of a part of each head"),
     "phimoe": ("llama", EXPERTS),

@@ -15,7 +15,7 @@ from mpo_jax.generation.engine import Engine
 from mpo_jax.generation.weights import placed
 from mpo_jax.types import Packed
 
-MODEL = tiny.model(final_softcap=5.0, layer_windows=(None, 8))
+MODEL = tiny.model(final_softcap=5.0, logit_scale=0.7, layer_windows=(None, 8))
 PARAMS = tiny.two_params(MODEL)[0]
 
 
@@ -37,7 +37,7 @@ def logits_TV(tokens: tuple[int, ...]) -> np.ndarray:
     unread = {name: np.zeros((1, 1)) for name in Packed.__dataclass_fields__ if name[:4] in ("answ", "pool")}
     hidden_STD = hidden(PARAMS, Packed(tokens_ST=ids, **places, **unread))
     hidden_TD = np.asarray(hidden_STD, np.float64)[0, : len(tokens)]
-    return 5.0 * np.tanh(hidden_TD @ np.asarray(MODEL.unembedding(PARAMS), np.float64).T / 5.0)
+    return 5.0 * np.tanh(0.7 * hidden_TD @ np.asarray(MODEL.unembedding(PARAMS), np.float64).T / 5.0)
 
 
 def by_hand(one: Continuation) -> tuple[float, bool]:
