@@ -59,7 +59,7 @@ def test_a_text_model_is_read_and_written_as_if_it_were_alone(tmp_path, capsys, 
 
     out = tmp_path / "out"
     report = save_hf(
-        params, out, model=model, family=family, source_dir=folder, dtype="float32", model_card=lambda: "# A model\n"
+        params, out, model=model, family=family, source_dir=folder, dtype="float32", model_card=lambda _: "# A model\n"
     )
     assert report is not None and report.changed_weights == 0
     written, original = load_file(out / "model.safetensors"), load_file(FIXTURE / "model.safetensors")
@@ -98,7 +98,7 @@ def test_transformers_reads_what_is_exported_of_its_own_model(tmp_path):
     whole = tf.Gemma3ForConditionalGeneration(tf.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1))
     whole.eval().save_pretrained(tmp_path / "whole")
     family, model, params = load(tmp_path / "whole")
-    given = {"dtype": "float32", "model_card": lambda: "# A model\n"}
+    given = {"dtype": "float32", "model_card": lambda _: "# A model\n"}
     save_hf(params, tmp_path / "out", model=model, family=family, source_dir=tmp_path / "whole", **given)
     alone = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert isinstance(alone, tf.Gemma3ForCausalLM)
