@@ -114,9 +114,9 @@ class Edit:
         config: EditConfig,
         layers: set[int],
         known: dict[int, dict[str, MatrixEdit]],
-    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """The tensors of the edited model, in order, each with the original one. A layer is edited when its first tensor is due;
-        what was done goes into `known`."""
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """The tensors of the edited model, in order. A layer is edited when its first tensor is due; what was done goes into
+        `known`."""
         places = {(layer, place.weight.ours): (name, place) for name, place, layer in tensors}
         edited: dict[str, np.ndarray] = {}
         for name, _, layer in tensors:
@@ -132,8 +132,7 @@ class Edit:
                 for matrix, edit in known[layer].items():
                     place = places[layer, f"layers.mlp.{matrix}"][1]
                     edited[of[matrix]] = place.export_tensor(edit.applied(weights[matrix]))
-            original = stored[name][(slice(None),) * len(stored[name].shape)]
-            yield name, edited.pop(name, original), original
+            yield name, edited.pop(name) if name in edited else stored[name][(slice(None),) * len(stored[name].shape)]
 
     def _inputs(self, layer: int) -> Inputs:
         with read_locally(self.inputs, [self._layer_file(layer).name]) as folder:
