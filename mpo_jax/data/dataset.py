@@ -13,7 +13,7 @@ from mpo_jax.data.chat_format import TEMPLATES, chat_format
 from mpo_jax.data.pair_views import PAIRS, in_language, mismatched, monolingual
 from mpo_jax.data.pipeline import Pipeline, ReferenceScores
 from mpo_jax.data.rows import Row, read_rows, read_texts
-from mpo_jax.data.split import prompt_of, sample, split
+from mpo_jax.data.split import first_prompts, prompt_of, sample, split
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.types import ChatFormat, Reads
 
@@ -33,7 +33,8 @@ class DataConfig:
     the authors' code, 'hf' the tokenizer's own chat template. `max_length` limits the tokens of prompt and response together;
     `truncation` says what happens to longer sequences (see `data.chat.tokenize`). `pairs`: what to train on. 'parallel' keeps
     the rows as they are; the others make rows of one language each: 'source' of the distinct dominant pairs, 'both' of these and
-    of the target pairs.
+    of the target pairs. `per_language`: train on the first so many prompts of each target language only, in an order that the
+    run's seed draws; 0 = all.
     """
 
     path: str
@@ -45,11 +46,14 @@ class DataConfig:
     truncation: str = "keep_header"
     allow_empty_prompt: bool = False
     pairs: str = "parallel"
+    per_language: int = 0
 
     def __post_init__(self) -> None:
         check_choice("data.template", self.template, TEMPLATES)
         check_choice("data.truncation", self.truncation, TRUNCATIONS)
         check_choice("data.pairs", self.pairs, PAIRS)
+        if self.per_language < 0:
+            raise InputError(f"data.per_language={self.per_language} must not be negative: a number of prompts, or 0 for all.")
         if self.eval_fraction and self.eval_path:
             raise InputError(
                 f"data.eval_path={self.eval_path!r} and data.eval_fraction={self.eval_fraction} both hold out rows: leave the "
@@ -164,12 +168,15 @@ def languages_of(rows: Iterable[Row]) -> list[str]:
 
 
 def divide(config: DataConfig, seed: int) -> Parts:
-    """The rows that a run of this seed reads. Errors: those of `read_rows`, `split` and `monolingual`."""
+    """The rows that a run of this seed reads. Errors: those of `read_rows`, `split`,
+    `first_prompts` and `monolingual`."""
     rows = read_rows(config.path, allow_empty_prompt=config.allow_empty_prompt)
     if config.eval_path is not None:
         train, held_out = rows, read_rows(config.eval_path, allow_empty_prompt=config.allow_empty_prompt)
     else:
         train, held_out = split(rows, config.eval_fraction, seed)
+    if config.per_language:
+        train = first_prompts(train, config.per_language, seed)
     measured = held_out or sample(train, GAP_SAMPLE)
     which = f"{len(held_out)} held-out rows" if held_out else f"{len(measured)} of {len(train)} training rows"
     return Parts(monolingual(train, config.pairs), held_out, measured, which)

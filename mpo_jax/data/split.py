@@ -1,4 +1,4 @@
-"""Which rows are trained on, and which are held out? Also: a small sample that is even over languages."""
+"""Which rows are trained on, and which are held out? Also: fewer of them, and a small sample that is even over languages."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +27,23 @@ def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Ro
     held_out = {distinct[i] for i in order[:count]}
     train = [row for row, prompt in zip(rows, prompts, strict=True) if prompt not in held_out]
     return train, [row for row, prompt in zip(rows, prompts, strict=True) if prompt in held_out]
+
+
+def first_prompts(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """The rows of the first `count` prompts of each target language, in file order. `seed` draws the order of the prompts, which is
+    the same for all languages, so the first few are among the first many. Errors: a language with fewer prompts."""
+    prompts = [prompt_of(row) for row in rows]
+    distinct = list(dict.fromkeys(prompts))
+    place = {distinct[i]: at for at, i in enumerate(np.random.default_rng((seed, 1)).permutation(len(distinct)))}
+    of_language: dict[str, set[str]] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        of_language.setdefault(row.target.language, set()).add(prompt)
+    kept = {}
+    for language, its in of_language.items():
+        if len(its) < count:
+            raise InputError(f"data.per_language={count}, but '{language}' has {len(its)} prompts to train on: lower it.")
+        kept[language] = set(sorted(its, key=place.__getitem__)[:count])
+    return [row for row, prompt in zip(rows, prompts, strict=True) if prompt in kept[row.target.language]]
 
 
 def sample(rows: Sequence[Row], count: int) -> list[Row]:

@@ -5,7 +5,7 @@ import json
 import pytest
 import toy_chat
 
-from mpo_jax.data.dataset import Batching, Data, DataConfig, prepare
+from mpo_jax.data.dataset import Batching, Data, DataConfig, divide, prepare
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mlc, Mpo
 
@@ -55,3 +55,13 @@ def test_a_loss_that_reads_all_languages_of_a_prompt_gets_them_together(folder):
         assert all(first in (i, i - 1) for i, first in enumerate(batch.prompt_B[0].tolist()))
     with pytest.raises(InputError, match=r"row '.*' has no 'source': give rows with one, and leave data\.pairs out"):
         prepared(folder, Mlc(), pairs="both")
+
+
+def test_fewer_prompts_are_trained_on_and_the_held_out_ones_stay(folder):
+    """Of the five questions one is held out, and the world's two languages share the rest."""
+    at = str(folder / "rows.jsonl")
+    whole, few = (divide(DataConfig(at, eval_fraction=0.2, per_language=count), seed=0) for count in (0, 1))
+    assert few.held_out == whole.held_out and set(few.train) < set(whole.train)
+    assert len({row.target.language for row in few.train}) == len({row.target.language for row in whole.train})
+    with pytest.raises(InputError, match=r"data\.per_language=-1"):
+        DataConfig("p", per_language=-1)

@@ -7,7 +7,7 @@ import pytest
 import toy_chat
 
 from mpo_jax.data.rows import PairText, Row, read_rows
-from mpo_jax.data.split import prompt_of, sample, split
+from mpo_jax.data.split import first_prompts, prompt_of, sample, split
 from mpo_jax.errors import InputError
 
 
@@ -108,3 +108,20 @@ def test_a_sample_of_the_released_rows(shared):
     of_language, of_prompt = drawn(rows, 64)
     assert of_language == {"ar": 11, "bn": 11, "ja": 11, "ko": 11, "sw": 10, "zh": 10}
     assert len(of_prompt) == 11
+
+
+def test_the_first_prompts_are_the_same_in_all_languages_and_among_more_of_them():
+    texts = [(f"question {i}", language) for i in range(10) for language in ("sw", "ko")]
+    rows = [
+        Row(f"{text}, {language}", PairText("en", text, "yes", "no"), PairText(language, text, "yes", "no"), "given")
+        for text, language in texts
+    ]
+    few, more = (first_prompts(rows, count, seed=0) for count in (3, 5))
+    assert len(few) == 6 and len(more) == 10
+    assert {r.id for r in few} < {r.id for r in more}
+    prompts = {language: {prompt_of(r) for r in few if r.target.language == language} for language in ("sw", "ko")}
+    assert prompts["sw"] == prompts["ko"]
+    assert first_prompts(rows, 3, seed=1) != few == first_prompts(rows, 3, seed=0)
+    assert first_prompts(rows, 10, seed=0) == rows
+    with pytest.raises(InputError, match=r"data\.per_language=11, but 'sw' has 10 prompts"):
+        first_prompts(rows, 11, seed=0)
