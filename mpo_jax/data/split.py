@@ -30,8 +30,8 @@ def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Ro
 
 
 def first_prompts(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """The rows of the first `count` prompts of each target language, in file order. `seed` draws the order of the prompts, which is
-    the same for all languages, so the first few are among the first many. Errors: a language with fewer prompts."""
+    """The rows of the first `count` prompts of each target language, in file order. `seed` draws the order of the prompts, the
+    same for all languages, so the first few are among the first many. Errors: a language with fewer prompts."""
     prompts = [prompt_of(row) for row in rows]
     distinct = list(dict.fromkeys(prompts))
     place = {distinct[i]: at for at, i in enumerate(np.random.default_rng((seed, 1)).permutation(len(distinct)))}
