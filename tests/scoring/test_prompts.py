@@ -1,5 +1,6 @@
 """The state of a prompt is that of the prompt alone, in any packing and on any mesh; a run without it has nothing of it."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -15,6 +16,7 @@ from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
+from mpo_jax.losses.language_subspaces import Subspaces
 from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task, objective
 from mpo_jax.scoring.sequences import score
@@ -106,7 +108,17 @@ METHODS = {
     "mlc": (losses.Sum({"mpo": losses.Mpo(), "mlc": losses.Mlc()}, weights={"mlc": 0.8}), 2),
     "mlc of a layer": (losses.Mlc(layer=1), 2),
     "cla": (losses.Cla(), 1),
+    "lens": (losses.Lens(), 1),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def probe(tmp_path_factory):
+    """LENS reads its probe from the working folder."""
+    with contextlib.chdir(tmp_path_factory.mktemp("probe")):
+        means = {language: 1 + np.random.default_rng(i).normal(size=32) for i, language in enumerate(("en", *LANGUAGES))}
+        Subspaces.of(means).write("probe.safetensors")
+        yield
 
 
 def run(loss, batch, on):
