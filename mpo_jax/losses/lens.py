@@ -57,7 +57,7 @@ class Lens:
         (h_d, h_t), (r_d, r_t) = ((scores.prompts["source"], scores.prompts["target"]) for scores in (policy, reference))
         D = h_d.shape[1]
         unit_D, specific_qD, shift_Kq = _placed(self.probe, D, policy.rows)
-        shift_Bq = shift * shift_Kq[policy.rows.language_B]
+        shift_Bq = shift * jnp.take(shift_Kq, policy.rows.language_B, axis=0)
         retain_B = jnp.mean((h_d - r_d) ** 2, axis=1)
         moved_Bq = _along(h_t - r_t, specific_qD)
         separate_B = jnp.sum((moved_Bq - shift_Bq) ** 2, axis=1) / D
@@ -70,12 +70,12 @@ class Lens:
         )
 
 
-def _along(x_BD: Array, basis_qD: Array) -> Array:
+def _along(x_BD: Array, basis_qD: np.ndarray) -> Array:
     """The coordinates of vectors along an orthonormal basis, (B, q), in float32 arithmetic on every backend."""
     return jnp.einsum("bd,qd->bq", x_BD, basis_qD, precision="highest")
 
 
-def _placed(path: str, width: int, rows: Rows) -> tuple[Array, Array, Array]:
+def _placed(path: str, width: int, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(u, M, the coordinates of the shift along M for each of the run's languages), float32."""
     found = Subspaces.read(path)
     if found.agnostic_D.shape != (width,):
@@ -90,4 +90,4 @@ def _placed(path: str, width: int, rows: Rows) -> tuple[Array, Array, Array]:
     numbers = [found.languages.index(language) for language in rows.languages]
     unit_D = found.agnostic_D / np.linalg.norm(found.agnostic_D)
     shift_Kq = found.shift_KD[numbers] @ found.specific_qD.T
-    return jnp.float32(unit_D), jnp.float32(found.specific_qD), jnp.float32(shift_Kq)
+    return unit_D.astype(np.float32), found.specific_qD.astype(np.float32), shift_Kq.astype(np.float32)

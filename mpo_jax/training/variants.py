@@ -60,8 +60,8 @@ ABLATIONS: dict[str, Changes] = {
     "mpo_kl_of_reference": {"loss": {"retain_by": "kl_of_reference"}},
 }
 
-# Methods that read the states of prompts, of which MLC is a term that is added to any other; and self-distillation, which is SFT on
-# data of a certain kind (docs/objectives.md).
+# Methods that read the states of prompts, of which MLC is a term that is added to any other; and self-distillation, which is SFT
+# on data of a certain kind (docs/objectives.md).
 OTHERS: dict[str, Changes] = {
     "cla": {"loss": losses.Cla()},
     "mlc": {"loss": lambda method: losses.Sum({"method": method, "mlc": losses.Mlc()}, weights={"mlc": 0.8}), "batch_size": 12},

@@ -129,7 +129,8 @@ def run(loss, batch, on):
         task = Task(MODEL, loss, LANGUAGES)
         step = jit_train_step(TrainStep(task, optimizer, jnp.float32), abstract_state(policy, optimizer, on))
         state, numbers = init_state(policy, optimizer, on), on_mesh(step_numbers(loss, 1e-3), on)
-        state, metrics = step(state, Frozen({}, reference), batch_to_mesh(batch, on), numbers)
+        with jax.transfer_guard("disallow"):
+            state, metrics = step(state, Frozen({}, reference), batch_to_mesh(batch, on), numbers)
         return {k: float(m.value) for k, m in jax.device_get(metrics).items()}, jax.device_get(state.trainable)
 
 
