@@ -23,7 +23,7 @@ from mpo_jax.scoring.sequences import score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.types import Packed, Reads, Want
+from mpo_jax.types import Packed, Reads, RowLoss, Want
 
 EXAMPLES = toy_chat.examples(8)  # two languages for each of four prompts
 LANGUAGES = ("ko", "sw")
@@ -62,6 +62,24 @@ def test_a_state_is_that_of_the_prompt_alone(layer):
             np.testing.assert_allclose(scores.prompts["target"][i], alone(example.target.prompt, layer), atol=2e-5)
             source = alone(example.source.prompt, layer) if i % 2 == 0 else 0
             np.testing.assert_allclose(scores.prompts["source"][i], source, atol=2e-5)
+
+
+def test_every_row_gets_the_state_of_its_dominant_prompt():
+    seen = []
+
+    class Sees:
+        policy_reads, reference_reads = PROMPTS, Reads()
+
+        def __call__(self, policy, reference):
+            seen.append(policy)
+            return RowLoss(jnp.zeros(8), {}, {})
+
+    objective(Task(MODEL, Sees(), LANGUAGES), POLICY, {}, without_micro(batch_of(PROMPTS)))
+    for i, example in enumerate(EXAMPLES):
+        np.testing.assert_allclose(seen[0].prompts["source"][i], alone(example.source.prompt, 0), atol=2e-5)
+    rows = seen[0].rows
+    assert (rows.languages, rows.group, rows.prompt_B.tolist()) == (LANGUAGES, 1, [0, 0, 2, 2, 4, 4, 6, 6])
+    assert [LANGUAGES[k] for k in rows.language_B] == [example.language for example in EXAMPLES]
 
 
 def test_prompts_alone_are_packed_without_answers():
