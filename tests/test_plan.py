@@ -12,12 +12,13 @@ from slices import FITS, LENGTH, MESH, RAW, config, config_file, needs_compiler,
 from mpo_jax import plan
 from mpo_jax.devices.sharding import MeshConfig, abstract_on_mesh, batch_to_mesh, make_mesh, shards
 from mpo_jax.errors import InputError
-from mpo_jax.losses import Dpo, Mpo, Simpo
+from mpo_jax.losses import Cla, Dpo, Lens, Mpo, Simpo
 from mpo_jax.models.adapters import LoraConfig
 from mpo_jax.models.families.registry import build
 from mpo_jax.planning import advice, programs, slice_fit, tpu_compiler
 from mpo_jax.training import config as configs
 from mpo_jax.training.optim import OptimConfig
+from mpo_jax.types import Want
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,18 @@ def test_the_abstract_batch_is_like_the_one_that_a_run_makes(model_dir, loss, re
     S, T = abstract.policy.tokens_ST.shape[1:]
     sequences = sum(2 * run.batch_size // 2 for side in ("source", "target") if loss.policy_reads.want(side))
     assert sequences * LENGTH <= S * T and S % 8 == 0
+
+
+@pytest.mark.parametrize(("loss", "length"), [(Lens(), LENGTH), (Cla(), LENGTH // 2)], ids=["prompts alone", "answers too"])
+def test_prompts_that_are_read_by_themselves_have_their_length(model_dir, loss, length):
+    run = config(model_dir, loss=loss)
+    batch = programs.fullest(run, build(model_dir)[1], LENGTH, 1).batch_at(0)
+    pooled = batch.policy.pool_slot_ST
+    assert sorted(pooled[pooled >= 0]) == list(range(8 * run.batch_size, 10 * run.batch_size)), (
+        "none of them is packed once for two"
+    )
+    tokens = 2 * run.batch_size * (length + LENGTH * (loss.policy_reads.want_of_answers("target") != Want.NOTHING))
+    assert (batch.policy.segment_ST > 0).sum() == tokens
 
 
 def test_what_does_not_fit_is_an_answer():

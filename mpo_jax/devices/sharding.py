@@ -187,6 +187,7 @@ def batch_to_mesh(batch: Batch, mesh: Mesh, put: Callable[[Any, Mesh, LogicalAxe
         reference=put(batch.reference, mesh, (None, "batch") if packed else ()),
         weight_B=put(batch.weight_B, mesh, ()),
         language_B=put(batch.language_B, mesh, ()),
+        prompt_B=put(batch.prompt_B, mesh, ()),
         mismatch=put(batch.mismatch, mesh, (None, "batch")),
         divergence=put(batch.divergence, mesh, (None, "batch")),
     )

@@ -6,6 +6,7 @@ from mpo_jax.losses.dpo import Dpo as Dpo
 from mpo_jax.losses.ipo import Ipo as Ipo
 from mpo_jax.losses.kto import Kto as Kto
 from mpo_jax.losses.length_regularized_dpo import LengthRegularizedDpo as LengthRegularizedDpo
+from mpo_jax.losses.lens import Lens as Lens
 from mpo_jax.losses.mlc import Mlc as Mlc
 from mpo_jax.losses.mpo import Mpo as Mpo
 from mpo_jax.losses.orpo import Orpo as Orpo

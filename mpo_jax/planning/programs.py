@@ -176,15 +176,21 @@ def _placed(layout: RunLayout, pipeline: Pipeline) -> Batch:
 
 
 def fullest(config: TrainConfig, model: Model, tokens: int, pieces: int) -> Pipeline:
-    """One training update whose sequences all have `tokens` tokens, nearly all of them in the answers, packed for this many
-    shards."""
+    """One training update whose sequences all have `tokens` tokens, packed for this many shards. Nearly all of them are in the
+    answers; where prompts are read by themselves half of them, or none if no answer is read."""
     if tokens < 2:
         raise InputError(f"--tokens={tokens} must be at least 2, since a sequence has a prompt and an answer.")
-    ids = lambda n: np.zeros(n, np.int32)  # noqa: E731
-    pair = TokenPair(ids(1), ids(tokens - 1), ids(tokens - 1))
     live, reads = config.reference == "live", config.loss.reference_reads
+    alone, answered = config.loss.policy_reads.prompts, any(map(config.loss.policy_reads.want_of_answers, PAIR_KINDS))
+    prompt = (tokens // 2 if answered else tokens) if alone else 1
+
+    def row(i: int) -> Example:
+        ids = lambda n: np.full(n, i, np.int32)  # noqa: E731, prompts of their own, since equal ones are packed once
+        pair = TokenPair(ids(prompt), ids(max(1, tokens - prompt)), ids(max(1, tokens - prompt)))
+        return Example("", LANGUAGES[0], pair, pair, pair, pair)
+
     return Pipeline(
-        [Example("", LANGUAGES[0], pair, pair, pair, pair)] * config.batch_size,
+        list(map(row, range(config.batch_size))),
         LANGUAGES,
         config.batch_size,
         0,

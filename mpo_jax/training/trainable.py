@@ -58,13 +58,16 @@ def _count(stack: Params) -> int:
 
 def split(params: Params, frozen: str) -> tuple[Params, Params]:
     """(trainable, frozen) parts of a tree of parameters or of their shapes; `joined` puts them together again. `frozen` names
-    parameters and groups of them, separated by commas: "embedding,layers.attention". "layers:30" are the first 30 layers; the
-    others are then a stack of their own. Errors: an unknown name; as many layers as there are; nothing left to train."""
+    parameters and groups of them, separated by commas: "embedding,layers.attention". The unembedding of a tied model is its
+    embedding. "layers:30" are the first 30 layers; the others are then a stack of their own. Errors: an unknown name; as many
+    layers as there are; nothing left to train."""
     names, first = [name for name in frozen.split(",") if name and not LOWER.fullmatch(name)], first_of(frozen)
     if first:
         if first >= (count := _count(params[LAYERS])):
             raise InputError(f"frozen='{frozen}': this model has {count} layers, so N of layers:{first} must be below that.")
         params = cut(params, first)
+    if "unembedding" not in params:  # it is the embedding
+        names = ["embedding" if name == "unembedding" else name for name in names]
     paths = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for name in names:
         if not any(_within(path, name) for path in paths):

@@ -7,6 +7,7 @@ by '+', as in `paper+mpo_no_ln`; they apply in order.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 from mpo_jax import losses
@@ -28,6 +29,13 @@ PRESETS: dict[str, Changes] = {
         "loss": {"retain_pooling": "last_prompt", "retain_reduction": "sum"},
     },
     "lora": {"lora": {"rank": 16, "alpha": 32.0}, "optim": {"peak_lr": lambda full: LORA_LR * full}},
+}
+
+# As in the authors' script; the layers below the last two are frozen, and all that is no layer.
+LENS: dict[str, Any] = {
+    "loss": losses.Lens(),
+    "optim": {"peak_lr": 1e-5, "warmup": 0.05, "weight_decay": 0.1},
+    "epochs": 1,
 }
 
 # The paper trains the baselines on the target pairs and the distinct dominant pairs together, 700 in the authors' data. Its grids
@@ -52,10 +60,19 @@ ABLATIONS: dict[str, Changes] = {
     "mpo_kl_of_reference": {"loss": {"retain_by": "kl_of_reference"}},
 }
 
+# Methods that read the states of prompts, of which MLC is a term that is added to any other; and self-distillation, which is SFT
+# on data of a certain kind (docs/objectives.md).
+OTHERS: dict[str, Changes] = {
+    "cla": {"loss": losses.Cla()},
+    "mlc": {"loss": lambda method: losses.Sum({"method": method, "mlc": losses.Mlc()}, weights={"mlc": 0.8}), "batch_size": 12},
+    "sdrrl": {"loss": losses.Sft(reduction="token_mean"), "data": {"pairs": "both"}},
+}
+
 # Variants with a value, as in `mpo_constant=1.58`.
 WITH_VALUE: dict[str, tuple[str, Callable[[str], Changes]]] = {
     "mpo_constant": ("1.58", lambda value: {"loss": {"gap_target": value}}),
     "mpo_language": ("ar", lambda value: {"loss": {"gap_target": value}}),
+    "lens": ("30", lambda first: LENS | {"frozen": f"layers:{first},embedding,final_norm,unembedding"}),
 }
 
 
@@ -75,7 +92,7 @@ def _changes(name: str) -> Changes:
         return changes(value)
     if name in BASELINES:
         return {"loss": BASELINES[name](), "data": {"pairs": "both"}}
-    fixed = PRESETS | ABLATIONS
+    fixed = PRESETS | ABLATIONS | OTHERS
     if name not in fixed:
         known = [*fixed, *BASELINES, *(f"{stem}={example}" for stem, (example, _) in WITH_VALUE.items())]
         raise InputError(f"The config variant '{name}' is not known: write one of {', '.join(known)}, or none.")
@@ -95,5 +112,5 @@ def _changed(config: TrainConfig, name: str, changes: Changes) -> TrainConfig:
                 )
             new = {field: value(getattr(old, field)) if callable(value) else value for field, value in change.items()}
             change = dataclasses.replace(old, **new)
-        fields[part] = change
+        fields[part] = change(old) if isinstance(change, FunctionType) else change
     return dataclasses.replace(config, **fields)

@@ -33,15 +33,18 @@ def mesh_of(config: MeshConfig = ONE):
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def checkpoint(folder: Path, name: str, *, tied: bool, dtype: str = "float32") -> Path:
+def checkpoint(folder: Path, name: str, *, tied: bool, dtype: str = "float32", layers: int = 2) -> Path:
     """A random checkpoint with the fixture's sizes."""
     family, model, raw = build(FIXTURES / name)
-    model = Model(dataclasses.replace(model.config, tied=tied))
+    windows = model.config.layer_windows * (layers // 2)
+    model = Model(dataclasses.replace(model.config, tied=tied, layers=layers, layer_windows=windows))
     rng = np.random.default_rng(0)
     tree = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(jnp.dtype(dtype)), model.abstract())
     folder.mkdir()
     save_file(dict(export_tree(tree, model, family.weights(model.config))), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": tied, "dtype": dtype}))
+    (folder / "config.json").write_text(
+        json.dumps(raw | {"tie_word_embeddings": tied, "dtype": dtype, "num_hidden_layers": layers})
+    )
     return folder
 
 
@@ -264,7 +267,7 @@ def test_wrong_files_are_named(tmp_path):
 
 
 def test_layers_in_two_stacks_are_loaded_and_exported_bit_for_bit(tmp_path):
-    source = checkpoint(tmp_path / "source", "llama", tied=False)
+    source = checkpoint(tmp_path / "source", "llama", tied=False, layers=4)
     family, model, _ = build(source)
     whole, names = load(source), [w.ours for w in family.weights(model.config)]
     upper = range(1, model.config.layers)

@@ -1,5 +1,6 @@
 """What docs/objectives.md says of the methods is what the code does."""
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -10,11 +11,21 @@ from answers import POLICY, REFERENCE, rows_of, scores
 from states import prompts
 
 from mpo_jax import losses
+from mpo_jax.losses.language_subspaces import Subspaces
 from mpo_jax.types import Reads, Want
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
 METHODS = [method for name, method in vars(losses).items() if isinstance(method, type) and name != "Sum"]
 STATES = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def probe(tmp_path_factory):
+    """LENS reads its probe from the working folder."""
+    with contextlib.chdir(tmp_path_factory.mktemp("probe")):
+        means = {language: np.random.default_rng(i).normal(size=8) for i, language in enumerate(("en", "sw", "zh"))}
+        Subspaces.of(means).write("probe.safetensors")
+        yield
 
 
 def said(reads: Reads) -> str:

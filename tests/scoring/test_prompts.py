@@ -1,5 +1,6 @@
 """The state of a prompt is that of the prompt alone, in any packing and on any mesh; a run without it has nothing of it."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -15,13 +16,14 @@ from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
+from mpo_jax.losses.language_subspaces import Subspaces
 from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task, objective
 from mpo_jax.scoring.sequences import score
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
-from mpo_jax.types import Packed, Reads, Want
+from mpo_jax.types import Packed, Reads, RowLoss, Want
 
 EXAMPLES = toy_chat.examples(8)  # two languages for each of four prompts
 LANGUAGES = ("ko", "sw")
@@ -60,6 +62,24 @@ def test_a_state_is_that_of_the_prompt_alone(layer):
             np.testing.assert_allclose(scores.prompts["target"][i], alone(example.target.prompt, layer), atol=2e-5)
             source = alone(example.source.prompt, layer) if i % 2 == 0 else 0
             np.testing.assert_allclose(scores.prompts["source"][i], source, atol=2e-5)
+
+
+def test_every_row_gets_the_state_of_its_dominant_prompt():
+    seen = []
+
+    class Sees:
+        policy_reads, reference_reads = PROMPTS, Reads()
+
+        def __call__(self, policy, reference):
+            seen.append(policy)
+            return RowLoss(jnp.zeros(8), {}, {})
+
+    objective(Task(MODEL, Sees(), LANGUAGES), POLICY, {}, without_micro(batch_of(PROMPTS)))
+    for i, example in enumerate(EXAMPLES):
+        np.testing.assert_allclose(seen[0].prompts["source"][i], alone(example.source.prompt, 0), atol=2e-5)
+    rows = seen[0].rows
+    assert (rows.languages, rows.group, rows.prompt_B.tolist()) == (LANGUAGES, 1, [0, 0, 2, 2, 4, 4, 6, 6])
+    assert [LANGUAGES[k] for k in rows.language_B] == [example.language for example in EXAMPLES]
 
 
 def test_prompts_alone_are_packed_without_answers():
@@ -106,7 +126,17 @@ METHODS = {
     "mlc": (losses.Sum({"mpo": losses.Mpo(), "mlc": losses.Mlc()}, weights={"mlc": 0.8}), 2),
     "mlc of a layer": (losses.Mlc(layer=1), 2),
     "cla": (losses.Cla(), 1),
+    "lens": (losses.Lens(), 1),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def probe(tmp_path_factory):
+    """LENS reads its probe from the working folder."""
+    with contextlib.chdir(tmp_path_factory.mktemp("probe")):
+        means = {language: 1 + np.random.default_rng(i).normal(size=32) for i, language in enumerate(("en", *LANGUAGES))}
+        Subspaces.of(means).write("probe.safetensors")
+        yield
 
 
 def run(loss, batch, on):
@@ -117,7 +147,8 @@ def run(loss, batch, on):
         task = Task(MODEL, loss, LANGUAGES)
         step = jit_train_step(TrainStep(task, optimizer, jnp.float32), abstract_state(policy, optimizer, on))
         state, numbers = init_state(policy, optimizer, on), on_mesh(step_numbers(loss, 1e-3), on)
-        state, metrics = step(state, Frozen({}, reference), batch_to_mesh(batch, on), numbers)
+        with jax.transfer_guard("disallow"):
+            state, metrics = step(state, Frozen({}, reference), batch_to_mesh(batch, on), numbers)
         return {k: float(m.value) for k, m in jax.device_get(metrics).items()}, jax.device_get(state.trainable)
 
 

@@ -117,6 +117,12 @@ def test_the_checks_of_the_tree():
             TrainConfig(**base, **wrong)
     with pytest.raises(InputError, match=r"^KL retention .* does not store: write --config.reference=live\.$"):
         overridden("reference=cached", variant=":mpo_kl_of_policy")
+    with pytest.raises(InputError, match=r"^The loss reads the reference's states of prompts.* write --config.reference=live\.$"):
+        overridden("reference=cached", variant=":lens=30")
+    with pytest.raises(
+        InputError, match=r"^The loss compares the rows.* microbatches=2 would change it: write .*microbatches=1\.$"
+    ):
+        overridden("microbatches=2", variant=":cla")
     with pytest.raises(InputError, match=r"export\.dtype='int8'"):
         dataclasses.replace(TrainConfig(**base).export, dtype="int8")
 

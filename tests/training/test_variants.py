@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+import tiny
 
 from mpo_jax import losses
 from mpo_jax.data.dataset import DataConfig
 from mpo_jax.errors import InputError
 from mpo_jax.losses import Mpo
 from mpo_jax.training.config import TrainConfig, load
-from mpo_jax.training.variants import ABLATIONS, BASELINES, LORA_LR, PRESETS, WITH_VALUE, variant_of
+from mpo_jax.training.trainable import split
+from mpo_jax.training.variants import ABLATIONS, BASELINES, LORA_LR, OTHERS, PRESETS, WITH_VALUE, variant_of
 from mpo_jax.types import Want
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -50,7 +52,24 @@ def test_a_baseline_is_its_method_on_both_sides_pairs(config: str, name: str):
 
 
 def test_every_method_has_a_variant():
-    assert {Mpo, losses.Sum, *BASELINES.values()} == {kind for kind in vars(losses).values() if isinstance(kind, type)}
+    every = {kind for kind in vars(losses).values() if isinstance(kind, type)}
+    others = {type(built("llama31", name).loss) for name in ("cla", "lens=30")}
+    assert {Mpo, losses.Sum, losses.Mlc, *others, *BASELINES.values()} == every
+
+
+@pytest.mark.parametrize("config", PAPER)
+def test_methods_on_states_of_prompts(config: str):
+    plain, mlc, lens = load(str(CONFIGS / f"{config}.py"), None), built(config, "mpo_no_ln+mlc"), built(config, "lens=2")
+    assert isinstance(mlc.loss, losses.Sum) and mlc.loss.weights == {"mlc": 0.8}
+    assert mlc.loss.terms == {"method": built(config, "mpo_no_ln").loss, "mlc": losses.Mlc()}
+    assert mlc.loss.policy_reads.groups and mlc.batch_size % 6 == 0, "the authors' data has six rows a prompt"
+    assert built(config, "cla").loss.policy_reads.contrast and built(config, "cla").microbatches == 1
+    assert (lens.loss, lens.frozen) == (losses.Lens(), "layers:2,embedding,final_norm,unembedding")
+    assert (lens.optim.peak_lr, lens.optim.clip_norm) == (1e-5, plain.optim.clip_norm)
+    trained, _ = split(tiny.model(layers=4, layer_windows=(None,) * 4, tied=config == "gemma2").abstract(), lens.frozen)
+    assert trained.keys() == {"top_layers"}
+    sdrrl = built(config, "sdrrl")
+    assert (sdrrl.loss, sdrrl.data.pairs) == (losses.Sft(reduction="token_mean"), "both")
 
 
 @pytest.mark.parametrize("config", PAPER)
@@ -68,7 +87,7 @@ def test_ablations_change_what_they_name(config: str):
 
 def test_the_page_lists_them():
     page = (CONFIGS.parent / "docs" / "objectives.md").read_text(encoding="utf-8")
-    names = [*PRESETS, *BASELINES, *ABLATIONS, *(f"{stem}={example}" for stem, (example, _) in WITH_VALUE.items())]
+    names = [*PRESETS, *BASELINES, *ABLATIONS, *OTHERS, *(f"{stem}={example}" for stem, (example, _) in WITH_VALUE.items())]
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
