@@ -47,12 +47,14 @@ STEP = 32  # lengths of packed rows are multiples of it, so that seeds share the
 Train = Callable[[Params, Array, Batch], Params]
 
 
-def stacked(examples: Sequence[Example], order: Sequence[Sequence[int]], policy: Reads, reference: Reads) -> Batch:
-    """The batches of these rows, all of one shape, along a leading axis of updates."""
+def stacked(
+    examples: Sequence[Example], order: Sequence[Sequence[int]], policy: Reads, reference: Reads, group: int = 1
+) -> Batch:
+    """The batches of these rows, all of one shape, along a leading axis of updates. `group`: see `types.Batch`."""
     batches = [[examples[i] for i in rows] for rows in order]
     assert len({len(batch) for batch in batches}) == 1
     shapes = {name: _row_shapes(batches, reads) for name, reads in read_by(policy, reference).items() if reads.anything}
-    host = [pack(batch, Shapes(**shapes), policy, reference, languages=LANGUAGES, pad_id=PAD) for batch in batches]
+    host = [pack(batch, Shapes(**shapes), policy, reference, languages=LANGUAGES, pad_id=PAD, group=group) for batch in batches]
     return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host)
 
 
@@ -63,10 +65,11 @@ def _row_shapes(batches: Sequence[Sequence[Example]], reads: Reads) -> RowShapes
     return RowShapes(rows, (Capacity(round_up(tokens, STEP), round_up(answers, STEP)),))
 
 
-def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
-    """The rows of every update: a new permutation in each epoch, without an incomplete last batch."""
+def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: int, group: int = 1) -> list[list[int]]:
+    """The rows of every update: a new permutation in each epoch, without an incomplete last batch. With a `group` above 1 the
+    rows of a dominant prompt, which are so many, come together."""
     reads = Reads()
-    pipeline = Pipeline(examples, LANGUAGES, batch_size, PAD, reads, reads, seed=seed, epochs=epochs)
+    pipeline = Pipeline(examples, LANGUAGES, batch_size, PAD, reads, reads, seed=seed, epochs=epochs, group=group)
     return [rows for k in range(pipeline.steps) if len(rows := pipeline.rows_at(k)) == batch_size]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mpo_jax import losses
 from mpo_jax.data.chat import Example
 from mpo_jax.data.pair_views import mismatched
-from mpo_jax.experiments.world import DOMINANT, LONGEST
+from mpo_jax.experiments.world import DOMINANT, LONGEST, TARGETS
 from mpo_jax.losses.base import PreferenceLoss
 
 GRID = (2.5e-5, 5e-5, 1e-4, 2e-4)
@@ -21,6 +21,11 @@ class Method:
     loss: PreferenceLoss
     both: bool = False
     grid: tuple[float, ...] = GRID
+
+    @property
+    def group(self) -> int:
+        """How many rows of a dominant prompt come together in a batch."""
+        return len(TARGETS) if self.loss.policy_reads.groups else 1
 
     def rows(self, parallel: Sequence[Example]) -> list[Example]:
         """The rows to train on, from parallel rows in which those of one dominant pair are next to each other."""
@@ -56,5 +61,7 @@ METHODS = {
     "mpo_constant_0.7": Method(losses.Mpo(gap_target="0.7")),
     "mpo_constant_1.58": Method(losses.Mpo(gap_target="1.58")),
     "mpo_language_a": Method(losses.Mpo(gap_target="a")),
+    "mpo_mlc": Method(losses.Sum({"mpo": losses.Mpo(), "mlc": losses.Mlc()}, weights={"mlc": 0.8})),
+    "cla": Method(losses.Cla()),
 }
 SWEPT = ("sft", "dpo", "robust_dpo", "simpo", "mpo")  # under noise, unless others are named

@@ -137,8 +137,9 @@ def _of_method(
 def data(study: Study, method: Method, subject: Subject, noise: Noise):
     """The batches of all updates."""
     rows = method.rows(preference_rows(subject.world, subject.seed, study.prompts, noise))
-    order = order_of(rows, BATCH, EPOCHS, subject.seed)
-    return stacked(rows, order, method.loss.policy_reads, method.loss.reference_reads)
+    group = method.group
+    order = order_of(rows, max(1, BATCH // group) * group, EPOCHS, subject.seed, group)  # 6 rows where a prompt has 6
+    return stacked(rows, order, method.loss.policy_reads, method.loss.reference_reads, group)
 
 
 def parse(argv: list[str]) -> tuple[Study, Path]:
