@@ -1,6 +1,5 @@
 """Hugging Face in and out: bit for bit, on any mesh, with a sentence for every way in which a folder can be wrong."""
 
-import dataclasses
 import errno
 import json
 import shutil
@@ -17,7 +16,6 @@ from mpo_jax.checkpoints.hugging_face import ExportReport, load_params, save_hf
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.models.adapters import LoraConfig, abstract_adapter, changes, merged, prepared
-from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import FAMILIES, build
 from mpo_jax.models.parameters import joined
 from mpo_jax.models.weight_table import export_tree
@@ -33,18 +31,15 @@ def mesh_of(config: MeshConfig = ONE):
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def checkpoint(folder: Path, name: str, *, tied: bool, dtype: str = "float32", layers: int = 2) -> Path:
-    """A random checkpoint with the fixture's sizes."""
-    family, model, raw = build(FIXTURES / name)
-    windows = model.config.layer_windows * (layers // 2)
-    model = Model(dataclasses.replace(model.config, tied=tied, layers=layers, layer_windows=windows))
+def checkpoint(folder: Path, name: str, *, tied: bool, dtype: str = "float32", **config) -> Path:
+    """A random checkpoint with the fixture's sizes, and other settings in its config.json."""
+    folder.mkdir()
+    raw = json.loads((FIXTURES / name / "config.json").read_text()) | {"tie_word_embeddings": tied, "dtype": dtype} | config
+    (folder / "config.json").write_text(json.dumps(raw))
+    family, model, _ = build(folder)
     rng = np.random.default_rng(0)
     tree = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(jnp.dtype(dtype)), model.abstract())
-    folder.mkdir()
     save_file(dict(export_tree(tree, model, family.weights(model.config))), folder / "model.safetensors")
-    (folder / "config.json").write_text(
-        json.dumps(raw | {"tie_word_embeddings": tied, "dtype": dtype, "num_hidden_layers": layers})
-    )
     return folder
 
 
@@ -267,7 +262,7 @@ def test_wrong_files_are_named(tmp_path):
 
 
 def test_layers_in_two_stacks_are_loaded_and_exported_bit_for_bit(tmp_path):
-    source = checkpoint(tmp_path / "source", "llama", tied=False, layers=4)
+    source = checkpoint(tmp_path / "source", "llama", tied=False, num_hidden_layers=4)
     family, model, _ = build(source)
     whole, names = load(source), [w.ours for w in family.weights(model.config)]
     upper = range(1, model.config.layers)
