@@ -9,6 +9,8 @@ import make_small
 import pytest
 from fake_endpoint import Asked, Reply, answer, first_token, served
 
+pytest.importorskip("openai", reason="a served model needs openai: pip install -r requirements-server.txt")
+
 from mpo_jax import utility as command
 from mpo_jax.data.prompts.alpaca_eval_judge import switched
 from mpo_jax.data.prompts.base import Message, Prompt

@@ -102,12 +102,16 @@ def read(body: bytes) -> Response:
 
 
 def _top_logprobs(choice: dict[str, Any]) -> dict[str, float] | None:
-    """Those of the first token, in the chat endpoint's form. Of tokens whose texts are the same, the most probable one's."""
+    """Those of the first token, in the chat endpoint's form, most probable first. Of tokens with the same text only the first:
+    pieces of a character look alike."""
     try:
         those = [(_text(one["token"]), float(one["logprob"])) for one in choice["logprobs"]["content"][0]["top_logprobs"]]
     except (LookupError, TypeError, ValueError, AttributeError):
         return None
-    return dict(sorted(those, key=lambda one: one[1])) or None
+    found: dict[str, float] = {}
+    for token, logprob in sorted(those, key=lambda one: -one[1]):
+        found.setdefault(token, logprob)
+    return found or None
 
 
 def _text(text: str) -> str:

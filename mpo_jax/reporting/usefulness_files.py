@@ -1,6 +1,6 @@
 """How is what a model is good for read? utility.json, mt_bench.json and x_alpaca_eval.json of `python -m mpo_jax.utility`.
 
-Of each these parts are read; scores with `main` false are not shown.
+Of each, these parts are read; scores with `main` false are not shown.
 
     "scores": {label: [{"task", "language", "metric", "part", "main", "better", "value", "low", "high", "n", "unparsed",
                         "errors"}]}
