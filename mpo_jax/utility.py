@@ -157,6 +157,8 @@ def planned(args: argparse.Namespace) -> Plan:
     asked, languages = _parts(args.tasks), _parts(args.languages or "")
     if args.limit is not None and args.limit < 1:
         raise InputError(f"--limit {args.limit} must be at least 1: the number of questions of each task.")
+    if len({*languages}) < len(languages):
+        raise InputError(f"--languages {args.languages} names a language twice: name each once.")
     if args.judge_only and (args.tasks not in JUDGED or args.judge_server is None):
         raise InputError(
             f"--judge-only is for --tasks {' or '.join(JUDGED)} and needs --judge-server: leave it out, or give these."
@@ -178,7 +180,7 @@ def planned(args: argparse.Namespace) -> Plan:
 def _mt_bench(args: argparse.Namespace, languages: Sequence[str]) -> mt_bench.MTBench:
     if args.mt_bench_questions is None:
         raise InputError("mt_bench needs --mt-bench-questions: en=FILE, FastChat's question.jsonl, and those of other languages.")
-    questions = mt_bench.read_questions(_files(args.mt_bench_questions), languages, args.limit)
+    questions = mt_bench.read_questions(_files("--mt-bench-questions", args.mt_bench_questions), languages, args.limit)
     if args.judge_server is None:
         return mt_bench.MTBench(questions, None)
     for option in ("mt_bench_prompts", "mt_bench_references"):
@@ -193,7 +195,7 @@ def _x_alpaca_eval(args: argparse.Namespace, languages: Sequence[str]) -> x_alpa
         raise InputError(
             "x_alpaca_eval needs --x-alpaca-eval: en=FILE,es=FILE, the model_outputs.json of a reference in each language."
         )
-    return x_alpaca_eval.read(_files(args.x_alpaca_eval), languages, args.limit)
+    return x_alpaca_eval.read(_files("--x-alpaca-eval", args.x_alpaca_eval), languages, args.limit)
 
 
 READ: dict[str, Callable[[argparse.Namespace, Sequence[str]], Judged]] = {
@@ -276,9 +278,15 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in (*names, "dtype", "adapter", "judge_model")}
 
 
-def _files(text: str) -> dict[str, str]:
-    """Language -> file; English where no language is said."""
-    return {before or "en": path for before, _, path in (part.rpartition("=") for part in _parts(text))}
+def _files(option: str, text: str) -> dict[str, str]:
+    """Language -> file; English where no language is said. Errors: a language with two files."""
+    files: dict[str, str] = {}
+    for before, _, path in (part.rpartition("=") for part in _parts(text)):
+        language = before or "en"
+        if language in files:
+            raise InputError(f"{option} has two files in '{language}', {files[language]} and {path}: give one of each language.")
+        files[language] = path
+    return files
 
 
 def _parts(text: str) -> list[str]:

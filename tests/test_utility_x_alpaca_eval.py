@@ -150,6 +150,9 @@ def test_bad_input_is_one_sentence(given, tmp_path, capsys):
     lacking = {name: value for name, value in given.items() if name != "--x-alpaca-eval"}
     assert "x_alpaca_eval needs --x-alpaca-eval: en=FILE,es=FILE" in refused(words(lacking), capsys)
     path = write(tmp_path / "alone.json", output=None)
+    assert "--languages sw,sw names a language twice" in refused(words(given | {"--languages": "sw,sw"}), capsys)
+    twice = refused(words(given | {"--x-alpaca-eval": f"a.json,en={path}"}), capsys)
+    assert f"--x-alpaca-eval has two files in 'en', a.json and {path}" in twice
     with served() as endpoint:
         alone = given | {"--x-alpaca-eval": str(path), "--languages": "en", "--judge-server": endpoint.url}
         assert "A file of --x-alpaca-eval has no outputs to compare the answers with" in refused(words(alone), capsys)
