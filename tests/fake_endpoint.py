@@ -51,6 +51,15 @@ def answer(asked: Asked, text: str, finish: str = "stop", **more: Any) -> Reply:
     return Reply({"object": "completion", "choices": [{"index": 0, "finish_reason": finish, **choice}], "usage": usage}, **more)
 
 
+def first_token(asked: Asked, top_logprobs: dict[str, float]) -> Reply:
+    """The chat endpoint's reply of one token, the first of these, with their log-probabilities."""
+    token = next(iter(top_logprobs))
+    listed = [{"token": text, "logprob": logprob} for text, logprob in top_logprobs.items()]
+    reply = answer(asked, token, "length").body
+    reply["choices"][0]["logprobs"] = {"content": [{**listed[0], "top_logprobs": listed}]}
+    return Reply(reply)
+
+
 def echo(asked: Asked) -> Reply:
     return answer(asked, f"jibu kwa {asked.text} #{asked.body['seed']}")
 

@@ -56,7 +56,8 @@ class Request:
 @dataclasses.dataclass(frozen=True)
 class Response:
     """An answer. `stopped` says why it ends: the model's own end token, the limit of tokens, or an error, which `error` then
-    tells. `new_tokens` counts the end token; a count that a server does not tell is None."""
+    tells. `new_tokens` counts the end token; a count that a server does not tell is None. `top_logprobs`: the text of the most
+    probable first tokens -> log-probability in nats, where these were asked for."""
 
     text: str
     stopped: Stopped
@@ -64,6 +65,7 @@ class Response:
     new_tokens: int | None
     tokens: tuple[int, ...] | None = None  # ids, end token included, where the responder knows them
     error: str | None = None
+    top_logprobs: dict[str, float] | None = None
 
 
 class Chat(Protocol):

@@ -61,7 +61,10 @@ async def send(client: "AsyncOpenAI", asked: dict[str, Any], timeout: float) -> 
         raise failure(error, timeout) from None
     except UnicodeEncodeError as error:
         raise Failed(f"the conversation is not text: {error}", again=False) from None
-    return read(raw.content)
+    response = read(raw.content)
+    if "top_logprobs" in asked and response.stopped != "error" and response.top_logprobs is None:
+        return Response("", "error", None, None, error="a reply without log-probabilities")
+    return response
 
 
 def failure(error: Any, timeout: float) -> Failed:
@@ -95,7 +98,20 @@ def read(body: bytes) -> Response:
         stopped, error = "error", f"finish_reason {finish!r}"
     elif not isinstance(text, str):
         stopped, error = "error", "a reply without text"
-    return Response(written, stopped, prompt_tokens, new_tokens, error=error)
+    return Response(written, stopped, prompt_tokens, new_tokens, error=error, top_logprobs=_top_logprobs(choice))
+
+
+def _top_logprobs(choice: dict[str, Any]) -> dict[str, float] | None:
+    """Those of the first token, in the chat endpoint's form, most probable first. Of tokens with the same text only the first:
+    pieces of a character look alike."""
+    try:
+        those = [(_text(one["token"]), float(one["logprob"])) for one in choice["logprobs"]["content"][0]["top_logprobs"]]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+    found: dict[str, float] = {}
+    for token, logprob in sorted(those, key=lambda one: -one[1]):
+        found.setdefault(token, logprob)
+    return found or None
 
 
 def _text(text: str) -> str:

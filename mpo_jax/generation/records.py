@@ -33,13 +33,13 @@ KINDS: dict[type | UnionType, tuple[str, ...]] = {
     int: ("sample", "turn"),
     int | None: ("prompt_tokens", "new_tokens"),
 }
-OPTIONAL = {"error", "tokens"}  # left out where there are none
+OPTIONAL = {"error", "tokens", "top_logprobs"}  # left out where there are none
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
     """A line: an answer, and what was answered. `key`: that of its request, or of the conversation that an earlier error ended.
-    `tokens`: ids, end token included, in a folder that keeps them."""
+    `tokens`: ids, end token included, in a folder that keeps them. `top_logprobs`: see `Response`."""
 
     id: str
     language: str
@@ -52,6 +52,7 @@ class Record:
     key: str
     error: str | None = None
     tokens: tuple[int, ...] | None = None
+    top_logprobs: dict[str, float] | None = None
 
     @classmethod
     def of(cls, request: Request, response: Response, *, tokens: bool) -> Self:
@@ -67,7 +68,7 @@ class Record:
         return self.language, self.id, self.sample, self.turn
 
     def line(self) -> str:
-        """JSON without `error` and `tokens` where there are none. Half a surrogate pair, which is no text, stays an escape."""
+        """JSON without the fields of `OPTIONAL` that are None. Half a surrogate pair, which is no text, stays an escape."""
         fields = {name: value for name, value in vars(self).items() if value is not None or name not in OPTIONAL}
         return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 

@@ -40,7 +40,8 @@ class ServedModel:
     conversations.
 
     At most `concurrency` requests are under way. What fails is asked again, with `patience`, and in the end is a response that
-    says so. `key`: what the server knows us by; it is written nowhere. Errors: an address that is none.
+    says so. `key`: what the server knows us by; it is written nowhere. `top_logprobs`: of how many of the most probable first
+    tokens the log-probabilities are asked for, which the chat endpoint alone tells. Errors: an address that is none.
     """
 
     url: str
@@ -50,8 +51,10 @@ class ServedModel:
     concurrency: int = 32
     key: str = dataclasses.field(default=NO_KEY, repr=False)
     patience: Patience = dataclasses.field(default_factory=Patience)
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
+        assert self.rendering is None or not self.top_logprobs, "a completions endpoint tells them in another form"
         if self.concurrency < 1:
             raise InputError(f"concurrency={self.concurrency} must be at least 1.")
         if not self.url.startswith(("http://", "https://")):
@@ -66,6 +69,8 @@ class ServedModel:
         """Not the address: the same model may be served elsewhere tomorrow."""
         decoding = {name: value for name, value in vars(self.decoding).items() if name != "samples"}
         facts: dict[str, Any] = {"served model": self.model, "decoding": decoding}
+        if self.top_logprobs:
+            facts["top_logprobs"] = self.top_logprobs
         if self.rendering is None:
             return {**facts, "rendered": "by the server"}
         form = {"format": self.rendering.settings, "stop_ids": list(self.rendering.stop_ids)}
@@ -131,6 +136,8 @@ class ServedModel:
     def asked(self, request: Request) -> dict[str, Any]:
         """A request in the words of OpenAI's interface."""
         asked = completions.fields(self.model, self.decoding, request)
+        if self.top_logprobs:
+            asked |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         if self.rendering is None:
             return {**asked, "messages": [vars(message) for message in request.messages]}
         if stop_ids := list(self.rendering.stop_ids):

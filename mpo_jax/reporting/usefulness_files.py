@@ -1,6 +1,6 @@
-"""How is what a model is good for read? utility.json and mt_bench.json, as `python -m mpo_jax.utility` writes them.
+"""How is what a model is good for read? utility.json, mt_bench.json and x_alpaca_eval.json of `python -m mpo_jax.utility`.
 
-Of both these parts are read; scores with `main` false are not shown.
+Of each, these parts are read; scores with `main` false are not shown.
 
     "scores": {label: [{"task", "language", "metric", "part", "main", "better", "value", "low", "high", "n", "unparsed",
                         "errors"}]}
@@ -14,7 +14,7 @@ from typing import Any
 from mpo_jax.reporting.facts import ByLanguage, Figure, Measure
 from mpo_jax.reporting.kept_json import read_json, understood
 
-FILES = ("utility.json", "mt_bench.json")
+FILES = ("utility.json", "mt_bench.json", "x_alpaca_eval.json")
 NO_LANGUAGE = "all"
 
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import toy_chat
-from fake_endpoint import MODEL, Asked, Reply, answer, echo, served, wait_until
+from fake_endpoint import MODEL, Asked, Reply, answer, echo, first_token, served, wait_until
 from processes import ROOT, finish, free_port, start_command
 
 pytest.importorskip("openai", reason="a served model needs openai: pip install -r requirements-server.txt")
@@ -79,6 +79,30 @@ def test_top_k_of_zero_is_not_sent_and_settings_say_what_was():
     assert by_server == {"served model": MODEL, "rendered": "by the server", "decoding": decoding}
     form = {"format": {"template": "toy"}, "stop_ids": [7, 9]}
     assert here == {"served model": MODEL, "rendered": "here", "decoding": decoding, **form}
+
+
+def test_log_probabilities_of_the_first_token_are_asked_for_and_kept(tmp_path):
+    told = {"m": -0.2, "\ufffd": -2.5, chr(0xD83D): -2.0, "M": -3.0}
+    with served(lambda asked: first_token(asked, told)) as endpoint:
+        asking = model(endpoint, top_logprobs=3)
+        generate(prompts(1), asking, tmp_path / "out")
+        assert (endpoint.asked[0].body["logprobs"], endpoint.asked[0].body["top_logprobs"]) == (True, 3)
+    (record,) = read_responses(tmp_path / "out")
+    assert (record.text, record.top_logprobs) == ("m", {"m": -0.2, "\ufffd": -2.0, "M": -3.0})
+    assert asking.settings["top_logprobs"] == 3 and "top_logprobs" not in model(endpoint).settings
+
+
+@pytest.mark.parametrize("content", [None, [], [{"token": "m"}], [{"top_logprobs": []}], [{"top_logprobs": [{"token": 3}]}]])
+def test_a_reply_without_the_log_probabilities_that_were_asked_for_is_an_error(content):
+    def behave(asked):
+        reply = first_token(asked, {"m": -0.2})
+        reply.body["choices"][0]["logprobs"]["content"] = content
+        return reply
+
+    with served(behave) as endpoint:
+        response = one(endpoint, top_logprobs=3)
+        assert (response.stopped, response.error) == ("error", "a reply without log-probabilities")
+        assert one(endpoint).text == "m", "where none were asked for, none are missed"
 
 
 def test_a_seed_is_of_one_sample_of_one_prompt_at_one_turn():

@@ -7,8 +7,10 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 from mpo_jax.errors import InputError
+from mpo_jax.evaluation.usefulness import mt_bench, x_alpaca_eval
 
 HOLE = "{language}"
+JUDGED = (mt_bench.NAME, x_alpaca_eval.NAME)  # which a judge reads, and not the harness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,6 @@ def check_known(tasks: Sequence[Wanted], there: Collection[str]) -> None:
     for one in tasks:
         if one.task not in there:
             raise InputError(
-                f"lm-evaluation-harness has no task '{one.task}': give one of {', '.join([*BENCHMARKS, 'mt_bench'])}, the name "
+                f"lm-evaluation-harness has no task '{one.task}': give one of {', '.join([*BENCHMARKS, *JUDGED])}, the name "
                 f"of one of its own tasks, which may have {HOLE} in it, or one that a YAML file in --include-path defines."
             )

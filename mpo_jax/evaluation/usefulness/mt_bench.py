@@ -21,6 +21,7 @@ from mpo_jax.generation.base import Decoding, Responder
 from mpo_jax.generation.engine import Engine
 from mpo_jax.generation.records import Record
 from mpo_jax.generation.run import answered, complete, generate
+from mpo_jax.generation.server import ServedModel
 
 NAME, METRIC = "mt_bench", "rating"
 TEMPERATURES = {
@@ -49,6 +50,31 @@ class Judged:
     @property
     def category(self) -> str:
         return self.prompt.fields["category"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MTBench:
+    """The benchmark of these questions. `judge_prompts`: None where nothing is judged."""
+
+    questions: list[Prompt]
+    judge_prompts: JudgePrompts | None
+    name = NAME
+    needs_two = False
+
+    def write_answers(self, engine: Engine, folder: Path, max_new_tokens: int | None) -> None:
+        """Those that `folder` lacks. Errors: those of `generate`."""
+        for temperature, prompts in by_temperature(self.questions).items():
+            decoding = Decoding(temperature=temperature, max_new_tokens=ANSWER if max_new_tokens is None else max_new_tokens)
+            generate(prompts, engine.otherwise(decoding), answers_at(folder, temperature))
+
+    def judged(
+        self, judge: ServedModel, folder: Path, first: Path
+    ) -> tuple[list[Score], dict[tuple[str, ...], dict[Item, float]]]:
+        """The scores of the answers in `folder`, and their items; `first` is not read, since a rating is of one answer. Errors:
+        those of `rated`."""
+        assert self.judge_prompts is not None
+        responder = dataclasses.replace(judge, decoding=JUDGEMENT)
+        return scores(rated(responder, self.questions, self.judge_prompts, folder))
 
 
 def read_questions(files: Mapping[str, str], languages: Sequence[str], limit: int | None) -> list[Prompt]:
@@ -82,14 +108,7 @@ def answers_at(folder: Path, temperature: float) -> Path:
     return folder / f"answers-{temperature:g}"
 
 
-def write_answers(engine: Engine, questions: Sequence[Prompt], folder: Path, *, max_new_tokens: int = ANSWER) -> None:
-    """Those that `folder` lacks. Errors: those of `generate`."""
-    for temperature, prompts in by_temperature(questions).items():
-        decoding = Decoding(temperature=temperature, max_new_tokens=max_new_tokens)
-        generate(prompts, engine.otherwise(decoding), answers_at(folder, temperature))
-
-
-def judge(responder: Responder, questions: Sequence[Prompt], prompts: JudgePrompts, folder: Path) -> list[Judged]:
+def rated(responder: Responder, questions: Sequence[Prompt], prompts: JudgePrompts, folder: Path) -> list[Judged]:
     """What the judge says of the answers in `folder`; only those that were not judged before are sent. Errors: an answer that is
     not there; those of `JudgePrompts.messages` and `generate`."""
     texts, asked = _answers(questions, folder), []

@@ -60,5 +60,7 @@ def test_what_cannot_be_named_is_a_sentence(tasks, languages, said):
 
 
 def test_a_task_that_the_harness_lacks():
-    with pytest.raises(InputError, match=r"has no task 'mgms': give one of mgsm, .*, mt_bench, .* in --include-path defines"):
+    with pytest.raises(
+        InputError, match=r"has no task 'mgms': give one of mgsm, .*, mt_bench, x_alpaca_eval, .* in --include-path defines"
+    ):
         check_known([Wanted("mgms", "", "mgms", None)], {"mgsm"})

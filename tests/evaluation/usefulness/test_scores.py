@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mpo_jax.evaluation.usefulness.scores import by_normal, difference, is_mean, mean_of
+from mpo_jax.evaluation.usefulness.scores import bootstrapped, by_normal, difference, is_mean, mean_of
 
 
 def apart(values) -> dict:
@@ -68,3 +68,15 @@ def test_figures_that_are_no_means():
     assert (found["low"], found["high"]) == pytest.approx((12.5 - 0.98, 12.5 + 0.98), abs=1e-3)
     assert by_normal(12.5, None, 30) == by_normal(12.5, math.nan, 30) == {"value": 12.5, "n": 30}
     assert is_mean(0.5, [0, 1]) and not is_mean(0.6, [0, 1]) and not is_mean(0.0, [])
+
+
+def test_a_bootstrap_agrees_with_student_and_stays_within_the_items():
+    random = np.random.default_rng(1)
+    many = apart(random.uniform(0, 100, 400))
+    found, student = bootstrapped(many), mean_of(many)
+    assert (found["value"], found["stderr"], found["n"]) == (student["value"], student["stderr"], 400)
+    assert (found["low"], found["high"]) == pytest.approx((student["low"], student["high"]), abs=0.5 * student["stderr"])
+    assert bootstrapped(many) == found
+    rare = apart([0.0] * 29 + [100.0])
+    assert mean_of(rare)["low"] < 0 <= bootstrapped(rare)["low"], "where Student's would leave the scale"
+    assert bootstrapped(apart([50.0] * 9)) == {"value": 50.0, "n": 9} and bootstrapped({}) == {"value": None, "n": 0}
