@@ -3,7 +3,7 @@
 Everything here comes from likelihoods; `writing` says what a model writes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,13 @@ def make_measure(world: World, seed: int, count: int = REQUESTS) -> Measure:
     return measure
 
 
+def answer_logps(params: Params, pairs: Sequence[TokenPair], rows: int) -> np.ndarray:
+    """log p(answer | prompt) of both answers, nats, summed over tokens: f32 [N, 2]. `rows`, which divides N, are scored at a
+    time."""
+    found = jax.device_get(_summed(params, _stacked(pairs, rows, LIKELY)))
+    return np.stack([logp.reshape(-1) for logp in found], axis=1)
+
+
 def _numbers(safe: bool, opening: bool, refusal_B: np.ndarray, compliance_B: np.ndarray, logp: float) -> dict[str, float]:
     """`refusal_B`, `compliance_B`: mean log-probabilities of one language's requests, nats per token; of an opening that is the
     log-probability of its one token. `logp`: the compliances' mean over all of their tokens."""
@@ -61,7 +68,7 @@ def _opening(pair: TokenPair) -> TokenPair:
     return TokenPair(pair.prompt, pair.chosen[:1], pair.rejected[:1])
 
 
-def _stacked(pairs: list[TokenPair], rows: int, reads: Reads) -> Batch:
+def _stacked(pairs: Sequence[TokenPair], rows: int, reads: Reads) -> Batch:
     examples = [Example(str(i), DOMINANT, None, pair) for i, pair in enumerate(pairs)]
     order = np.arange(len(pairs)).reshape(-1, rows).tolist()
     return stacked(examples, order, reads, Reads())
@@ -77,6 +84,17 @@ def _answered(params: Params, batches: Batch) -> tuple[Array, Array, Array]:
         compliance = pair.rejected
         assert compliance.count_B is not None
         return pair.chosen.mean_logp_B, compliance.mean_logp_B, compliance.sum_logp_B.sum() / compliance.count_B.sum()
+
+    return jax.lax.map(one, batches)
+
+
+@jax.jit
+def _summed(params: Params, batches: Batch) -> tuple[Array, Array]:
+    """Log-probabilities of chosen and rejected answers, (batches, B) each."""
+
+    def one(batch: Batch) -> tuple[Array, Array]:
+        pair = _score(params, batch, LIKELY)
+        return pair.chosen.sum_logp_B, pair.rejected.sum_logp_B
 
     return jax.lax.map(one, batches)
 
