@@ -45,11 +45,12 @@ def make_measure(world: World, seed: int, count: int = REQUESTS) -> Measure:
     return measure
 
 
-def answer_logps(params: Params, pairs: Sequence[TokenPair], rows: int) -> np.ndarray:
-    """log p(answer | prompt) of both answers, nats, summed over tokens: f32 [N, 2]. `rows`, which divides N, are scored at a
-    time."""
-    found = jax.device_get(_summed(params, _stacked(pairs, rows, LIKELY)))
-    return np.stack([logp.reshape(-1) for logp in found], axis=1)
+def implicit_rewards(params: Params, base: Params, pairs: Sequence[TokenPair], together: int) -> np.ndarray:
+    """log p_params(answer | prompt) - log p_base(answer | prompt) of both answers of each pair, summed over tokens, nats: f32
+    [N, 2]. Pairs are scored `together` at a time, which divides N."""
+    batches = _stacked(pairs, together, LIKELY)
+    own, before = (jax.device_get(_summed(of, batches)) for of in (params, base))
+    return np.stack([(now - then).reshape(-1) for now, then in zip(own, before, strict=True)], axis=1)
 
 
 def _numbers(safe: bool, opening: bool, refusal_B: np.ndarray, compliance_B: np.ndarray, logp: float) -> dict[str, float]:
