@@ -155,13 +155,13 @@ def translation_logps(world: World, language: str, answer: np.ndarray, reference
 
 
 def best_and_worst(prompts: Sequence[np.ndarray], samples: Samples, score_NK: np.ndarray) -> dict[int, TokenPair]:
-    """Request -> its best sample before its worst. A request has no pair where all samples have the same score or where the two
-    are the same."""
+    """Request -> its best sample before its worst. A request has no pair where the two are the same text, as they are where all
+    samples have the same score."""
     pairs = {}
     for i, (prompt, score_K) in enumerate(zip(prompts, score_NK, strict=True)):
         best, worst = pair_of(score_K)
         assert best is not None, "without a bound there is a best sample"
-        if score_K[best] > score_K[worst] and not np.array_equal(samples[i][best], samples[i][worst]):
+        if not np.array_equal(samples[i][best], samples[i][worst]):
             pairs[i] = TokenPair(prompt, samples[i][best], samples[i][worst])
     return pairs
 

@@ -98,9 +98,10 @@ def test_a_reward_is_a_sum_over_all_tokens(two_models):
     prompt = WORLD.prompt(DOMINANT, UNSAFE)
     longer = np.append(prompt, first[:1])
     pairs = [TokenPair(prompt, first, second), TokenPair(prompt, first[:1], second[:1]), TokenPair(longer, first[1:], first[:1])]
-    reward_N2 = implicit_rewards(*two_models, pairs, 3)
+    model, base = two_models
+    reward_N2 = implicit_rewards(model, base, pairs, 3)
     assert reward_N2[0, 0] == pytest.approx(reward_N2[1, 0] + reward_N2[2, 0], abs=1e-3)
-    assert reward_N2 == pytest.approx(-implicit_rewards(*two_models[::-1], pairs, 1), abs=1e-3)
+    assert reward_N2 == pytest.approx(-implicit_rewards(base, model, pairs, 1), abs=1e-3)
     assert abs(reward_N2).min() > 0.01
 
 
@@ -135,14 +136,18 @@ def test_the_command_writes_its_results(tmp_path, monkeypatch):
         study, folder = parse(argv)
         return dataclasses.replace(study, prompts=16, requests=2, base_updates=60), folder
 
+    few = ("aligned", "icr_1", "dpo", "dpo_nll_lidr", "mpo_mapo")
     monkeypatch.setattr(own_data, "parse", tiny)
+    monkeypatch.setattr(own_data, "ARMS", {name: own_data.ARMS[name] for name in few})
+    monkeypatch.setattr(own_data, "RATES", (1e-4, 2e-4))
     own_data.main(["--seeds=1", f"--out={tmp_path}"])
-    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
-    assert [run["method"] for run in runs] == ["base", *own_data.ARMS]
-    assert len({json.dumps(run["values"]) for run in runs}) == len(runs), "each arm changes something"
-    found = {run["method"]: run["values"] for run in runs}
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert [run["method"] for run in kept["runs"]] == ["base", *few]
+    assert all(kept["grids"][name].keys() == {"0.0001", "0.0002"} for name in few)
+    assert len({json.dumps(run["values"]) for run in kept["runs"]}) == 1 + len(few), "each arm changes something"
+    found = {run["method"]: run["values"] for run in kept["runs"]}
     assert found["icr_1"]["rows"] > found["dpo"]["rows"] == 6 * 16, "samples of the dominant language are rows too"
-    assert found["dpo"]["right"] == found["dpo_nll_both_kinds"]["right"] == 1
+    assert found["dpo"]["right"] == 1
     tables = (tmp_path / "tables.md").read_text()
     assert "Accuracy of the implicit reward" in tables and "`mpo_mapo`" in tables and (tmp_path / "safety.png").is_file()
 
