@@ -1,6 +1,6 @@
 """How far does preference data from one's own model carry in the small world? Implicit rewards, LIDR's pairs and MAPO's.
 
-    JAX_PLATFORMS=cpu python -m mpo_jax.experiments.own_data [--seeds 3] [--out FOLDER]
+    JAX_PLATFORMS=cpu python -m mpo_jax.experiments.own_data [--seeds 5] [--out FOLDER]
 
 Three questions on the base models of `experiments.transfer`. Does the implicit reward of a model aligned in the dominant language
 alone tell right answers in other languages? What do two rounds of Implicit Cross-Lingual Rewarding (arXiv:2503.04647) make of
@@ -222,7 +222,7 @@ def parse(argv: list[str]) -> tuple[Study, Path]:
     """Errors: no seed; a folder that is none."""
     about = "Trains models of a small world of seven languages on preference data that they have made themselves."
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.experiments.own_data", description=about)
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds to report (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds to report (default: %(default)s)")
     parser.add_argument(
         "--out", default="runs/own_data", help="folder for results.json, tables.md and plots (default: %(default)s)"
     )
