@@ -58,7 +58,7 @@ def answers(
             asked += [Request(prompt, sample, 0, prompt.messages, f"{language}/{i}/{sample}") for sample in range(samples)]
     with jax.set_mesh(engine.mesh):
         weights = placed(MODEL, params, engine.mesh, jnp.float32, consume=False)
-    found = {(one.prompt.language, one.prompt.id, one.sample): np.zeros(0, np.int32) for one in asked}
+    found: dict[tuple[str, str, int], np.ndarray] = {}
     with engine.holding(weights):
         for request, response in engine.respond(asked):
             assert response.tokens is not None
