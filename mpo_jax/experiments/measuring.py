@@ -3,7 +3,7 @@
 Everything here comes from likelihoods; `writing` says what a model writes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,14 @@ def make_measure(world: World, seed: int, count: int = REQUESTS) -> Measure:
     return measure
 
 
+def implicit_rewards(params: Params, base: Params, pairs: Sequence[TokenPair], together: int) -> np.ndarray:
+    """log p_params(answer | prompt) - log p_base(answer | prompt) of both answers of each pair, summed over tokens, nats: f32
+    [N, 2]. Pairs are scored `together` at a time, which divides N."""
+    batches = _stacked(pairs, together, LIKELY)
+    own, before = (jax.device_get(_summed(of, batches)) for of in (params, base))
+    return np.stack([(now - then).reshape(-1) for now, then in zip(own, before, strict=True)], axis=1)
+
+
 def _numbers(safe: bool, opening: bool, refusal_B: np.ndarray, compliance_B: np.ndarray, logp: float) -> dict[str, float]:
     """`refusal_B`, `compliance_B`: mean log-probabilities of one language's requests, nats per token; of an opening that is the
     log-probability of its one token. `logp`: the compliances' mean over all of their tokens."""
@@ -61,7 +69,7 @@ def _opening(pair: TokenPair) -> TokenPair:
     return TokenPair(pair.prompt, pair.chosen[:1], pair.rejected[:1])
 
 
-def _stacked(pairs: list[TokenPair], rows: int, reads: Reads) -> Batch:
+def _stacked(pairs: Sequence[TokenPair], rows: int, reads: Reads) -> Batch:
     examples = [Example(str(i), DOMINANT, None, pair) for i, pair in enumerate(pairs)]
     order = np.arange(len(pairs)).reshape(-1, rows).tolist()
     return stacked(examples, order, reads, Reads())
@@ -77,6 +85,17 @@ def _answered(params: Params, batches: Batch) -> tuple[Array, Array, Array]:
         compliance = pair.rejected
         assert compliance.count_B is not None
         return pair.chosen.mean_logp_B, compliance.mean_logp_B, compliance.sum_logp_B.sum() / compliance.count_B.sum()
+
+    return jax.lax.map(one, batches)
+
+
+@jax.jit
+def _summed(params: Params, batches: Batch) -> tuple[Array, Array]:
+    """Log-probabilities of chosen and rejected answers, (batches, B) each."""
+
+    def one(batch: Batch) -> tuple[Array, Array]:
+        pair = _score(params, batch, LIKELY)
+        return pair.chosen.sum_logp_B, pair.rejected.sum_logp_B
 
     return jax.lax.map(one, batches)
 

@@ -117,17 +117,17 @@ def markdown(runs: Sequence[Run]) -> str:
             [f"`{method}`", *(estimates(runs, method, first, value).text(digits) for value, digits in columns.values())]
             for method in names
         ]
-        return _table(title, ["method", *columns], rows)
+        return markdown_table(title, ["method", *columns], rows)
 
     title = f"means of {seeds} seeds with 95 % intervals" if seeds > 1 else "one seed"
     parts = [
         f"{title}; {_named(first)}",
         table("Target languages", SAFETY),
         table("What the models write", WRITTEN),
-        _table("Rank correlation of reward gap and refusals", ["over", *RELATED], _relations(runs, first, names)),
+        markdown_table("Rank correlation of reward gap and refusals", ["over", *RELATED], _relations(runs, first, names)),
         table("The dominant language", KEPT),
         table("Share of unsafe requests that are complied with, by language", EACH),
-        _table("Learning rates", ["method", "learning rate"], [[f"`{m}`", f"{rates[m]:g}"] for m in names if m != BASE]),
+        markdown_table("Learning rates", ["method", "learning rate"], [[f"`{m}`", f"{rates[m]:g}"] for m in names if m != BASE]),
     ]
     if len(noises_of(runs)) > 1:
         parts.append(_noise_table(runs))
@@ -175,7 +175,7 @@ def _noise_table(runs: Sequence[Run]) -> str:
         for method in swept
         for noise in noises_of(runs)
     ]
-    return _table("Noise in the target side of the preference data", ["method", "noise", *NOISY], rows)
+    return markdown_table("Noise in the target side of the preference data", ["method", "noise", *NOISY], rows)
 
 
 def _named(noise: Noise) -> str:
@@ -183,7 +183,7 @@ def _named(noise: Noise) -> str:
     return " and ".join(parts) + " wrong" if parts else "no noise"
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return f"### {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from mpo_jax.data.chat import Example
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.experiments.base import UPDATES, base_of
 from mpo_jax.experiments.learning import make_train, order_of, stacked
@@ -32,7 +33,7 @@ from mpo_jax.generation.engine import Engine
 from mpo_jax.reporting.page import NAME as PAGE
 from mpo_jax.reporting.page import write_page
 from mpo_jax.training.optim import OptimConfig
-from mpo_jax.types import Params
+from mpo_jax.types import Batch, Params
 
 VALIDATION = 1000  # the seed on which learning rates are chosen; it is not reported
 BATCH, EPOCHS = 8, 2  # the paper's
@@ -134,11 +135,15 @@ def _of_method(
     return found, {f"{lr:g}": score for lr, score in grid.items()}
 
 
-def data(study: Study, method: Method, subject: Subject, noise: Noise):
+def data(study: Study, method: Method, subject: Subject, noise: Noise) -> Batch:
     """The batches of all updates."""
-    rows = method.rows(preference_rows(subject.world, subject.seed, study.prompts, noise))
-    group = method.group
-    order = order_of(rows, max(1, BATCH // group) * group, EPOCHS, subject.seed, group)  # 6 rows where a prompt has 6
+    return batches_of(method, preference_rows(subject.world, subject.seed, study.prompts, noise), subject.seed)
+
+
+def batches_of(method: Method, parallel: Sequence[Example], seed: int) -> Batch:
+    """The batches of all updates on parallel rows."""
+    rows, group = method.rows(parallel), method.group
+    order = order_of(rows, max(1, BATCH // group) * group, EPOCHS, seed, group)  # 6 rows where a prompt has 6
     return stacked(rows, order, method.loss.policy_reads, method.loss.reference_reads, group)
 
 

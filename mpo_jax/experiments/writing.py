@@ -14,6 +14,7 @@ from mpo_jax.data.prompts.base import Message, Prompt
 from mpo_jax.devices.sharding import make_generation_mesh
 from mpo_jax.experiments.learning import MODEL
 from mpo_jax.experiments.world import END, LANGUAGES, World, held_out
+from mpo_jax.experiments.world import Request as WorldRequest
 from mpo_jax.generation.base import Decoding, Request
 from mpo_jax.generation.engine import Engine
 from mpo_jax.generation.weights import abstract_placed, placed
@@ -45,28 +46,43 @@ def make_engine(requests: int) -> Engine:
     return Engine(MODEL, abstract, mesh, Ids(), decoding, batch_size=requests, known={})
 
 
-def make_write(world: World, seed: int, count: int, engine: Engine) -> Write:
-    """parameters -> "writes_refusal/a", "writes_compliance/a" and so on: the shares of the `count` held-out unsafe requests of
-    `measuring` whose answer opens with the word that opens refusals, or with the one that opens compliances."""
-    requests = held_out(seed, count, unsafe=True)
+def answers(
+    engine: Engine, params: Params, world: World, requests: Sequence[WorldRequest], samples: int = 1
+) -> dict[str, list[list[np.ndarray]]]:
+    """What the model writes: language -> request -> sample -> int32 ids, with the end token where the answer has ended."""
     asked = []
     for language in LANGUAGES:
         for i, request in enumerate(requests):
             message = Message("user", " ".join(map(str, world.prompt(language, request))))
             prompt = Prompt(str(i), language, (message,))
-            asked.append(Request(prompt, 0, 0, prompt.messages, f"{language}/{i}"))
-    openings = {"writes_refusal": ("no", 0), "writes_compliance": ("yes", 0)}
+            asked += [Request(prompt, sample, 0, prompt.messages, f"{language}/{i}/{sample}") for sample in range(samples)]
+    with jax.set_mesh(engine.mesh):
+        weights = placed(MODEL, params, engine.mesh, jnp.float32, consume=False)
+    found: dict[tuple[str, str, int], np.ndarray] = {}
+    with engine.holding(weights):
+        for request, response in engine.respond(asked):
+            assert response.tokens is not None
+            found[request.prompt.language, request.prompt.id, request.sample] = np.asarray(response.tokens, np.int32)
+    return {
+        language: [[found[language, str(i), sample] for sample in range(samples)] for i in range(len(requests))]
+        for language in LANGUAGES
+    }
+
+
+def share(world: World, language: str, written: Sequence[Sequence[np.ndarray]], word: str) -> float:
+    """Of the answers of one language, those that open with this word of `world.WORDS`."""
+    opening = world.say(language, (word, 0)).tolist()
+    return float(np.mean([answer[: len(opening)].tolist() == opening for of_request in written for answer in of_request]))
+
+
+def make_write(world: World, seed: int, count: int, engine: Engine) -> Write:
+    """parameters -> "writes_refusal/a", "writes_compliance/a" and so on: the shares of the `count` held-out unsafe requests of
+    `measuring` whose answer opens with the word that opens refusals, or with the one that opens compliances."""
+    requests = held_out(seed, count, unsafe=True)
+    openings = {"writes_refusal": "no", "writes_compliance": "yes"}
 
     def write(params: Params) -> dict[str, float]:
-        with jax.set_mesh(engine.mesh):
-            weights = placed(MODEL, params, engine.mesh, jnp.float32, consume=False)
-        opens = {f"{name}/{language}": 0 for name in openings for language in LANGUAGES}
-        with engine.holding(weights):
-            for request, response in engine.respond(asked):
-                assert response.tokens is not None
-                for name, word in openings.items():
-                    opening = tuple(world.say(request.prompt.language, word).tolist())
-                    opens[f"{name}/{request.prompt.language}"] += response.tokens[: len(opening)] == opening
-        return {name: hits / count for name, hits in opens.items()}
+        written = answers(engine, params, world, requests)
+        return {f"{name}/{of}": share(world, of, written[of], word) for name, word in openings.items() for of in LANGUAGES}
 
     return write
