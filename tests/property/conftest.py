@@ -9,5 +9,5 @@ from hypothesis import settings
 
 common = {"deadline": None, "derandomize": True, "print_blob": False}
 settings.register_profile("quick", max_examples=300, **common)
-settings.register_profile("thorough", max_examples=10_000, **common)
+settings.register_profile("thorough", max_examples=5_000, **common)
 settings.load_profile(os.environ.get("EXAMPLES", "quick"))
