@@ -1,4 +1,4 @@
-"""How many examples does a property get? A few hundred in `make test`, ten thousand in `make test-slow`, the same every time.
+"""How many examples does a property get? A few hundred in `make test`, five thousand in `make test-slow`, the same every time.
 
 A red run says which input it was: keep that as an `@example` beside the fix.
 """
