@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mpo_jax.data.chat_format import TEMPLATES
 from mpo_jax.data.conversation import Conversation
 from mpo_jax.data.prompts.registry import read_prompts
 from mpo_jax.devices import processes
@@ -22,13 +21,13 @@ from mpo_jax.editing.layer_edit import GATE_TARGETS, EditConfig
 from mpo_jax.editing.low_rank import Penalty
 from mpo_jax.editing.mlp_inputs import POSITIONS, Forward
 from mpo_jax.editing.neurons import Thresholds
-from mpo_jax.editing.stages import Edit, by_language
+from mpo_jax.editing.stages import Edit, by_language, digest
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.files import hub
 from mpo_jax.files.digests import fingerprint, sampled
-from mpo_jax.files.paths import path_of
+from mpo_jax.files.paths import output_folder, path_of
 from mpo_jax.models.families.registry import build
-from mpo_jax.types import DTYPES
+from mpo_jax.reward_gap import add_forward
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,29 +40,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="a folder for the edited model and what is known of its neurons")
     parser.add_argument("--inputs", help="the inputs of an earlier run, its OUT/inputs (default: OUT/inputs)")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each kind and language")
+    parser.add_argument(
+        "--position", choices=POSITIONS, default="last_prompt", help="which state stands for a prompt (default: %(default)s)"
+    )
     add_forward(parser)
     add_edit(parser)
     processes.add_options(parser)
     args = parser.parse_args(argv)
     with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():
         run(args)
-
-
-def add_forward(parser: argparse.ArgumentParser) -> None:
-    """The options of the forward pass."""
-    options = parser.add_argument_group("forward pass")
-    options.add_argument(
-        "--template",
-        choices=TEMPLATES,
-        default="authors",
-        help="authors: the chat format of MPO's authors for this family; hf: the tokenizer's own (default: %(default)s)",
-    )
-    options.add_argument(
-        "--position", choices=POSITIONS, default="last_prompt", help="which state stands for a prompt (default: %(default)s)"
-    )
-    options.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype of the forward pass (default: %(default)s)")
-    options.add_argument("--fsdp", type=int, default=-1, help="number of devices that shard the parameters (default: all others)")
-    options.add_argument("--tensor", type=int, default=1, help="number of devices that split each layer (default: %(default)s)")
 
 
 def add_edit(parser: argparse.ArgumentParser) -> None:
@@ -101,9 +86,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             f"--languages {args.languages} names a language twice, or the dominant one, '{args.dominant}': leave it out."
         )
-    output = path_of(args.output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is a file: give a folder.")
+    output = output_folder(args.output)
     harmful, harmless = (read_prompts(file, languages=languages, limit=args.limit) for file in (args.harmful, args.harmless))
     asked = by_language(harmful, harmless, languages)
     model_dir = hub.resolve(args.model)
@@ -116,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     }
     settings = {
         "model": fingerprint(sampled(model_dir, hub.ALL_FILES)),
-        "prompts": {kind: {language: [p.id for p in prompts] for language, prompts in of.items()} for kind, of in asked.items()},
+        "prompts": {kind: {language: digest(ids) for language, ids in of.items()} for kind, of in tokens.items()},
         "languages": languages,
         "chat": conversation.settings,
         "position": args.position,

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 
-from mpo_jax.data.chat_format import TEMPLATES
 from mpo_jax.data.prompts.registry import read_prompts
 from mpo_jax.data.rows import Row, read_rows
 from mpo_jax.devices import processes
@@ -27,15 +26,13 @@ from mpo_jax.evaluation.representation.picture import plot_layers, plot_planes
 from mpo_jax.evaluation.representation.states import POSITIONS, exchanges_of, states_of
 from mpo_jax.evaluation.representation.table import as_json, format_lines, separation_table
 from mpo_jax.files.json_files import write_json
-from mpo_jax.files.paths import path_of
-from mpo_jax.types import DTYPES
+from mpo_jax.files.paths import output_folder, path_of
+from mpo_jax.reward_gap import add_forward, add_models, compared
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mpo_jax.represent", description="Pictures and measures a model's states.")
-    parser.add_argument("--model", required=True, help="a folder, or a Hugging Face hub name as user/name[@revision]")
-    parser.add_argument("--compare", help="a second model, measured on the same rows")
-    parser.add_argument("--adapter", help="a LoRA adapter of --compare, or of --model alone; a folder as PEFT saves it")
+    add_models(parser)
     parser.add_argument("--data", help="rows as for training: a file, or a Hugging Face data set")
     parser.add_argument("--prompts", help="instead: a file of prompts, the same ids in every language")
     parser.add_argument("--safe", metavar="FILE", help="with --prompts: a JSON object, language -> a safe answer")
@@ -48,19 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--layers", action="store_true", help="the numbers of every layer too")
     parser.add_argument("--seed", type=int, default=0, help="which prompts the probe is trained on (default: %(default)s)")
-    parser.add_argument(
-        "--template",
-        choices=TEMPLATES,
-        default="authors",
-        help="authors: the chat format of MPO's authors for this family; hf: the tokenizer's own (default: %(default)s)",
-    )
+    parser.add_argument("--allow-empty-prompt", action="store_true", help="accept rows with an empty prompt")
+    add_forward(parser)
     parser.add_argument(
         "--max-length", type=int, default=1024, help="most tokens of prompt and answer together (default: %(default)s)"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype of the computation (default: %(default)s)")
-    parser.add_argument("--fsdp", type=int, default=-1, help="number of devices that shard the parameters (default: all others)")
-    parser.add_argument("--tensor", type=int, default=1, help="number of devices that split each layer (default: %(default)s)")
-    parser.add_argument("--allow-empty-prompt", action="store_true", help="accept rows with an empty prompt")
     processes.add_options(parser)
     args = parser.parse_args(argv)
     with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():
@@ -69,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """What the command does, in each of its processes. Errors: those of the models, the data and the mesh."""
-    output = path_of(args.output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is a file: give a folder.")
+    output = output_folder(args.output)
     rows = rows_of(args)
     dominant = {row.source.language for row in rows if row.source is not None}
     if len(dominant) != 1:
@@ -80,14 +67,12 @@ def run(args: argparse.Namespace) -> None:
             f"{args.data or args.prompts} has {found}: give rows with one dominant language, which the probe learns from."
         )
     exchanges = exchanges_of(rows)
-    names = {"before": args.model, "after": args.compare} if args.compare else {"model": args.model}
-    adapters = dict.fromkeys(names) | {list(names)[-1]: args.adapter}
     mesh = make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
     given = {"template": args.template, "max_length": args.max_length, "dtype": args.dtype, "position": args.position}
     with jax.set_mesh(mesh):
         states = {
-            label: states_of(name, rows, exchanges, mesh=mesh, layers=args.layers, adapter=adapters[label], **given)
-            for label, name in names.items()
+            label: states_of(name, rows, exchanges, mesh=mesh, layers=args.layers, adapter=adapter, **given)
+            for label, (name, adapter) in compared(args).items()
         }
     if not processes.first():
         return

@@ -24,7 +24,7 @@ from mpo_jax.data.prompts.registry import read_prompts
 from mpo_jax.devices import processes
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.evaluation.safety.stages import MODELS, STAGES, Study
-from mpo_jax.files.paths import path_of
+from mpo_jax.files.paths import output_folder, path_of
 from mpo_jax.generation.base import Decoding, Responder
 from mpo_jax.generation.patience import Patience
 from mpo_jax.generation.run import Summary, generate
@@ -84,9 +84,7 @@ def run(args: argparse.Namespace) -> None:
     """What the command does, in each of its processes. Errors: those of its parts; options that contradict each other."""
     stages = STAGES if args.stage is None else (args.stage,)
     check(args, stages)
-    output, recording = path_of(args.output), recording_of(args)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is a file: give a folder.")
+    output, recording = output_folder(args.output), recording_of(args)
     with contextlib.nullcontext() if recording is None else contextlib.closing(recording):
         translate = translators.Given(asked(args, "translate", recording), args.translate_prompt, recording)
         given = judges.Given(asked(args, "judge", recording), args.judge_prompt, most=args.judge_tokens)

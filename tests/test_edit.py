@@ -167,3 +167,24 @@ def test_prompts_that_are_not_parallel_are_named(given, tmp_path, capsys):
     with pytest.raises(SystemExit):
         edit.main([*options, *SETTINGS, "--output", str(tmp_path / "out")])
     assert "'p3' is missing in 'ko'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["harmful", "harmless"])
+def test_inputs_of_prompts_that_say_something_else_are_refused(given, edited, tmp_path, capsys, file):
+    """The ids are the same, one text is not."""
+    lines = prompts(RISKY if file == "harmful" else PLAIN)
+    lines[0]["prompt"] += "?"
+    write_lines(tmp_path / "changed.jsonl", lines)
+    at = given.index(f"--{file}")
+    options = [*given[:at], f"--{file}", str(tmp_path / "changed.jsonl"), *given[at + 2 :], "--inputs", str(edited / "inputs")]
+    with pytest.raises(SystemExit):
+        edit.main([*options, *SETTINGS, "--output", str(tmp_path / "out")])
+    assert f"belongs to other settings (prompts.{file} was" in capsys.readouterr().err
+
+
+def test_inputs_that_are_no_folder_of_inputs_are_a_sentence(given, tmp_path, capsys):
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs" / "settings.json").write_text("{")
+    with pytest.raises(SystemExit):
+        edit.main([*given, *SETTINGS, "--output", str(tmp_path / "out"), "--inputs", str(tmp_path / "inputs")])
+    assert "settings.json is not JSON" in capsys.readouterr().err

@@ -9,6 +9,7 @@ The forward pass needs the model's products, on a slice perhaps; the edits need 
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,12 @@ def by_language(harmful: Sequence[Prompt], harmless: Sequence[Prompt], languages
             if len(prompts) < 2:
                 raise InputError(f"There are {len(prompts)} {kind} prompts in '{language}': give at least two of each language.")
     return asked
+
+
+def digest(prompts: Sequence[np.ndarray]) -> str:
+    """Of the tokens of prompts, in their order, and how many these are."""
+    named = hashlib.blake2b(b"".join(len(ids).to_bytes(8, "little") + ids.tobytes() for ids in prompts), digest_size=8)
+    return f"{len(prompts)} with digest {named.hexdigest()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +177,11 @@ class Edit:
 def _prepare(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "settings.json"
     if path.is_file():
-        found = differences(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings)))
-        if found:
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON ({error}): give another --output, or --inputs.") from None
+        if found := differences(kept, json.loads(json.dumps(settings))):
             raise InputError(f"{folder} belongs to other settings ({'; '.join(found)}): give another --output, or --inputs.")
         return
     folder.mkdir(parents=True, exist_ok=True)

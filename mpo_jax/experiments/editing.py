@@ -7,7 +7,6 @@ the same held-out requests. Harmful prompts: the unsafe requests of the preferen
 same objects. docs/experiments.md has the results.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -22,10 +21,11 @@ from mpo_jax.data.packing import pack_prompts
 from mpo_jax.editing.layer_edit import EditConfig, Inputs, MatrixEdit, edit_layer
 from mpo_jax.editing.neurons import overlap
 from mpo_jax.errors import InputError, one_sentence
+from mpo_jax.experiments.command_line import folder_of, study_parser
 from mpo_jax.experiments.learning import MODEL, make_train
 from mpo_jax.experiments.methods import METHODS
-from mpo_jax.experiments.results import BASE, Run, balance, markdown, plot
-from mpo_jax.experiments.transfer import COST_OF_A_BASE, VALIDATION, Study, Subject, data, subject_of
+from mpo_jax.experiments.results import BASE, Run, markdown, plot
+from mpo_jax.experiments.transfer import COST_OF_A_BASE, VALIDATION, Study, Subject, data, rates_tried, subject_of
 from mpo_jax.experiments.world import LANGUAGES, PAD, Noise, World, harmless, unsafe_requests
 from mpo_jax.experiments.writing import make_engine
 from mpo_jax.files.json_files import write_json
@@ -68,11 +68,7 @@ def carry_out(study: Study, ranks: Sequence[Rank], folder: Path) -> tuple[list[R
             bar.update()
 
         validation = subject_of(study, VALIDATION, folder, engine, bar)
-        grid = {}
-        for lr in method.grid:
-            grid[lr] = balance(validation.likelihoods(aligned(validation, lr)))
-            bar.update()
-        best = max(grid, key=lambda lr: grid[lr])
+        best, _ = rates_tried(study, method, train, validation, bar.update)
         for seed in range(study.seeds):
             subject = subject_of(study, seed, folder, engine, bar)
             for name, params, lr in ((BASE, subject.base, 0.0), (METHOD, aligned(subject, best), best)):
@@ -122,21 +118,13 @@ def _activated(x: np.ndarray) -> np.ndarray:
 def parse(argv: list[str]) -> tuple[Study, list[Rank], Path]:
     """Errors: no seed; ranks that are none."""
     about = "Edits models of a small world of seven languages without training, before and after multilingual reward-gap MPO."
-    parser = argparse.ArgumentParser(prog="python -m mpo_jax.experiments.editing", description=about)
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds to report (default: %(default)s)")
+    parser = study_parser("editing", about)
     parser.add_argument("--ranks", default="1,2,4,full", help="of the edits, separated by commas (default: %(default)s)")
-    parser.add_argument(
-        "--out", default="runs/editing", help="folder for results.json, tables.md and plots (default: %(default)s)"
-    )
     given = parser.parse_args(argv)
     ranks = given.ranks.split(",")
     if not all(rank == "full" or (rank.isdigit() and int(rank) > 0) for rank in ranks):
         raise InputError(f"--ranks={given.ranks}: write numbers above 0 or 'full', separated by commas, as in 1,4,full.")
-    if given.seeds < 1:
-        raise InputError(f"--seeds={given.seeds} must be at least 1, and at least 2 for intervals.")
-    if "://" in given.out:
-        raise InputError(f"--out={given.out} is not a local folder: give one, since a study cannot write to a bucket.")
-    return Study([METHOD], [], given.seeds, [Noise()]), [None if r == "full" else int(r) for r in ranks], Path(given.out)
+    return Study([METHOD], [], given.seeds, [Noise()]), [None if r == "full" else int(r) for r in ranks], folder_of(given)
 
 
 if __name__ == "__main__":

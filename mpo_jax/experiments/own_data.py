@@ -9,7 +9,6 @@ made as in Language Imbalance Driven Rewarding (arXiv:2410.08964) and in MAPO (a
 results.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +20,8 @@ from tqdm import tqdm
 
 from mpo_jax import losses
 from mpo_jax.data.chat import Example
-from mpo_jax.errors import InputError, one_sentence
+from mpo_jax.errors import one_sentence
+from mpo_jax.experiments.command_line import folder_of, study_parser
 from mpo_jax.experiments.learning import make_train
 from mpo_jax.experiments.measuring import implicit_rewards
 from mpo_jax.experiments.methods import METHODS, Method
@@ -221,17 +221,9 @@ def _accuracy_table(runs: Sequence[Run]) -> str:
 def parse(argv: list[str]) -> tuple[Study, Path]:
     """Errors: no seed; a folder that is none."""
     about = "Trains models of a small world of seven languages on preference data that they have made themselves."
-    parser = argparse.ArgumentParser(prog="python -m mpo_jax.experiments.own_data", description=about)
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds to report (default: %(default)s)")
-    parser.add_argument(
-        "--out", default="runs/own_data", help="folder for results.json, tables.md and plots (default: %(default)s)"
-    )
+    parser = study_parser("own_data", about)
     given = parser.parse_args(argv)
-    if given.seeds < 1:
-        raise InputError(f"--seeds={given.seeds} must be at least 1, and at least 2 for intervals.")
-    if "://" in given.out:
-        raise InputError(f"--out={given.out} is not a local folder: give one, since a study cannot write to a bucket.")
-    return Study([], [], given.seeds, [NOISE]), Path(given.out)
+    return Study([], [], given.seeds, [NOISE]), folder_of(given)
 
 
 if __name__ == "__main__":

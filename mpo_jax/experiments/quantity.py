@@ -7,7 +7,6 @@ with all of them, at the learning rate that is best with the most. The other hal
 `--noise` of `experiments.transfer`. docs/experiments.md has the results.
 """
 
-import argparse
 import dataclasses
 import math
 import sys
@@ -18,10 +17,11 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from mpo_jax.errors import InputError, check_choice, one_sentence
+from mpo_jax.experiments.command_line import folder_of, study_parser
 from mpo_jax.experiments.learning import make_train
 from mpo_jax.experiments.methods import METHODS
-from mpo_jax.experiments.results import BASE, SAFETY, WRITTEN, Estimate, Run, balance, estimates, markdown_table
-from mpo_jax.experiments.transfer import COST_OF_A_BASE, VALIDATION, Study, data, subject_of
+from mpo_jax.experiments.results import BASE, SAFETY, WRITTEN, Estimate, Run, estimates, markdown_table
+from mpo_jax.experiments.transfer import COST_OF_A_BASE, VALIDATION, Study, data, rates_tried, subject_of
 from mpo_jax.experiments.world import HELD_OUT_ACTIONS, HELD_OUT_OBJECTS, OBJECTS, UNSAFE, Noise
 from mpo_jax.experiments.writing import make_engine
 from mpo_jax.files.json_files import write_json
@@ -64,14 +64,9 @@ def carry_out(study: Study, counts: Sequence[int], folder: Path) -> list[Sized]:
         runs += [Sized(0, Run(BASE, one.seed, noise, 0.0, one.values(one.base))) for one in reported]
         for name in study.methods:
             bar.set_description(name)
-            method, grid = METHODS[name], {}
-            train = make_train(method.loss, OptimConfig())
+            method, train = METHODS[name], make_train(METHODS[name].loss, OptimConfig())
             most = dataclasses.replace(study, prompts=max(counts))
-            for lr in method.grid:
-                tried = train(validation.base, jnp.float32(lr), data(most, method, validation, noise))
-                grid[lr] = balance(validation.likelihoods(tried))
-                bar.update()
-            best = max(grid, key=lambda lr: grid[lr])
+            best, _ = rates_tried(most, method, train, validation, bar.update)
             for count in counts:
                 of = dataclasses.replace(study, prompts=count)
                 for one in reported:
@@ -116,13 +111,9 @@ def _estimate(runs: Sequence[Sized], name: str, prompts: int, column: str) -> Es
 def parse(argv: list[str]) -> tuple[Study, list[int], Path]:
     """Errors: no seed; an unknown method; numbers of requests that are none, or that the world does not have."""
     about = "Trains methods on more and more preference data of a small world of seven languages."
-    parser = argparse.ArgumentParser(prog="python -m mpo_jax.experiments.quantity", description=about)
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds to report (default: %(default)s)")
+    parser = study_parser("quantity", about)
     parser.add_argument("--methods", default="mpo,dpo,sft", help="names separated by commas (default: %(default)s)")
     parser.add_argument("--prompts", default="10,25,50,100", help="numbers of requests (default: %(default)s)")
-    parser.add_argument(
-        "--out", default="runs/quantity", help="folder for results.json, tables.md and a plot (default: %(default)s)"
-    )
     given = parser.parse_args(argv)
     methods, counts = given.methods.split(","), given.prompts.split(",")
     for name in methods:
@@ -131,11 +122,7 @@ def parse(argv: list[str]) -> tuple[Study, list[int], Path]:
         raise InputError(
             f"--prompts={given.prompts}: write distinct numbers from 2 to {MOST}, separated by commas, as in 10,100."
         )
-    if given.seeds < 1:
-        raise InputError(f"--seeds={given.seeds} must be at least 1, and at least 2 for intervals.")
-    if "://" in given.out:
-        raise InputError(f"--out={given.out} is not a local folder: give one, since a study cannot write to a bucket.")
-    return Study(methods, [], given.seeds, [Noise()]), sorted(map(int, counts)), Path(given.out)
+    return Study(methods, [], given.seeds, [Noise()]), sorted(map(int, counts)), folder_of(given)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ Each method trains it on the same preference data and is measured on held-out re
 gives the same numbers.
 """
 
-import argparse
 import dataclasses
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -21,7 +20,8 @@ from tqdm import tqdm
 from mpo_jax.data.chat import Example
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.experiments.base import UPDATES, base_of
-from mpo_jax.experiments.learning import make_train, order_of, stacked
+from mpo_jax.experiments.command_line import folder_of, study_parser
+from mpo_jax.experiments.learning import Train, make_train, order_of, stacked
 from mpo_jax.experiments.measuring import REQUESTS, Measure, make_measure
 from mpo_jax.experiments.methods import METHODS, SWEPT, Method
 from mpo_jax.experiments.results import BASE, Run, balance, markdown, plot
@@ -115,23 +115,28 @@ def subject_of(study: Study, seed: int, folder: Path, engine: Engine, bar: tqdm)
     return Subject(seed, world, base, measure, make_write(world, seed, study.requests, engine))
 
 
+def rates_tried(
+    study: Study, method: Method, train: Train, validation: Subject, done: Callable[[], object]
+) -> tuple[float, dict[float, float]]:
+    """(the best rate of a method's grid, rate -> the balance on the validation seed, without noise). `done` hears of each run."""
+    grid, batches = {}, data(study, method, validation, study.noises[0])
+    for lr in method.grid:
+        grid[lr] = balance(validation.likelihoods(train(validation.base, jnp.float32(lr), batches)))
+        done()
+    return max(grid, key=lambda lr: grid[lr]), grid
+
+
 def _of_method(
     study: Study, name: str, validation: Subject, reported: Sequence[Subject], bar: tqdm
 ) -> tuple[list[Run], dict[str, float]]:
     method, train = METHODS[name], make_train(METHODS[name].loss, OptimConfig())
-
-    def trained(subject: Subject, noise: Noise, lr: float) -> Params:
-        params = train(subject.base, jnp.float32(lr), data(study, method, subject, noise))
-        bar.update()
-        return params
-
-    grid = {lr: balance(validation.likelihoods(trained(validation, study.noises[0], lr))) for lr in method.grid}
-    best = max(grid, key=lambda lr: grid[lr])
-    found = [
-        Run(name, subject.seed, noise, best, subject.values(trained(subject, noise, best)))
-        for noise in study.noises_of(name)
-        for subject in reported
-    ]
+    best, grid = rates_tried(study, method, train, validation, bar.update)
+    found = []
+    for noise in study.noises_of(name):
+        for subject in reported:
+            params = train(subject.base, jnp.float32(best), data(study, method, subject, noise))
+            found.append(Run(name, subject.seed, noise, best, subject.values(params)))
+            bar.update()
     return found, {f"{lr:g}": score for lr, score in grid.items()}
 
 
@@ -150,16 +155,12 @@ def batches_of(method: Method, parallel: Sequence[Example], seed: int) -> Batch:
 def parse(argv: list[str]) -> tuple[Study, Path]:
     """Errors: an unknown method, shares that are not shares, no seed."""
     about = "Compares methods in a small world of seven languages, with models trained from scratch on a CPU."
-    parser = argparse.ArgumentParser(prog="python -m mpo_jax.experiments.transfer", description=about)
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds to report (default: %(default)s)")
+    parser = study_parser("transfer", about)
     parser.add_argument("--methods", help="names separated by commas (default: all in mpo_jax/experiments/methods.py)")
     words = "shares of wrong words on the target side, separated by commas, 0 first (default: %(default)s)"
     parser.add_argument("--noise", default="0,0.2,0.4", help=words)
     flips = "shares of target pairs with exchanged answers, separated by commas, 0 first (default: %(default)s)"
     parser.add_argument("--flips", default="0,0.1,0.2", help=flips)
-    parser.add_argument(
-        "--out", default="runs/transfer", help="folder for results.json, tables.md and plots (default: %(default)s)"
-    )
     given = parser.parse_args(argv)
     methods = given.methods.split(",") if given.methods else list(METHODS)
     for name in methods:
@@ -167,13 +168,9 @@ def parse(argv: list[str]) -> tuple[Study, Path]:
             near = difflib.get_close_matches(name, METHODS, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"write some of {', '.join(METHODS)}."
             raise InputError(f"--methods={given.methods}: there is no method '{name}'; {hint}")
-    if given.seeds < 1:
-        raise InputError(f"--seeds={given.seeds} must be at least 1, and at least 2 for intervals.")
     words, flips = (_shares(name, getattr(given, name)) for name in ("noise", "flips"))
     noises = [Noise(), *(Noise(words=x) for x in words[1:]), *(Noise(flips=x) for x in flips[1:])]
-    if "://" in given.out:
-        raise InputError(f"--out={given.out} is not a local folder: give one, since a study cannot write to a bucket.")
-    return Study(methods, methods if given.methods else SWEPT, given.seeds, noises), Path(given.out)
+    return Study(methods, methods if given.methods else SWEPT, given.seeds, noises), folder_of(given)
 
 
 def _shares(name: str, text: str) -> list[float]:

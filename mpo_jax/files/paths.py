@@ -51,6 +51,14 @@ def path_of(path: str | Path) -> Path:
     return found
 
 
+def output_folder(given: str) -> Path:
+    """The folder of --output. Errors: a file in its place."""
+    folder = path_of(given)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder} is a file: give a folder.")
+    return folder
+
+
 def in_bucket(path: Path) -> bool:
     return str(path).startswith(BUCKET)
 

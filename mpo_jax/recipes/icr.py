@@ -26,6 +26,7 @@ from mpo_jax.recipes.answers import ALL_THERE, failure, read_answers, write_answ
 from mpo_jax.recipes.base import Build, Dropped, Made, MadeRow, Stage, not_run
 from mpo_jax.recipes.own_model import OnDevices
 from mpo_jax.recipes.pairing import length_penalty, pair_of
+from mpo_jax.recipes.sampling import Ranked
 from mpo_jax.recipes.self_translation import read_self_translations, translation_in, write_self_translations
 from mpo_jax.recipes.sources import Source
 
@@ -73,7 +74,7 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Icr:
+class Icr(Ranked):
     """Rows of the best and the worst of several samples of a prompt in a language, the dominant one included, by implicit reward.
 
     Options:
@@ -104,14 +105,6 @@ class Icr:
     upper_bound: float | None = None
     source: bool = False
     compat_shift: bool = False
-
-    def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise InputError(f"samples={self.samples} must be at least 2: the best of them is chosen, and the worst rejected.")
-        self.decoding()
-
-    def decoding(self) -> Decoding:
-        return Decoding(self.samples, self.temperature, self.top_p, 0, self.max_new_tokens, self.seed)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -18,12 +18,12 @@ import numpy as np
 from mpo_jax.data.refusals import opens_with_refusal
 from mpo_jax.data.rows import PairText, Row
 from mpo_jax.errors import InputError
-from mpo_jax.generation.base import Decoding
 from mpo_jax.generation.records import Record
 from mpo_jax.recipes import chunks, parallel
 from mpo_jax.recipes.answers import ALL_THERE, failure, read_answers, write_answers
 from mpo_jax.recipes.base import Build, Dropped, Made, MadeRow, Stage, not_run
 from mpo_jax.recipes.pairing import all_pairs, pair_of
+from mpo_jax.recipes.sampling import Ranked
 from mpo_jax.recipes.sources import Source
 
 SAMPLES, SCORES = "samples", "scores"
@@ -31,7 +31,7 @@ LEAST = 1e-6  # nats: a translation that is certain has no infinite score
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapo:
+class Mapo(Ranked):
     """Rows of samples in a target language, the better aligned with the dominant language's answers before the worse.
 
     Options:
@@ -59,14 +59,6 @@ class Mapo:
     references: Literal["samples", "refusals"] = "samples"
     pairs: Literal["ends", "all"] = "ends"
     source: bool = False
-
-    def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise InputError(f"samples={self.samples} must be at least 2: the best of them is chosen, and the worst rejected.")
-        self.decoding()
-
-    def decoding(self) -> Decoding:
-        return Decoding(self.samples, self.temperature, self.top_p, 0, self.max_new_tokens, self.seed)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
