@@ -179,7 +179,7 @@ def test_inputs_of_prompts_that_say_something_else_are_refused(given, edited, tm
     options = [*given[:at], f"--{file}", str(tmp_path / "changed.jsonl"), *given[at + 2 :], "--inputs", str(edited / "inputs")]
     with pytest.raises(SystemExit):
         edit.main([*options, *SETTINGS, "--output", str(tmp_path / "out")])
-    assert f"belongs to other settings (prompts.{file} was" in capsys.readouterr().err
+    assert f"belongs to other settings (prompts.{file}.en was" in capsys.readouterr().err
 
 
 def test_inputs_that_are_no_folder_of_inputs_are_a_sentence(given, tmp_path, capsys):
