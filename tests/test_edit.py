@@ -96,14 +96,35 @@ def test_the_inputs_are_those_of_the_model_as_a_whole(world, edited):
             np.testing.assert_allclose(stored, found[layer], atol=1e-5)
 
 
-def test_other_languages_come_nearer_to_the_dominant_one(world, edited):
+@pytest.mark.parametrize("language", ["sw", "ko"])
+def test_each_other_language_comes_nearer_to_the_dominant_one(world, edited, language):
     before, after = tensors(world / "model"), tensors(edited / "model")
     inputs = load_file(edited / "inputs" / "layer_000.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     neurons = np.abs(after[name] - before[name]).sum(axis=1) > 0
     goal = (inputs["harmful/en"] @ before[name].T)[:, neurons]
-    distance = lambda weights: np.square((inputs["harmful/sw"] @ weights[name].T)[:, neurons] - goal).sum()  # noqa: E731
+
+    def distance(weights) -> float:
+        return np.square((inputs[f"harmful/{language}"] @ weights[name].T)[:, neurons] - goal).sum()
+
     assert distance(after) < 0.9 * distance(before)
+
+
+def test_the_wanted_change_is_that_of_all_other_languages_stacked():
+    """By hand: the edit of a matrix whose every neuron is one, without a limit of the rank."""
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(4, 3)).astype(np.float32)
+    harmful = {name: random.normal(size=(5, 4)).astype(np.float32) for name in ("en", "sw", "ko")}
+    harmless = {name: random.normal(size=(6, 4)).astype(np.float32) for name in ("en", "sw", "ko")}
+    config = EditConfig(None, "linear", Thresholds(-9.0, -9.0), Penalty(gamma=0.5, ridge=0.1))
+    made = edit_layer({"gate": weight, "up": weight}, Inputs(harmful, harmless), config, activation=np.tanh)["up"]
+    x, safe = np.concatenate([harmful["sw"], harmful["ko"]]), np.concatenate(list(harmless.values()))
+    wanted = np.concatenate([harmful["en"], harmful["en"]]) @ weight - x @ weight
+    gram = x.T @ x + 0.5 * safe.T @ safe
+    lam = 0.1 * np.trace(gram) / 4
+    change = np.linalg.solve(gram + lam * np.eye(4), x.T @ wanted)
+    assert made.neurons.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(made.left @ made.right, change, rtol=1e-4, atol=1e-5)
 
 
 def test_neurons_and_card(edited):
@@ -116,13 +137,16 @@ def test_neurons_and_card(edited):
     assert "6 harmful prompts" in card and "7 harmless prompts" in card and "(0-1)" in card
 
 
-def test_inputs_serve_other_settings_and_the_same_command_reads_nothing_again(given, edited, tmp_path, monkeypatch):
+def test_inputs_serve_other_settings_and_the_same_command_reads_nothing_again(world, given, edited, tmp_path, monkeypatch):
     monkeypatch.setattr(Forward, "mlp_inputs", lambda *_: pytest.fail("the prompts were read again"))
     more = [*given, *SETTINGS, "--inputs", str(edited / "inputs"), "--layers", "1", "--gate-target", "activated"]
     edit.main([*more, "--output", str(tmp_path / "out")])
     before, after = tensors(edited / "model"), tensors(tmp_path / "out" / "model")
     same = [name for name in before if (before[name] == after[name]).all()]
     assert "model.layers.1.mlp.up_proj.weight" in same and "model.layers.1.mlp.gate_proj.weight" not in same
+    original = tensors(world / "model")
+    changed = {name for name in original if (original[name] != after[name]).any()}
+    assert changed == {f"model.layers.1.mlp.{matrix}_proj.weight" for matrix in ("gate", "up")}, "of layer 1 alone"
     assert not (tmp_path / "out" / "inputs").exists()
 
 

@@ -84,5 +84,5 @@ def test_bad_input_is_a_sentence():
     with pytest.raises(InputError, match="gamma=-1"):
         Penalty(gamma=-1)
     twice = np.concatenate([x, x])
-    with pytest.raises(InputError, match=r"not positive definite with lambda=0 .*raise ridge"):
+    with pytest.raises(InputError, match=r"The 17 x 17 matrix .* not positive definite with lambda=0 .*raise ridge"):
         LowRankEdit(twice, safe, Penalty(ridge=0.0))

@@ -35,13 +35,14 @@ def test_each_measure_finds_what_the_other_does_not():
 
 def test_the_measures_are_their_formulas():
     harmful, harmless = (x.astype(np.float64) for x in activations(seed=3))
-    harmless = harmless[:20]
+    harmful, harmless = harmful + 0.2, harmless[:20]  # all neurons differ, so that z is not the difference itself
     delta = harmful.mean(0) - harmless.mean(0)
     z = (delta - delta.mean()) / np.sqrt(np.mean((delta - delta.mean()) ** 2))
     pooled = (harmful.std(0, ddof=1) ** 2 * 49 + harmless.std(0, ddof=1) ** 2 * 19) / 68
-    for threshold in (0.1, 0.2, 0.3):
-        found = safety_neurons(harmful, harmless, Thresholds(z=threshold * 10, d=threshold))
-        assert (found == ((z > threshold * 10) | (delta / np.sqrt(pooled) > threshold))).all()
+    d = delta / np.sqrt(pooled)
+    for limits in ((0.5, np.inf), (1.5, np.inf), (np.inf, 0.1), (np.inf, 0.3), (1.0, 0.3)):
+        found = safety_neurons(harmful, harmless, Thresholds(*limits))
+        assert (found == ((z > limits[0]) | (d > limits[1]))).all() and 0 < found.sum() < 40
 
 
 def test_a_layer_that_never_differs_has_none():
