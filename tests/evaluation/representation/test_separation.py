@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mpo_jax.errors import InputError
+from mpo_jax.evaluation.proportion import wilson
 from mpo_jax.evaluation.representation.separation import LinearProbe, principal_plane, silhouettes
 from mpo_jax.evaluation.representation.states import Exchange
 from mpo_jax.evaluation.representation.table import format_lines, separation_table
@@ -28,12 +29,27 @@ def test_silhouettes_by_hand():
         silhouettes(points[:3], safe[:3])
 
 
-def test_the_probe_learns_the_direction_and_is_at_its_minimum():
+def test_the_probe_learns_the_direction():
     probe = LinearProbe(cloud(4.0), SAFE)
     assert (probe(cloud(4.0, seed=1)) == SAFE).mean() > 0.9
     assert 0.3 < (probe(cloud(0.0, seed=1)) == SAFE).mean() < 0.7, "nothing to tell"
     swapped = LinearProbe(cloud(4.0), ~SAFE)
     np.testing.assert_array_equal(swapped(cloud(4.0, seed=1)), ~probe(cloud(4.0, seed=1)))
+
+
+def test_the_probe_is_at_the_minimum_of_its_loss():
+    points = cloud(1.0)
+    probe = LinearProbe(points, SAFE)
+    x = (points - points.mean(0)) / points.std(0)
+
+    def loss(w, bias):
+        margin = np.where(SAFE, 1, -1) * (x @ w + bias)
+        return np.log1p(np.exp(-margin)).mean() + w @ w / (2 * len(x))
+
+    best = loss(probe._w_D, probe._bias)
+    for step in 0.05 * np.eye(points.shape[1]):
+        assert min(loss(probe._w_D + step, probe._bias), loss(probe._w_D - step, probe._bias)) > best
+    assert min(loss(probe._w_D, probe._bias + 0.05), loss(probe._w_D, probe._bias - 0.05)) > best
 
 
 def test_a_constant_column_does_no_harm():
@@ -72,5 +88,6 @@ def test_the_probe_never_tries_what_it_has_seen():
     random = np.random.default_rng(0).normal(size=(80, 200)).astype(np.float32)
     [line] = separation_table(random, exchanges("en"), "en")
     assert 0.2 < line.accuracy[0] < 0.8
+    assert line.accuracy[1:] == wilson(round(40 * line.accuracy[0]), 40), "20 of the 40 prompts, two answers each"
     with pytest.raises(InputError, match="3 prompts in the dominant language 'en'"):
         separation_table(random[:6], exchanges("en", 3), "en")
