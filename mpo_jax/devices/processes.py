@@ -7,12 +7,12 @@ and writes what is not an array. All must see the same output folder.
 import argparse
 import contextlib
 import dataclasses
-import glob
 import hashlib
-import importlib.util
 import json
 import os
+import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +22,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from mpo_jax.errors import InputError
+from mpo_jax.devices import clusters
+from mpo_jax.errors import InputError, check_choice
 
 MESSAGE = 2**20  # bytes of a message from the first process to the others
 DIGEST = 16  # bytes
@@ -32,13 +33,15 @@ LEAVING = 15  # seconds that a process which stops waits for the others to stop 
 @dataclasses.dataclass
 class HostsConfig:
     """`count` processes, of which this one is number `index` (from 0); they meet at `coordinator`, HOST:PORT on the machine of
-    process 0. If none of the three is given, a Cloud TPU VM finds out by itself, and any other machine runs a single process. If
-    a process is silent for `timeout` seconds, because it died or was cut off, the others end; so they do if an update takes
-    longer than `patience` seconds (see `standstill`)."""
+    process 0. If none of the three is given, the `cluster` tells them (a key of `clusters.CLUSTERS`; 'auto' = whichever started
+    this process; 'off' = none), and a process that no cluster started is a run of its own. Processes wait for one another for
+    `timeout` seconds at the start; later, if one is silent for that long, because it died or was cut off, the others end. So they
+    do if an update takes longer than `patience` seconds (see `standstill`)."""
 
     coordinator: str | None = None
     count: int | None = None
     index: int | None = None
+    cluster: str = "auto"
     timeout: int = 300
     patience: int = 1800
 
@@ -49,18 +52,33 @@ class HostsConfig:
             raise InputError(f"hosts.coordinator, hosts.count and hosts.index only work together: give {lacks} too.")
         if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
             raise InputError(f"hosts.index={self.index} must be below hosts.count={self.count}: processes are numbered from 0.")
+        check_choice("hosts.cluster", self.cluster, ("auto", "off", *clusters.CLUSTERS))
+        if self.count is not None and self.cluster not in ("auto", "off"):
+            raise InputError(
+                f"hosts.cluster={self.cluster} tells hosts.coordinator, hosts.count and hosts.index: leave these out."
+            )
         for name in ("timeout", "patience"):
             if (seconds := getattr(self, name)) < 10:
                 raise InputError(f"hosts.{name}={seconds} is too short for busy hosts: give 10 seconds or more.")
 
+    def place(self) -> clusters.Place | None:
+        """The place of this process in its run, None where it is alone. Errors: those of `clusters`."""
+        if self.coordinator is None or self.count is None or self.index is None:
+            return clusters.find(self.cluster, self.timeout)
+        if self.cluster == "auto":
+            clusters.check_agreement(self.count, self.index)
+        return clusters.Place(self.coordinator, self.count, self.index)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `HostsConfig`, for a command without a config; `hosts_of` reads them."""
-    several = "run this command in each of them; on a Cloud TPU slice they find each other without these options"
+    several = "run this command in each of them; where a cluster started them they find each other without these options"
     options = parser.add_argument_group("several processes", several)
     options.add_argument("--hosts.coordinator", metavar="HOST:PORT", help="where the processes meet, on the machine of process 0")
     options.add_argument("--hosts.count", metavar="N", type=int, help="number of processes")
     options.add_argument("--hosts.index", metavar="I", type=int, help="number of this process, from 0")
+    whose = "who tells all this (default: %(default)s, whichever started this process; off: nobody)"
+    options.add_argument("--hosts.cluster", choices=("auto", "off", *clusters.CLUSTERS), default=HostsConfig.cluster, help=whose)
     silence = "how long a process may be silent before the others end (default: %(default)s)"
     options.add_argument("--hosts.timeout", metavar="SECONDS", type=int, default=HostsConfig.timeout, help=silence)
 
@@ -68,7 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def hosts_of(options: argparse.Namespace) -> HostsConfig:
     """Errors: those of `HostsConfig`."""
     given = vars(options)
-    return HostsConfig(**{name: given[f"hosts.{name}"] for name in ("coordinator", "count", "index", "timeout")})
+    return HostsConfig(**{name: given[f"hosts.{name}"] for name in ("coordinator", "count", "index", "cluster", "timeout")})
 
 
 @contextlib.contextmanager
@@ -79,17 +97,10 @@ def joined(config: HostsConfig) -> Iterator[None]:
     Processes that all stop with an exit code end together. One that stops or fails alone ends at once, and JAX ends the others:
     an orderly end would wait for them, and they for it.
     """
-    if config.coordinator is not None:
-        jax.distributed.initialize(
-            config.coordinator,
-            config.count,
-            config.index,
-            cluster_detection_method="deactivate",
-            initialization_timeout=config.timeout,
-            heartbeat_timeout_seconds=config.timeout,
-        )
-    elif _on_cloud_tpu():
-        jax.distributed.initialize(heartbeat_timeout_seconds=config.timeout)
+    if (place := config.place()) is not None:
+        _meet(place, config.timeout)
+    elif config.cluster == "auto" and (line := clusters.idle_tasks()) is not None:
+        print(line, file=sys.stderr, flush=True)
     try:
         yield
     except SystemExit as end:
@@ -104,6 +115,45 @@ def joined(config: HostsConfig) -> Iterator[None]:
         os._exit(1)
 
 
+def _meet(place: clusters.Place, timeout: int) -> None:
+    """Returns when all processes have come. If one has not after `timeout` seconds, ends this one with a sentence and code 2,
+    where JAX would abort. Errors: those of `_check_port`, in process 0."""
+    if place.index == 0:
+        _check_port(place.coordinator)
+    print(place, file=sys.stderr, flush=True)  # of every process: the number that no one says is that of the one who is missing
+
+    def give_up() -> None:
+        who = f"Process {place.index} of {place.count} has waited {timeout} s for the others at {place.coordinator}"
+        advice = "each that started has said so: see which one is missing, and whether its machine reaches that address"
+        print(f"error: {who}; {advice}.", file=sys.stderr, flush=True)
+        os._exit(2)  # the main thread cannot be woken
+
+    patience = threading.Timer(timeout, give_up)
+    patience.daemon = True
+    patience.start()
+    jax.distributed.initialize(
+        place.coordinator,
+        place.count,
+        place.index,
+        local_device_ids=place.gpus,
+        cluster_detection_method="deactivate",
+        initialization_timeout=timeout + LEAVING,
+        heartbeat_timeout_seconds=timeout,
+    )
+    patience.cancel()
+
+
+def _check_port(coordinator: str) -> None:
+    """Errors: another program of this machine has the coordinator's port, at which jaxlib may end without a word."""
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The processes cannot meet at {coordinator} ({error}): give all of them another port, in hosts.coordinator, or as "
+            "JAX_COORDINATOR_PORT where a cluster tells it."
+        ) from error
+
+
 def _leave(code: Any) -> None:
     """Returns if all processes are ending, and ends this one with `code` if it is the only one."""
     try:
@@ -112,13 +162,6 @@ def _leave(code: Any) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _on_cloud_tpu() -> bool:
-    """Whether JAX will compute on TPU chips in this machine."""
-    platforms = os.environ.get("JAX_PLATFORMS", "tpu")
-    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
-    return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def first() -> bool:
