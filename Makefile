@@ -32,7 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/shellcheck .ci/run launch/*.sh launch/worker/*.sh tests/launch/trainer tests/launch/worker_tool
+	$(BIN)/shellcheck .ci/run launch/*.sh launch/slurm.sbatch launch/worker/*.sh tests/launch/trainer tests/launch/worker_tool tests/launch/srun tests/launch/scontrol
 
 faults: $(VENV)/.runtime
 	$(BIN)/python tests/faults.py --runs $(RUNS)

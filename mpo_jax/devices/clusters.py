@@ -37,12 +37,13 @@ class Place:
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """A launcher. `here`: whether it started this process; `variables`: what it then has set, of which the first is the number
-    of processes if `counts`; `reader`: JAX's class for it; `beside`: how many of the processes share this machine's GPUs."""
+    of processes if `counts`; `reader`: JAX's class for it, None
+    where it says itself that the process is alone; `beside`: how many of the processes share this machine's GPUs."""
 
     title: str
     here: Callable[[], bool]
     variables: tuple[str, ...]
-    reader: Callable[[], type[clusters.ClusterEnv]]
+    reader: Callable[[], type[clusters.ClusterEnv] | None]
     counts: bool = False
     beside: Callable[[], int] = lambda: 1
 
@@ -64,7 +65,8 @@ def find(name: str, timeout: int) -> Place | None:
     if cluster.counts and int(os.environ[cluster.variables[0]]) == 1:
         return None
     try:
-        reader = cluster.reader()
+        if (reader := cluster.reader()) is None:
+            return None
         count = int(os.environ[cluster.variables[0]]) if cluster.counts else reader.get_process_count()
         if count == 1:
             return None
@@ -205,7 +207,7 @@ CLUSTERS = {
         "Cloud TPU",
         here=lambda: on_cloud_tpu() and "TPU_SKIP_MDS_QUERY" not in os.environ,  # set where no server tells of the slice
         variables=(),
-        reader=lambda: clusters.GceTpuCluster,
+        reader=lambda: clusters.GceTpuCluster if clusters.GceTpuCluster.is_env_present() else None,
     ),
     "kubernetes": Cluster(
         "Kubernetes",

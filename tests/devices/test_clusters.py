@@ -1,17 +1,15 @@
 """What each launcher sets decides which processes meet, and where; a process that none of them started waits for nobody."""
 
-import contextlib
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import jax
 import pytest
+from google_metadata import metadata
 from jax._src import clusters as jax_clusters
 from processes import ROOT, finish, free_port
 
@@ -166,31 +164,6 @@ def test_what_only_mpi4py_tells(starts, tmp_path, monkeypatch):
     assert starts({"CUDA_VISIBLE_DEVICES": "0,1"}, cluster="mpi4py") == ("node7:99", 2, 1, [1])
 
 
-@contextlib.contextmanager
-def metadata(monkeypatch, values: dict[str, str]):
-    """Stands in for the server that tells a machine of Google's about itself."""
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            value = values.get(self.path.rsplit("/", 1)[1])
-            self.send_response(404 if value is None else 200)
-            self.end_headers()
-            self.wfile.write((value or "no such attribute").encode())
-
-        def log_message(self, *_) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def tpu(monkeypatch):
     monkeypatch.setattr(clusters, "on_cloud_tpu", lambda: True)
@@ -202,7 +175,8 @@ def tpu(monkeypatch):
 
 def test_gke(starts, tpu, monkeypatch, capsys):
     """A pod of an indexed Job too, which on TPUs is not what tells."""
-    with metadata(monkeypatch, {"tpu-env": "ZONE: 'z'"}):
+    with metadata({"tpu-env": "ZONE: 'z'"}) as address:
+        monkeypatch.setenv("GCE_METADATA_IP", address)
         assert starts(GKE | JOB) == ("a-0.a:8482", 4, 2, None)
         assert capsys.readouterr().err == "GKE: process 2 of 4, coordinator a-0.a:8482\n"
         assert starts(GKE | JOB | {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}) is None
@@ -210,14 +184,14 @@ def test_gke(starts, tpu, monkeypatch, capsys):
     assert starts(GKE | two) == ("b-0.b:8482", 8, 6, None)
 
 
-def test_a_cloud_tpu_slice(starts, tpu, monkeypatch):
+def test_a_cloud_tpu_slice(starts, tpu):
     worker = {"agent-worker-number": "1", "worker-network-endpoints": "a:0:10.0.0.1,b:1:10.0.0.2", "tpu-env": "ZONE: 'z'"}
-    with metadata(monkeypatch, worker):
-        assert starts({}) == ("10.0.0.1:8482", 2, 1, None)
-    with metadata(monkeypatch, worker | {"worker-network-endpoints": "a:0:10.0.0.1"}):
-        assert starts({}) is None
-    with metadata(monkeypatch, {}):  # chips, but not those of a slice
-        assert starts({}) is None
+    with metadata(worker) as address:
+        assert starts({"GCE_METADATA_IP": address}) == ("10.0.0.1:8482", 2, 1, None)
+    with metadata(worker | {"worker-network-endpoints": "a:0:10.0.0.1"}) as address:
+        assert starts({"GCE_METADATA_IP": address}) is None
+    with metadata({}) as address:  # chips, but not those of a slice
+        assert starts({"GCE_METADATA_IP": address}) is None
 
 
 KUBERNETES = """
