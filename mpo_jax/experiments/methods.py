@@ -64,6 +64,6 @@ METHODS = {
     "mpo_language_a": Method(losses.Mpo(gap_target="a")),
     "mpo_mlc": Method(losses.Sum({"mpo": losses.Mpo(), "mlc": losses.Mlc()}, weights={"mlc": 0.8})),
     "cla": Method(losses.Cla()),
-    "lens": Method(losses.Lens(), grid=(1e-4, 2e-4, 4e-4, 8e-4), frozen="layers:1,embedding,final_norm"),  # the upper of two
+    "lens": Method(losses.Lens(), frozen="layers:1,embedding,final_norm"),  # the upper of two
 }
 SWEPT = ("sft", "dpo", "robust_dpo", "simpo", "mpo")  # under noise, unless others are named
