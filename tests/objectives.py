@@ -28,7 +28,7 @@ from mpo_jax.data.dataset import most_rows
 from mpo_jax.data.rows import read_rows
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
-from mpo_jax.scoring.language_probe import write_probe
+from mpo_jax.scoring.language_probe import make_probe
 from mpo_jax.training import loop
 from mpo_jax.training.config import TrainConfig, parse
 from mpo_jax.training.variants import ABLATIONS, BASELINES
@@ -57,7 +57,7 @@ def of_its_own(name: str, config: TrainConfig, folder: Path) -> list[str]:
     probe = folder / "probe.safetensors"
     if not probe.exists():
         settings = {"template": config.data.template, "max_length": config.data.max_length, "dtype": "float32"}
-        write_probe(probe, config.model, rows, make_mesh(MeshConfig()), **settings)
+        probe.write_bytes(make_probe(config.model, rows, make_mesh(MeshConfig()), **settings).encoded())
     return [f"--config.loss.probe={probe}"]
 
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mpo_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 COMMANDS = {"train", "sweep", "plan", "preview", "reward_gap", "generate", "safety", "report", "utility"}
-COMMANDS |= {"build", "rounds", "edit", "represent"}
+COMMANDS |= {"build", "rounds", "edit", "represent", "probe"}
 # From the top to the ground: a package imports itself and what stands below it, and models, data and losses not one another.
 PACKAGES = (
     *(

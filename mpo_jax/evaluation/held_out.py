@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mpo_jax.data.ahead import ahead
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.data.rows import Row
 from mpo_jax.devices import processes
@@ -72,5 +73,5 @@ def measure_perplexity(score_step: ScoreStep, params: Params, pipeline: Pipeline
 
 def _batches(pipeline: Pipeline, what: str) -> Iterable[Batch]:
     return processes.progress(
-        pipeline.eval_batches(), desc=what, total=pipeline.steps_per_epoch, unit="batch", delay=2, leave=False
+        ahead(pipeline.eval_batches()), desc=what, total=pipeline.steps_per_epoch, unit="batch", delay=2, leave=False
     )

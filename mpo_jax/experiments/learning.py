@@ -17,11 +17,12 @@ from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes, balanced, neede
 from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model
-from mpo_jax.models.parameters import Frozen
+from mpo_jax.models.parameters import Frozen, joined, uncut
 from mpo_jax.scoring.objective import Task
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep
 from mpo_jax.training.step_arguments import step_numbers
+from mpo_jax.training.trainable import split
 from mpo_jax.types import Array, Batch, Params, Reads, TrainState
 
 MODEL = Model(
@@ -73,16 +74,18 @@ def order_of(examples: Sequence[Example], batch_size: int, epochs: int, seed: in
     return [rows for k in range(pipeline.steps) if len(rows := pipeline.rows_at(k)) == batch_size]
 
 
-def make_train(loss: PreferenceLoss, optim: OptimConfig) -> Train:
+def make_train(loss: PreferenceLoss, optim: OptimConfig, frozen: str = "") -> Train:
     """(parameters, peak learning rate, stacked batches) -> parameters after all updates. One program serves all learning rates.
-    The initial parameters are also the frozen reference."""
+    The initial parameters are also the frozen reference. `frozen`: what is not trained, as in `TrainConfig.frozen`."""
     task = Task(MODEL, loss, LANGUAGES)
 
     @jax.jit
     def train(params: Params, lr: Array, batches: Batch) -> Params:
         optimizer = make_optimizer(optim, batches.weight_B.shape[0])
-        step, frozen, numbers = TrainStep(task, optimizer, jnp.float32), Frozen({}, params), step_numbers(loss, lr)
-        state = TrainState(jnp.int32(0), params, optimizer.transform.init(params))
-        return jax.lax.scan(lambda state, batch: (step(state, frozen, batch, numbers)[0], None), state, batches)[0].trainable
+        trainable, held = split(params, frozen)
+        step, fixed, numbers = TrainStep(task, optimizer, jnp.float32), Frozen(held, params), step_numbers(loss, lr)
+        state = TrainState(jnp.int32(0), trainable, optimizer.transform.init(trainable))
+        last, _ = jax.lax.scan(lambda state, batch: (step(state, fixed, batch, numbers)[0], None), state, batches)
+        return uncut(joined(last.trainable, held))
 
     return train

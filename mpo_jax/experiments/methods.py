@@ -16,11 +16,12 @@ GRID = (2.5e-5, 5e-5, 1e-4, 2e-4)
 class Method:
     """A loss, and the learning rates from which one is chosen on a seed that is not reported. With `both` it trains on the target
     pairs and the distinct dominant pairs, one row each (`data.pairs=both`, as the paper trains its baselines), otherwise on
-    parallel rows."""
+    parallel rows. `frozen`: what is not trained, as in `TrainConfig.frozen`."""
 
     loss: PreferenceLoss
     both: bool = False
     grid: tuple[float, ...] = GRID
+    frozen: str = ""
 
     @property
     def group(self) -> int:
@@ -63,5 +64,6 @@ METHODS = {
     "mpo_language_a": Method(losses.Mpo(gap_target="a")),
     "mpo_mlc": Method(losses.Sum({"mpo": losses.Mpo(), "mlc": losses.Mlc()}, weights={"mlc": 0.8})),
     "cla": Method(losses.Cla()),
+    "lens": Method(losses.Lens(), frozen="layers:1,embedding,final_norm"),  # the upper of two
 }
 SWEPT = ("sft", "dpo", "robust_dpo", "simpo", "mpo")  # under noise, unless others are named

@@ -18,15 +18,13 @@ from tqdm import tqdm
 
 from mpo_jax.errors import InputError, check_choice, one_sentence
 from mpo_jax.experiments.command_line import folder_of, study_parser
-from mpo_jax.experiments.learning import make_train
 from mpo_jax.experiments.methods import METHODS
 from mpo_jax.experiments.results import BASE, SAFETY, WRITTEN, Estimate, Run, estimates, markdown_table
-from mpo_jax.experiments.transfer import COST_OF_A_BASE, VALIDATION, Study, data, rates_tried, subject_of
+from mpo_jax.experiments.transfer import COST_OF_A_BASE, VALIDATION, Study, data, rates_tried, subject_of, training
 from mpo_jax.experiments.world import HELD_OUT_ACTIONS, HELD_OUT_OBJECTS, OBJECTS, UNSAFE, Noise
 from mpo_jax.experiments.writing import make_engine
 from mpo_jax.files.json_files import write_json
 from mpo_jax.telemetry.plots import figure, save
-from mpo_jax.training.optim import OptimConfig
 
 MOST = 2 * (UNSAFE - HELD_OUT_ACTIONS) * (OBJECTS - HELD_OUT_OBJECTS)  # requests, polite and not
 SHOWN = {name: SAFETY[name] for name in ("refuses", "answers", "balance", "perplexity")} | {
@@ -64,13 +62,14 @@ def carry_out(study: Study, counts: Sequence[int], folder: Path) -> list[Sized]:
         runs += [Sized(0, Run(BASE, one.seed, noise, 0.0, one.values(one.base))) for one in reported]
         for name in study.methods:
             bar.set_description(name)
-            method, train = METHODS[name], make_train(METHODS[name].loss, OptimConfig())
+            method = METHODS[name]
+            train_of = training(method, max(counts), folder)
             most = dataclasses.replace(study, prompts=max(counts))
-            best, _ = rates_tried(most, method, train, validation, bar.update)
+            best, _ = rates_tried(most, method, train_of(validation), validation, bar.update)
             for count in counts:
                 of = dataclasses.replace(study, prompts=count)
                 for one in reported:
-                    trained = train(one.base, jnp.float32(best), data(of, method, one, noise))
+                    trained = train_of(one)(one.base, jnp.float32(best), data(of, method, one, noise))
                     runs.append(Sized(count, Run(name, one.seed, noise, best, one.values(trained))))
                     bar.update()
     return runs

@@ -10,6 +10,7 @@ gives the same numbers.
 
 import dataclasses
 import difflib
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,12 +25,15 @@ from mpo_jax.experiments.command_line import folder_of, study_parser
 from mpo_jax.experiments.learning import Train, make_train, order_of, stacked
 from mpo_jax.experiments.measuring import REQUESTS, Measure, make_measure
 from mpo_jax.experiments.methods import METHODS, SWEPT, Method
+from mpo_jax.experiments.probing import probe
 from mpo_jax.experiments.results import BASE, Run, balance, markdown, plot
 from mpo_jax.experiments.side_by_side import shown
 from mpo_jax.experiments.world import Noise, World, preference_rows
 from mpo_jax.experiments.writing import Write, make_engine, make_write
 from mpo_jax.files.json_files import write_json
+from mpo_jax.files.paths import write
 from mpo_jax.generation.engine import Engine
+from mpo_jax.losses.lens import Lens
 from mpo_jax.reporting.page import NAME as PAGE
 from mpo_jax.reporting.page import write_page
 from mpo_jax.training.optim import OptimConfig
@@ -61,7 +65,7 @@ class Study:
         return sum(self.seeds * len(self.noises_of(name)) + len(METHODS[name].grid) for name in self.methods)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """A seed's world and base model, and what is measured of its models: likelihoods, and what they write."""
 
@@ -99,7 +103,7 @@ def carry_out(study: Study, folder: Path) -> list[Run]:
         grids = {}
         for name in study.methods:
             bar.set_description(name)
-            found, grids[name] = _of_method(study, name, validation, reported, bar)
+            found, grids[name] = _of_method(study, name, validation, reported, folder, bar)
             runs += found
             kept = {"study": dataclasses.asdict(study), "grids": grids, "runs": [dataclasses.asdict(run) for run in runs]}
             write_json(folder / "results.json", kept)
@@ -126,15 +130,35 @@ def rates_tried(
     return max(grid, key=lambda lr: grid[lr]), grid
 
 
+def training(method: Method, prompts: int, folder: Path) -> Callable[[Subject], Train]:
+    """One program for all seeds; or one for each, of the languages in its base model, where the method reads a probe of them.
+    `prompts`: of how many requests in each language the probe is made. `folder` keeps it."""
+    optim = OptimConfig()
+    loss = method.loss
+    if not isinstance(loss, Lens):
+        train = make_train(loss, optim, method.frozen)
+        return lambda subject: train
+
+    @functools.cache
+    def of_seed(subject: Subject) -> Train:
+        path = folder / "probes" / f"probe_{subject.seed}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        write(path, probe(subject.world, subject.base, subject.seed, prompts).encoded())
+        return make_train(dataclasses.replace(loss, probe=str(path)), optim, method.frozen)
+
+    return of_seed
+
+
 def _of_method(
-    study: Study, name: str, validation: Subject, reported: Sequence[Subject], bar: tqdm
+    study: Study, name: str, validation: Subject, reported: Sequence[Subject], folder: Path, bar: tqdm
 ) -> tuple[list[Run], dict[str, float]]:
-    method, train = METHODS[name], make_train(METHODS[name].loss, OptimConfig())
-    best, grid = rates_tried(study, method, train, validation, bar.update)
+    method = METHODS[name]
+    train_of = training(method, study.prompts, folder)
+    best, grid = rates_tried(study, method, train_of(validation), validation, bar.update)
     found = []
     for noise in study.noises_of(name):
         for subject in reported:
-            params = train(subject.base, jnp.float32(best), data(study, method, subject, noise))
+            params = train_of(subject)(subject.base, jnp.float32(best), data(study, method, subject, noise))
             found.append(Run(name, subject.seed, noise, best, subject.values(params)))
             bar.update()
     return found, {f"{lr:g}": score for lr, score in grid.items()}

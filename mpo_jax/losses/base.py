@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import jax.numpy as jnp
 
@@ -34,6 +34,20 @@ def numbers_of(loss: PreferenceLoss) -> Numbers:
     """The numbers of a method's equation by name, from its fields; a tree where a method contains other methods."""
     _, _, *names = inspect.signature(loss.__call__).parameters
     return {name: _number(getattr(loss, name)) for name in names}
+
+
+def files_of(loss: PreferenceLoss) -> dict[str, str]:
+    """The local files that a call reads, whose contents are part of the method, by the dotted name of the field that holds their
+    path, which is declared with the metadata {"file": True}."""
+    found = {}
+    for field in dataclasses.fields(cast(Any, loss)):
+        value = getattr(loss, field.name)
+        if field.metadata.get("file"):
+            found[field.name] = value
+        elif isinstance(value, dict):
+            terms = {name: files_of(cast(Any, term)) for name, term in value.items() if dataclasses.is_dataclass(term)}
+            found |= {f"{field.name}.{name}.{own}": path for name, of in terms.items() for own, path in of.items()}
+    return found
 
 
 def _number(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mpo_jax.errors import InputError
 
@@ -61,19 +61,17 @@ class Subspaces:
         shift_KD = (means_DK - means_DK[:, :1]).T @ specific_qD.T @ specific_qD
         return cls(tuple(means), agnostic_D, specific_qD, shift_KD)
 
-    def write(self, path: str | Path) -> None:
-        """`path`: a local file."""
+    def encoded(self) -> bytes:
+        """The bytes of the file that `read` reads."""
         arrays = {"agnostic": self.agnostic_D, "specific": self.specific_qD, "shift": self.shift_KD}
         described = {"languages": json.dumps(self.languages)}
-        save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, path, described)
+        return save({name: np.ascontiguousarray(x) for name, x in arrays.items()}, described)
 
     @classmethod
     def read(cls, path: str | Path) -> "Subspaces":
-        """Errors: no such file; a file that `write` did not make."""
+        """From a local file. Errors: no such file; a file that `write` did not make."""
         if not Path(path).is_file():
-            raise InputError(
-                f"The probe {path} does not exist: make it with scoring.language_probe.write_probe (docs/objectives.md)."
-            )
+            raise InputError(f"The probe {path} does not exist: make it with python -m mpo_jax.probe (docs/objectives.md).")
         try:
             with safe_open(path, framework="np") as file:
                 languages = tuple(json.loads(file.metadata()["languages"]))

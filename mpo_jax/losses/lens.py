@@ -28,7 +28,7 @@ class Lens:
     several the first term counts once for each. The authors train the last two of 32 layers (`frozen=layers:30,...`).
     """
 
-    probe: str = "probe.safetensors"
+    probe: str = dataclasses.field(default="probe.safetensors", metadata={"file": True})
     retain: float = 1.0
     separate: float = 1.0
     align: float = 1.0
@@ -82,10 +82,10 @@ def _placed(path: str, width: int, rows: Rows) -> tuple[np.ndarray, np.ndarray, 
         raise InputError(
             f"The probe {path} is of states of width {len(found.agnostic_D)}, but this model's have {width}: make it anew."
         )
-    if lacking := [language for language in rows.languages if language not in found.languages[1:]]:
+    if lacking := [language for language in rows.languages if language not in found.languages]:
         raise InputError(
-            f"The probe {path} does not have the target language '{lacking[0]}' of the data, but has "
-            f"{', '.join(found.languages[1:])}: make it from prompts in all of the data's languages."
+            f"The probe {path} does not have the language '{lacking[0]}' of the data, but has "
+            f"{', '.join(found.languages)}: make it from prompts in all of the data's languages."
         )
     numbers = [found.languages.index(language) for language in rows.languages]
     unit_D = found.agnostic_D / np.linalg.norm(found.agnostic_D)

@@ -14,7 +14,6 @@ from mpo_jax.data.chat import Example
 from mpo_jax.data.dataset import Tokens
 from mpo_jax.data.packing import pack_prompts
 from mpo_jax.data.rows import Row
-from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import everywhere, host_to_global, shards
 from mpo_jax.errors import InputError
 from mpo_jax.files import hub
@@ -25,8 +24,7 @@ from mpo_jax.scoring.sequences import pool
 from mpo_jax.types import Array, Packed, Params
 
 
-def write_probe(
-    path: str | Path,
+def make_probe(
     model: str | Path,
     rows: Sequence[Row],
     mesh: Mesh,
@@ -36,8 +34,8 @@ def write_probe(
     dtype: str = "bfloat16",
     rank: int | None = None,
 ) -> Subspaces:
-    """The subspaces of the languages of these rows in a model, from the states of the prompts' last tokens after the final norm;
-    the first process writes them to `path`. `template` and `max_length`: as in `data.dataset.DataConfig`. Answers are not read,
+    """The subspaces of the languages of these rows in a model, from the states of the prompts' last tokens after the final norm.
+    `template` and `max_length`: as in `data.dataset.DataConfig`. Answers are not read,
     but for their length where a sequence is cut. Errors: those of `by_language`, of the model and of `Subspaces.of`."""
     model_dir = hub.resolve(str(model))
     family, decoder, _ = build(model_dir)
@@ -46,10 +44,7 @@ def write_probe(
     with jax.set_mesh(mesh):
         params = load_params(model_dir, decoder, family, mesh, jnp.dtype(dtype))
         means = {language: mean_state(decoder, params, found, mesh, tokens.pad_id) for language, found in prompts.items()}
-    subspaces = Subspaces.of(means, rank)
-    if processes.first():
-        subspaces.write(path)
-    return subspaces
+    return Subspaces.of(means, rank)
 
 
 def by_language(rows: Sequence[Row], examples: Sequence[Example]) -> dict[str, list[np.ndarray]]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from mpo_jax.data.ahead import ahead
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.devices import processes
@@ -143,9 +144,9 @@ def _fill(side: _Side, score_step: ScoreStep, params: Params, like: Pipeline, re
         return
     pipeline = of_pairs(like, list(side.pairs.values())[store.done :], reads)
     with processes.progress(total=store.entries, initial=store.done, desc="reference", unit="pair") as bar:
-        for step in range(pipeline.steps_per_epoch):
+        for step, batch in enumerate(ahead(map(pipeline.batch_at, range(pipeline.steps_per_epoch)))):
             rows = pipeline.rows_at(step)
-            pair = jax.device_get(score_step(params, batch_to_mesh(pipeline.batch_at(step), mesh)).target)
+            pair = jax.device_get(score_step(params, batch_to_mesh(batch, mesh)).target)
             values = {
                 field: np.stack([getattr(pair.chosen, field), getattr(pair.rejected, field)], axis=1)[: len(rows)]
                 for part in side.want

@@ -21,6 +21,7 @@ from mpo_jax.files import hub
 from mpo_jax.files.digests import digests, fingerprint, sampled
 from mpo_jax.files.json_files import differences
 from mpo_jax.files.paths import path_of
+from mpo_jax.losses.base import files_of
 from mpo_jax.models.adapters import LoraConfig, changes, init_adapter, merged, prepared
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.base import Family
@@ -131,12 +132,16 @@ def _adapter(config: TrainConfig, model: Model, family: Family, mesh: Mesh) -> P
 
 
 def _other_files(config: TrainConfig, digests: Callable[..., dict[str, str]]) -> dict[str, str]:
-    """The digests of the weights of an adapter to start from and of another reference, where there are such."""
+    """The digests of the weights of an adapter to start from, of another reference, and of the files that the method reads, where
+    there are such."""
     found = {}
     if config.lora.start is not None:
         found["lora.start"] = fingerprint(digests(path_of(config.lora.start), (WEIGHTS,)))
     if config.reference_model is not None:
         found[REFERENCE] = fingerprint(digests(hub.resolve(config.reference_model), ("config.json", *hub.WEIGHT_FILES)))
+    for name, path in files_of(config.loss).items():
+        file = path_of(path)
+        found |= {f"loss.{name}": digest for digest in digests(file.parent, (file.name,)).values()}
     return found
 
 
@@ -144,7 +149,7 @@ def _agree(config: TrainConfig, data: Data, model_dir: Path) -> None:
     """Errors: processes that were given different settings, rows or models, which would wait for each other or worse. Where these
     lie may differ."""
     settings = {name: value for name, value in describe(config).items() if name not in OWN}
-    for part in ("data", "lora"):
+    for part in ("data", "lora", "loss"):
         settings[part] = {name: value for name, value in settings[part].items() if name not in FREE_WITHIN[part]}
     if settings["samples"] is not None:
         settings["samples"].pop("prompts")  # their contents are compared where they are read

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mpo_jax.checkpoints.export_folder import check_export_dir
 from mpo_jax.checkpoints.run_state import Checkpointer
+from mpo_jax.data.ahead import ahead
 from mpo_jax.data.audit import warnings
 from mpo_jax.data.conversation import Conversation
 from mpo_jax.data.dataset import Data
@@ -36,7 +37,7 @@ from mpo_jax.training.run_identity import identity
 from mpo_jax.training.samples import Samples, prompts_of
 from mpo_jax.training.step import init_state
 from mpo_jax.training.update_log import UpdateLog
-from mpo_jax.types import Params, TrainState
+from mpo_jax.types import Batch, Params, TrainState
 
 
 def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = assemble) -> None:
@@ -78,7 +79,8 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
             owned.enter_context(guard)
             owned.enter_context(jax.transfer_guard("disallow"))
             watchers = Watchers(checkpointer, writer, meter, trace, interruption, guard, samples)
-            state = go_through(config, run, state, start, watchers, log)
+            batches = owned.enter_context(contextlib.closing(ahead(map(run.data.train.batch_at, range(start, updates)))))
+            state = go_through(config, run, state, start, batches, watchers, log)
         if interruption.asked:
             raise Interrupted(int(jax.device_get(state.step)), kept=config.checkpoint.every > 0)
         # ---- the results: the export first, since everything else can be made again
@@ -108,10 +110,16 @@ class Watchers(NamedTuple):
 
 
 def go_through(
-    config: TrainConfig, run: Assembly, state: TrainState, start: int, watchers: Watchers, log: UpdateLog
+    config: TrainConfig,
+    run: Assembly,
+    state: TrainState,
+    start: int,
+    batches: Iterator[Batch],
+    watchers: Watchers,
+    log: UpdateLog,
 ) -> TrainState:
-    """All updates from `start` on. The order is fixed: evaluate the old state, let it answer, save it, take the next batch, step,
-    log the step before."""
+    """All updates from `start` on, with these batches. The order is fixed: evaluate the old state, let it answer, save it, take
+    the next batch, step, log the step before."""
     pipeline, numbers = run.data.train, run.numbers(config)
     for k in range(start, pipeline.steps + 1):
         watchers.guard.begins(k)
@@ -139,7 +147,7 @@ def go_through(
                 watchers.writer.say(watchers.trace.turn())
         if k == pipeline.steps or stop:
             break
-        batch = pipeline.batch_at(k)
+        batch = next(batches)
         state, metrics = run.programs.train(state, run.frozen, batch_to_mesh(batch, run.mesh), numbers)
         log.begins(k + 1, metrics, batch)
     log.flush()

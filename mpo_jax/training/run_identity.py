@@ -14,9 +14,9 @@ from mpo_jax.training.config import TrainConfig, defaults, describe
 # devices it uses.
 FREE = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
 FREE += ("samples", "compilation_cache", "profile", "hosts")
-# Further ones within the other settings: the paths of the data and of an adapter to start from, whose contents are compared
-# instead, and where moments are kept.
-FREE_WITHIN = {"data": ("path", "eval_path", "texts"), "lora": ("start",), "optim": ("offload",)}
+# Further ones within the other settings: the paths of the data, of an adapter to start from and of a probe, whose contents are
+# compared instead, and where moments are kept.
+FREE_WITHIN = {"data": ("path", "eval_path", "texts"), "lora": ("start",), "loss": ("probe",), "optim": ("offload",)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ OF_PROBE = [2, 1, 1]
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
     path = tmp_path_factory.mktemp("probe") / "probe.safetensors"
-    PROBE.write(path)
+    path.write_bytes(PROBE.encoded())
     return str(path)
 
 
@@ -90,5 +90,5 @@ def test_what_it_cannot_do(probe):
         rows(Lens("no/probe.safetensors"))
     with pytest.raises(InputError, match="width 8, but this model's have 4"):
         rows(Lens(probe), H_D[:, :4], H_T[:, :4])
-    with pytest.raises(InputError, match="does not have the target language 'ko' of the data, but has zh, sw"):
+    with pytest.raises(InputError, match="does not have the language 'ko' of the data, but has en, zh, sw"):
         rows_of(Lens(probe), prompts(H_D, H_T, languages=("sw", "ko")), REFERENCE)

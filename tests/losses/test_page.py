@@ -24,7 +24,7 @@ def probe(tmp_path_factory):
     """LENS reads its probe from the working folder."""
     with contextlib.chdir(tmp_path_factory.mktemp("probe")):
         means = {language: np.random.default_rng(i).normal(size=8) for i, language in enumerate(("en", "sw", "zh"))}
-        Subspaces.of(means).write("probe.safetensors")
+        Path("probe.safetensors").write_bytes(Subspaces.of(means).encoded())
         yield
 
 

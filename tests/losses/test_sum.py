@@ -4,7 +4,8 @@ import pytest
 from answers import POLICY, REFERENCE, loss_B, rows_of, scores
 
 from mpo_jax.errors import InputError
-from mpo_jax.losses import Cpo, Dpo, Kto, Mpo, Sft, Simpo, Sum
+from mpo_jax.losses import Cpo, Dpo, Kto, Lens, Mpo, Sft, Simpo, Sum
+from mpo_jax.losses.base import files_of
 from mpo_jax.types import Reads, Want
 
 
@@ -52,3 +53,8 @@ def test_metrics_are_kept_apart():
 def test_bad_sums_are_refused_with_a_sentence(build, words):
     with pytest.raises(InputError, match=words):
         build()
+
+
+def test_it_reads_the_files_of_its_terms():
+    assert files_of(Lens("a.safetensors")) == {"probe": "a.safetensors"}
+    assert files_of(Sum({"dpo": Dpo(), "lens": Lens("a.safetensors")})) == {"terms.lens.probe": "a.safetensors"}

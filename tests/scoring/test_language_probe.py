@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import tiny
 import toy_chat
-import world
 
 from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
-from mpo_jax.losses.language_subspaces import Subspaces
-from mpo_jax.scoring.language_probe import by_language, mean_state, write_probe
+from mpo_jax.scoring.language_probe import by_language, mean_state
 from mpo_jax.scoring.sequences import score
 from mpo_jax.types import Reads, Want
 
@@ -34,15 +32,6 @@ def test_a_mean_is_of_the_states_that_a_method_reads(shape):
         for language, found in prompts.items():
             mean = mean_state(MODEL, params, found, on, 0)
             np.testing.assert_allclose(mean, np.mean(np.asarray(expected[language], np.float64), axis=0), atol=1e-5)
-
-
-def test_a_file_for_a_run_from_a_models_folder(tmp_path):
-    folder = world.make_world(tmp_path)
-    found = write_probe(tmp_path / "probe.safetensors", folder / "model", ROWS, tiny.mesh(), template="hf", dtype="float32")
-    kept = Subspaces.read(tmp_path / "probe.safetensors")
-    assert kept.languages == found.languages == ("en", "sw", "ko")
-    np.testing.assert_array_equal(kept.shift_KD, found.shift_KD)
-    assert np.abs(found.specific_qD @ found.agnostic_D).max() < 1e-9
 
 
 def test_rows_of_which_none_can_be_made():

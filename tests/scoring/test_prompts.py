@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +136,7 @@ def probe(tmp_path_factory):
     """LENS reads its probe from the working folder."""
     with contextlib.chdir(tmp_path_factory.mktemp("probe")):
         means = {language: 1 + np.random.default_rng(i).normal(size=32) for i, language in enumerate(("en", *LANGUAGES))}
-        Subspaces.of(means).write("probe.safetensors")
+        Path("probe.safetensors").write_bytes(Subspaces.of(means).encoded())
         yield
 
 
