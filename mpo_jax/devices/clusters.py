@@ -211,7 +211,7 @@ CLUSTERS = {
     ),
     "kubernetes": Cluster(
         "Kubernetes",
-        here=lambda: "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ and not on_cloud_tpu(),
+        here=lambda: "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ,
         variables=("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"),
         reader=_kubernetes,
     ),

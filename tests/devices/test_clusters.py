@@ -110,11 +110,12 @@ def test_gpus_are_counted_where_no_variable_names_them(starts, monkeypatch):
         (OMPI | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, ""),
         (OMPI | SLURM | {"OMPI_COMM_WORLD_SIZE": "1"}, ""),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, ""),
+        ({"JOB_COMPLETION_INDEX": "1"}, ""),
         ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}, ""),
     ],
     ids=[
         *("a desk", "a script of one task", "a step of one task", "a shell of a job", "a script without srun"),
-        *("mpirun -n 1", "mpirun -n 1 in a step", "a pod", "a pod of a TPU, computing elsewhere"),
+        *("mpirun -n 1", "mpirun -n 1 in a step", "a pod", "another scheduler's index", "a pod of a TPU, computing elsewhere"),
     ],
 )
 def test_a_process_that_is_alone_waits_for_nobody(starts, capsys, variables, line):
