@@ -8,7 +8,7 @@ With `--server` any server with OpenAI's interface answers. With `--chat` it ren
 folder with the tokenizer, they are rendered here, as training renders them.
 
 Writes OUT/responses.jsonl, a line for each answer, and OUT/generation.json, the settings. The same command goes on where it was
-cut short, and tries errors again. On a TPU slice every worker runs the command; elsewhere `--hosts.coordinator`, `--hosts.count`
+cut short, and tries errors again. On a cluster every process runs the command; elsewhere `--hosts.coordinator`, `--hosts.count`
 and `--hosts.index` join several processes.
 """
 

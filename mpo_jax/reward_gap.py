@@ -5,7 +5,7 @@
 Writes OUT/rows.jsonl (one line per row), OUT/reward_gap.json (the table) and OUT/reward_gap.png. With `--compare` both models are
 measured on the same rows and shown side by side, as before (--model) and after (--compare).
 
-On a TPU slice every worker runs the command, and the first one writes; elsewhere `--hosts.coordinator`, `--hosts.count` and
+On a cluster every process runs the command, and the first one writes; elsewhere `--hosts.coordinator`, `--hosts.count` and
 `--hosts.index` join several processes.
 
 With `--base DIR3` the gap is that of DPO's implicit reward instead (eq. 2), in nats: `--beta` times the difference between the

@@ -8,7 +8,7 @@
 
 Writes OUT/utility.json (each figure with its interval) and OUT/utility.png, and for each model, in OUT/model, or OUT/before and
 OUT/after with `--compare`: samples, a line for each question, and the answers, so that the same command goes on where it was cut
-short. On a TPU slice every worker runs the command; elsewhere `--hosts.coordinator`, `--hosts.count` and `--hosts.index` join
+short. On a cluster every process runs the command; elsewhere `--hosts.coordinator`, `--hosts.count` and `--hosts.index` join
 several processes.
 """
 
