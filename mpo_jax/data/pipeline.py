@@ -11,6 +11,7 @@ import numpy as np
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import pack
+from mpo_jax.data.row_balance import dealt
 from mpo_jax.data.row_layout import Shapes, first_rows
 from mpo_jax.errors import InputError
 from mpo_jax.types import Batch, Packed, Reads, Scores
@@ -155,8 +156,13 @@ class Pipeline:
         return dataclasses.replace(self, seed=None, epochs=1)
 
     def _filled(self, step: int) -> list[Example | None]:
-        rows = [self.examples[i] if i >= 0 else None for i in self._places_at(step)]
-        return rows + [None] * (self.batch_size - len(rows))
+        places = self._places_at(step)
+        places += [-1] * (self.batch_size - len(places))
+        if self.microbatches > 1 and self.seed is not None:  # in no given order: then microbatches are made equally long
+            groups = np.asarray(places).reshape(-1, self.group)
+            tokens_G = np.where(groups < 0, 0, self._tokens[groups]).sum(axis=1)
+            places = groups[sum(dealt(tokens_G.tolist(), self.microbatches), [])].ravel().tolist()
+        return [self.examples[i] if i >= 0 else None for i in places]
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Which sequences of a batch does a model read, and into which packed row does each go?"""
+"""Which sequences of a batch does a model read, and what static shapes hold them?"""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -116,23 +116,6 @@ def _padded(longer: int, want: Want, reads: Reads, padded_length: int | None) ->
     length = padded_length or round_up(longer, AUTHORS_MULTIPLE)
     assert length >= longer, f"padded_length {padded_length} for a sequence of {longer}"
     return length
-
-
-def balanced(sequences: Sequence[Span], rows: int) -> list[list[Span]]:
-    """The sequences of each of `rows` packed rows. Each sequence goes to the row with the fewest positions so far: first those
-    with scored positions, which are to be spread evenly too, and among them the longest first."""
-    packed: list[list[Span]] = [[] for _ in range(rows)]
-    held = [0] * rows
-    for span in sorted(sequences, key=lambda span: (span.scored == 0, -span.length, span.slot)):
-        emptiest = held.index(min(held))
-        packed[emptiest].append(span)
-        held[emptiest] += span.length
-    return packed
-
-
-def needed(packed: Sequence[Sequence[Span]]) -> Capacity:
-    """The capacity that these packed rows need."""
-    return Capacity(max(sum(s.length for s in row) for row in packed), max(sum(s.scored for s in row) for row in packed))
 
 
 @dataclasses.dataclass(frozen=True)

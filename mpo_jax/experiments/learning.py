@@ -13,7 +13,8 @@ import numpy as np
 from mpo_jax.data.chat import Example
 from mpo_jax.data.packing import pack
 from mpo_jax.data.pipeline import Pipeline
-from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes, balanced, needed, read_by, round_up, spans
+from mpo_jax.data.row_balance import balanced, needed
+from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes, read_by, round_up, spans
 from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model

@@ -10,7 +10,8 @@ from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair, load_tokenizer, tokenize
 from mpo_jax.data.packing import pack
 from mpo_jax.data.pipeline import Pipeline
-from mpo_jax.data.row_layout import Capacity, RowShapes, balanced, needed, spans
+from mpo_jax.data.row_balance import balanced, needed
+from mpo_jax.data.row_layout import Capacity, RowShapes, spans
 from mpo_jax.data.rows import read_rows
 from mpo_jax.losses import Mpo
 from mpo_jax.models.families.llama import FAMILY
