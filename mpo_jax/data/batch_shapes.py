@@ -7,9 +7,11 @@ Further shape letters in this file: W the packed parts of a batch (policy, refer
 capacities (tokens and scored positions).
 """
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +27,8 @@ SHAPE_SAVES = 1.0
 # queries and keys of other sequences (a TPU's does): 53,000 for Llama 3.1 8B, 48,000 for Gemma 2 9B, 30,000 for Llama 3.2 1B. So
 # more rows, which are shorter, may cost more positions.
 ATTENTION_DOUBLES = 50_000
-TRIED_ROWS, TRIED_BATCHES = 16, 100  # how many row counts are tried, and on how many batches
-CANDIDATES = 12  # row lengths of each part that are tried for a shape
+TRIED_ROWS, TRIED_BATCHES = 16, 50  # how many row counts are tried, and on how many batches
+CANDIDATES, VALUES = 6, 64  # row lengths of each part that are tried for a further shape, and then values of each number of it
 
 
 def shapes_of(
@@ -50,7 +52,12 @@ def shapes_of(
     needs = [_Needs.of(batches, rows, reads, microbatches, shards, padded_length) for reads in parts.values()]
     chosen = _choose(np.stack([part.needs_EC for part in needs]), np.asarray([part.rows for part in needs]))
     shapes = [RowShapes(part.rows, (*(shape[w] for shape in chosen), part.always)) for w, part in enumerate(needs)]
-    return Shapes(**dict(zip(parts, shapes, strict=True)))
+    named: dict[str, Any] = dict(zip(parts, shapes, strict=True))
+    found = Shapes(**named)
+    of_batch = zip(*(itertools.starmap(Capacity, part.needs_EC.tolist()) for part in needs), strict=True)
+    used = collections.Counter(found.first_with(dict(zip(parts, capacities, strict=True))) for capacities in of_batch)
+    positions = sum(count * own.rows * own.capacities[k].tokens for k, count in used.items() for own in shapes)
+    return dataclasses.replace(found, filled=sum(part.taken for part in needs) / (microbatches * positions))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +67,7 @@ class _Needs:
     rows: int
     needs_EC: np.ndarray  # the same for all microbatches of a batch
     always: Capacity
+    taken: int  # positions of all sequences
 
     @classmethod
     def of(
@@ -84,10 +92,12 @@ class _Needs:
 
         pieces = np.unique(np.geomspace(1, -(-most // shards), TRIED_ROWS).round().astype(int)).tolist()
         rows = min((shards * n for n in pieces), key=cost)
-        # Each sequence goes to the emptiest row, which holds no more than the mean of what is packed so far.
+        # Each sequence first goes to the emptiest row, which holds no more than the mean of what is packed so far, and exchanges
+        # make no row longer than the longest.
         length = longest(examples, reads, padded_length)
         tokens = round_up(length + -(-(most - 1) * length // rows), MULTIPLE)
-        return cls(rows, needs(rows, parts), Capacity(tokens, tokens))
+        taken = sum(span.length for batch in parts for part in batch for span in part)
+        return cls(rows, needs(rows, parts), Capacity(tokens, tokens), taken)
 
 
 def _choose(needs_WEC: np.ndarray, rows_W: np.ndarray) -> list[list[Capacity]]:
@@ -116,7 +126,7 @@ def _costs(shapes_KD: np.ndarray, needs_ED: np.ndarray, rows_D: np.ndarray) -> n
 
 def _descend(shapes_KD: np.ndarray, needs_ED: np.ndarray, rows_D: np.ndarray) -> np.ndarray:
     """Shapes that cost no less whichever single number of them is changed."""
-    shapes_KD, values = shapes_KD.copy(), [np.unique(needs_E) for needs_E in needs_ED.T]
+    shapes_KD, values = shapes_KD.copy(), [_spread(needs_E, VALUES) for needs_E in needs_ED.T]
     before, cost = np.inf, _costs(shapes_KD, needs_ED, rows_D).min(0).sum()
     while cost < before:
         before = cost
@@ -132,6 +142,11 @@ def _descend(shapes_KD: np.ndarray, needs_ED: np.ndarray, rows_D: np.ndarray) ->
 
 def _candidates(needs_ED: np.ndarray) -> np.ndarray:
     """Shapes whose rows are as long as some batches need, with as many scored positions as those batches have, (N, D)."""
-    lengths = [np.unique(np.quantile(need, np.linspace(0, 1, CANDIDATES), method="higher")) for need in needs_ED[:, ::2].T]
+    lengths = [_spread(needs_E, CANDIDATES) for needs_E in needs_ED[:, ::2].T]
     held = [needs_ED[(needs_ED[:, ::2] <= tokens).all(axis=1)] for tokens in itertools.product(*lengths)]
     return np.stack([needs.max(0) for needs in held if len(needs)])
+
+
+def _spread(needs_E: np.ndarray, most: int) -> np.ndarray:
+    """Up to this many different values of a number, from the least to the greatest."""
+    return np.unique(np.quantile(needs_E, np.linspace(0, 1, most), method="higher"))

@@ -129,12 +129,14 @@ class RowShapes:
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The static shapes of a run's batches, by the fields of `Batch`; shape k is capacity k of each. None = not read."""
+    """The static shapes of a run's batches, by the fields of `Batch`; shape k is capacity k of each. None = not read. `filled`:
+    the share of all positions that sequences take, over the batches for which the shapes were chosen."""
 
     policy: RowShapes
     reference: RowShapes | None = None
     mismatch: RowShapes | None = None
     divergence: RowShapes | None = None
+    filled: float = 1.0
 
     def first_with(self, capacities: dict[str, Capacity]) -> int:
         """The number of the first shape that holds these capacities, given by field name."""

@@ -5,6 +5,7 @@ seeds and the noise of its data are arguments.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +56,9 @@ def stacked(
     """The batches of these rows, all of one shape, along a leading axis of updates. `group`: see `types.Batch`."""
     batches = [[examples[i] for i in rows] for rows in order]
     assert len({len(batch) for batch in batches}) == 1
-    shapes = {name: _row_shapes(batches, reads) for name, reads in read_by(policy, reference).items() if reads.anything}
-    host = [pack(batch, Shapes(**shapes), policy, reference, languages=LANGUAGES, pad_id=PAD, group=group) for batch in batches]
+    parts = {name: reads for name, reads in read_by(policy, reference).items() if reads.anything}
+    named: dict[str, Any] = {name: _row_shapes(batches, reads) for name, reads in parts.items()}
+    host = [pack(batch, Shapes(**named), policy, reference, languages=LANGUAGES, pad_id=PAD, group=group) for batch in batches]
     return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host)
 
 
