@@ -13,13 +13,8 @@ FOLDER holds a model's config.json and its tokenizer, but no weights. Nothing is
 """
 
 import dataclasses
-import os
 import sys
-from typing import NamedTuple
-
-COMPILED = (1, 2, 4, 8)
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={COMPILED[-1]}"
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +36,7 @@ from mpo_jax.training.run_programs import run_programs
 from mpo_jax.training.step_arguments import step_numbers
 from mpo_jax.types import Batch, Packed, Reads
 
+COMPILED = (1, 2, 4, 8)
 SHARDS = (1, 2, 4, 8, 16, 32)
 SLICES = (1, 4, 8, 16, 32, 64, 256)
 SMALL = {"vocab_size": 4096, "hidden_size": 256, "layers": 4, "heads": 8, "kv_heads": 8, "head_dim": 32, "ffn": 1024}
@@ -102,8 +98,8 @@ def cost(config: TrainConfig, model: Model, pipeline: Pipeline, devices: int) ->
         numbers = jax.tree.map(lambda _: number, step_numbers(config.loss, config.optim.peak_lr))
         frozen = Frozen({}, model.abstract(mesh, jnp.dtype(config.reference_dtype)))
         lowered = programs.train_programs[0].lower(programs.state, frozen, batch_to_mesh(host, mesh, abstract_on_mesh), numbers)
-    memory = lowered.compile().memory_analysis()
-    held, temporary = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
+    memory: Any = lowered.compile().memory_analysis()
+    held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return [str(devices), axes(mesh_config), f"{flops / 1e9:.0f}", f"{held / 2**20:.1f}", f"{temporary / 2**20:.1f}"]
 
 
@@ -114,6 +110,8 @@ def work(model: Model, packed: Packed, backward: bool) -> float:
 
 
 def main() -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", COMPILED[-1])
     config = dataclasses.replace(parse(sys.argv[1:]), mesh=MeshConfig(auto=True))
     folder = hub.resolve(config.model, weights=False)
     family, model, _ = build(folder)
