@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from mpo_jax.data.chat import Example, TokenPair
-from mpo_jax.data.row_layout import Capacity, Shapes, Span, balanced, first_rows, needed, read_by, round_up, spans, split_rows
+from mpo_jax.data.row_balance import balanced, needed
+from mpo_jax.data.row_layout import Capacity, Shapes, Span, first_rows, read_by, round_up, spans, split_rows
 from mpo_jax.types import Batch, Packed, Reads
 
 # Rows of prompts alone: at least so many tokens, a multiple of what attention on a TPU takes at once.
@@ -29,7 +30,7 @@ def pack(
     policy and the frozen reference read.
 
     The rows are split in order into M microbatches of B/M. None fills up a short batch: weight 0 and no sequences.
-    `row_layout.balanced` assigns the sequences to packed rows, where they become segments 1, 2, ...; all microbatches use the
+    `row_balance.balanced` assigns the sequences to packed rows, where they become segments 1, 2, ...; all microbatches use the
     first of `shapes` that holds every one of them. Free positions have segment 0, slot -1 and weight 0. `group`: see `Batch`.
     """
     parts, reads = split_rows(rows, microbatches), read_by(policy, reference)

@@ -11,6 +11,7 @@ import numpy as np
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
 from mpo_jax.data.packing import pack
+from mpo_jax.data.row_balance import dealt
 from mpo_jax.data.row_layout import Shapes, first_rows
 from mpo_jax.errors import InputError
 from mpo_jax.types import Batch, Packed, Reads, Scores
@@ -24,7 +25,8 @@ PLANNED = 1000  # in a run of up to this many steps the shapes are chosen for ev
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
     """Owns the order of a data set. Every step takes `batch_size` rows, in a fresh permutation each epoch, or in the given order
-    where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. `policy` and `reference`:
+    where `seed` is None; the last step of an epoch takes what is left, filled up with rows of weight 0. Where rows come in a
+    permutation, those of a step are dealt to its microbatches so that these are about equally long. `policy` and `reference`:
     what each of the two models reads; `shards` and `microbatches` are those of `batch_shapes.shapes_of` and `packing.pack`. Where
     `scores` is given, batches carry the reference's scores instead of its input. With a `group` above 1 the rows of one
     dominant prompt come together, in so many places of a batch; no prompt has more rows."""
@@ -155,8 +157,14 @@ class Pipeline:
         return dataclasses.replace(self, seed=None, epochs=1)
 
     def _filled(self, step: int) -> list[Example | None]:
-        rows = [self.examples[i] if i >= 0 else None for i in self._places_at(step)]
-        return rows + [None] * (self.batch_size - len(rows))
+        places = self._places_at(step)
+        places += [-1] * (self.batch_size - len(places))
+        if self.microbatches > 1 and self.seed is not None:
+            groups = np.asarray(places).reshape(-1, self.group)
+            tokens_G = np.where(groups < 0, 0, self._tokens[groups]).sum(axis=1)
+            parts = dealt(tokens_G.tolist(), self.microbatches)
+            places = groups[np.concatenate(parts)].ravel().tolist()
+        return [self.examples[i] if i >= 0 else None for i in places]
 
 
 @functools.lru_cache(maxsize=2)

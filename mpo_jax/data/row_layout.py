@@ -1,4 +1,4 @@
-"""Which sequences of a batch does a model read, and into which packed row does each go?"""
+"""Which sequences of a batch does a model read, and what static shapes hold them?"""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -118,23 +118,6 @@ def _padded(longer: int, want: Want, reads: Reads, padded_length: int | None) ->
     return length
 
 
-def balanced(sequences: Sequence[Span], rows: int) -> list[list[Span]]:
-    """The sequences of each of `rows` packed rows. Each sequence goes to the row with the fewest positions so far: first those
-    with scored positions, which are to be spread evenly too, and among them the longest first."""
-    packed: list[list[Span]] = [[] for _ in range(rows)]
-    held = [0] * rows
-    for span in sorted(sequences, key=lambda span: (span.scored == 0, -span.length, span.slot)):
-        emptiest = held.index(min(held))
-        packed[emptiest].append(span)
-        held[emptiest] += span.length
-    return packed
-
-
-def needed(packed: Sequence[Sequence[Span]]) -> Capacity:
-    """The capacity that these packed rows need."""
-    return Capacity(max(sum(s.length for s in row) for row in packed), max(sum(s.scored for s in row) for row in packed))
-
-
 @dataclasses.dataclass(frozen=True)
 class RowShapes:
     """The static shapes of what one model reads: S packed rows, and their capacity under each of a run's shapes, in ascending
@@ -146,12 +129,14 @@ class RowShapes:
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The static shapes of a run's batches, by the fields of `Batch`; shape k is capacity k of each. None = not read."""
+    """The static shapes of a run's batches, by the fields of `Batch`; shape k is capacity k of each. None = not read. `filled`:
+    the share of all positions that sequences take, over the batches for which the shapes were chosen."""
 
     policy: RowShapes
     reference: RowShapes | None = None
     mismatch: RowShapes | None = None
     divergence: RowShapes | None = None
+    filled: float = 1.0
 
     def first_with(self, capacities: dict[str, Capacity]) -> int:
         """The number of the first shape that holds these capacities, given by field name."""

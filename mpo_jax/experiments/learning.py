@@ -5,6 +5,7 @@ seeds and the noise of its data are arguments.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ import numpy as np
 from mpo_jax.data.chat import Example
 from mpo_jax.data.packing import pack
 from mpo_jax.data.pipeline import Pipeline
-from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes, balanced, needed, read_by, round_up, spans
+from mpo_jax.data.row_balance import balanced, needed
+from mpo_jax.data.row_layout import Capacity, RowShapes, Shapes, read_by, round_up, spans
 from mpo_jax.experiments.world import LANGUAGES, PAD, VOCABULARY
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.decoder import DecoderConfig, Model
@@ -54,8 +56,9 @@ def stacked(
     """The batches of these rows, all of one shape, along a leading axis of updates. `group`: see `types.Batch`."""
     batches = [[examples[i] for i in rows] for rows in order]
     assert len({len(batch) for batch in batches}) == 1
-    shapes = {name: _row_shapes(batches, reads) for name, reads in read_by(policy, reference).items() if reads.anything}
-    host = [pack(batch, Shapes(**shapes), policy, reference, languages=LANGUAGES, pad_id=PAD, group=group) for batch in batches]
+    parts = {name: reads for name, reads in read_by(policy, reference).items() if reads.anything}
+    named: dict[str, Any] = {name: _row_shapes(batches, reads) for name, reads in parts.items()}
+    host = [pack(batch, Shapes(**named), policy, reference, languages=LANGUAGES, pad_id=PAD, group=group) for batch in batches]
     return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host)
 
 

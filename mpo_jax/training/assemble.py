@@ -29,7 +29,7 @@ from mpo_jax.models.families.registry import build
 from mpo_jax.models.parameters import Frozen, joined, uncut
 from mpo_jax.scoring.reference import cached_reference
 from mpo_jax.training.config import TrainConfig, describe
-from mpo_jax.training.mesh_choice import chosen
+from mpo_jax.training.mesh_choice import advice, chosen
 from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
@@ -108,6 +108,8 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         beside = processes.on_first(lambda: _other_files(config, digests))
         key = {"weights": beside.get(REFERENCE, fingerprint(weights)), "tokenizer": fingerprint(tokenizer)}
         data, reference, shared = _with_reference(config, key, model, load, programs, data, mesh)
+        if (emptiness := advice(config, model, jax.devices(), mesh.shape, data.train.shapes.filled)) is not None:
+            processes.say(f"warning: {emptiness}")
         layers, fixed = model.config.layers, frozen_weights(model, config.frozen, config.lora)
         policy = loaded(load, jnp.dtype(config.compute_dtype), fixed, layers)
     if config.lora.rank:

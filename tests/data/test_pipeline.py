@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -132,6 +133,29 @@ def test_the_rows_of_a_dominant_prompt_come_together_in_an_order_of_their_own(la
 def test_a_group_stays_in_one_microbatch():
     batch = dataclasses.replace(GROUPED, policy=Reads(Want.PROMPT, Want.PROMPT, groups=True), microbatches=2).batch_at(0)
     assert batch.prompt_B.tolist() == [[0, 0], [0, 0]] and batch.group == 2
+
+
+def test_microbatches_are_equally_long():
+    """The rows of a step are the same with any number of them."""
+    pipeline = dataclasses.replace(PIPELINE, batch_size=6, reference=Reads(), microbatches=3)
+    split = 0
+    for step in range(20):
+        rows, batch = pipeline.rows_at(step), pipeline.batch_at(step)
+        assert rows == dataclasses.replace(pipeline, microbatches=1).rows_at(step)
+        tokens = [pipeline._tokens[i] for i in rows] + [0] * (6 - len(rows))
+        found = (batch.policy.kv_segment_ST > 0).sum(axis=(1, 2))
+        assert found.sum() == sum(tokens)
+        assert batch.weight_B.sum() == len(rows)
+        ways = itertools.permutations(range(6))
+        assert found.max() <= 1.1 * min(max(sum(tokens[i] for i in way[k : k + 2]) for k in (0, 2, 4)) for way in ways)
+        split += sum(tokens[0:2]) != found[0]
+    assert split, "nothing was dealt otherwise than in order"
+
+
+def test_rows_that_come_in_order_are_split_in_order():
+    """What is read of them is written down in their order."""
+    pipeline = dataclasses.replace(PIPELINE, seed=None, microbatches=2)
+    assert pipeline._filled(0) == EXAMPLES[:4]
 
 
 def test_batches_that_do_not_hold_whole_groups():
