@@ -38,9 +38,13 @@ def cost(program: Compiled, slices: int = 1) -> Cost:
 def once(program: Compiled, name: str, slices: int = 1) -> Cost:
     """The cost of one execution of a computation, without that of the loops in it."""
     around = program.computations[name]
-    kernels = [instruction for instruction in around.values() if instruction.is_kernel]
-    found = sum((sent(*collective, program.devices, slices) for collective in collectives(program, around)), Cost())
-    return found + Cost(sum(flops(program, x, around) for x in kernels), sum(_memory(program, x, around) for x in kernels))
+    kernels = (kernel_cost(program, instruction, around) for instruction in around.values() if instruction.is_kernel)
+    return sum((*kernels, *(sent(*found, program.devices, slices) for found in collectives(program, around))), Cost())
+
+
+def kernel_cost(program: Compiled, kernel: Instruction, around: Computation) -> Cost:
+    """The products and the memory of one kernel."""
+    return Cost(flops(program, kernel, around), _memory(program, kernel, around))
 
 
 def flops(program: Compiled, instruction: Instruction, around: Computation) -> float:
@@ -79,16 +83,27 @@ def _convolution(instruction: Instruction, data: Made, kernel: Made) -> float:
 
 
 def collectives(program: Compiled, around: Computation) -> list[tuple[Instruction, Computation]]:
-    """Each collective of a computation with the computation that it stands in: a kernel of its own, or a part of one. The compiler
-    cuts some into parts that run beside products; the parts have one channel, and are one collective."""
+    """Each collective of a computation with the computation that it stands in: a kernel of its own, or a part of some. The compiler
+    cuts some into parts, which run beside products in several kernels; they have one channel, and are one collective."""
     found: dict[str, tuple[Instruction, Computation]] = {}
     for instruction in around.values():
-        inside = program.computations.get(instruction.named("calls") or "", {})
-        for one, of in [(instruction, around), *((fused, inside) for fused in inside.values())]:
-            if one.op.removesuffix("-start") in SENT:
-                channel = re.search(r"channel_id=(\d+)", one.attributes)
-                found.setdefault(channel[1] if channel else one.name, (one, of))
+        for part, of in parts(program, instruction, around):
+            found.setdefault(part_of(part) if of is not around else part.name, (part, of))
     return list(found.values())
+
+
+def parts(program: Compiled, instruction: Instruction, around: Computation) -> list[tuple[Instruction, Computation]]:
+    """The collectives, or parts of them, that an instruction executes."""
+    if instruction.op.removesuffix("-start") in SENT:
+        return [(instruction, around)]
+    inside = program.computations.get(instruction.named("calls") or "", {})
+    return [found for fused in inside.values() for found in parts(program, fused, inside)]
+
+
+def part_of(part: Instruction) -> str:
+    """What the parts of one collective have in common."""
+    channel = re.search(r"channel_id=(\d+)", part.attributes)
+    return f"{part.op} {channel[1] if channel else part.name}"
 
 
 # What a device of a group of n must send, for each byte that it brings along (n - 1 of n for a sum of which it keeps one n-th).
