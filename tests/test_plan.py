@@ -55,14 +55,14 @@ def test_the_compiled_step_has_tpu_kernels_and_no_logits(cached):
 
 @needs_compiler
 def test_a_live_reference_is_held_in_its_dtype(model_dir, monkeypatch):
-    monkeypatch.setattr(slice_fit, "compile_for", lambda *_: FITS)
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     live = planned(config(model_dir), "v5e:2x2")
     assert live.programs["step"] == FITS and 2 * live.reference == live.masters
 
 
 @needs_compiler
 def test_the_command_prints_a_line_of_json_a_slice(model_dir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(slice_fit, "compile_for", lambda *_: FITS)
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     path = config_file(model_dir, tmp_path)
     plan.main([f"--config={path}", "--topologies=v5e:1x1,v5e:2x2", "--tokens=128", "--config.reference=cached", "--json"])
     one, four = map(json.loads, capsys.readouterr().out.splitlines())
@@ -127,7 +127,7 @@ def saying(monkeypatch, *peaks) -> list[int]:
     """The compiler says that one program after the other needs this, of 2 GiB. What is given back is what was asked of it."""
     asked = []
 
-    def compile_for(lowered, kind, slices):
+    def compile_for(lowered, kind):
         asked.append(lowered)
         peak = peaks[min(len(asked), len(peaks)) - 1]
         return dataclasses.replace(FITS, peak=peak, usable=2**31, fits=peak <= 2**31)
@@ -243,7 +243,7 @@ def test_a_plan_names_what_is_trained_frozen_and_shared():
 def test_an_adapter_is_planned_beside_one_copy_of_the_weights(model_dir, monkeypatch):
     """Nothing but the adapter leaves the devices at the end; its largest factor, one of `gate`, is the program's own argument."""
     largest = 4 * 2 * 4 * RAW["intermediate_size"]  # float32, two layers, rank 4
-    monkeypatch.setattr(slice_fit, "compile_for", lambda *_: FITS)
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     whole, lora = planned(config(model_dir), "v5e:2x2"), planned(config(model_dir, lora=LoraConfig(4)), "v5e:2x2")
     assert (lora.frozen, lora.reference, lora.shared) == (whole.reference, 0, True) and not whole.frozen
     state = lora.masters + lora.moments + 4  # and the number of the update
@@ -268,7 +268,7 @@ def test_what_needs_less_than_its_bound_has_not_been_seen(model_dir, cached):
 
 @needs_compiler
 def test_several_slices_lie_along_the_data_axis(model_dir, monkeypatch):
-    monkeypatch.setattr(slice_fit, "compile_for", lambda *_: FITS)
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     entry = planned(config(model_dir, reference="cached", mesh=MeshConfig(auto=True)), "v5e:2x2", slices=2)
     assert entry.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
     one = planned(config(model_dir, reference="cached"), "v5e:2x2")

@@ -25,21 +25,21 @@ class Cost:
         return Cost(*(times * x for x in dataclasses.astuple(self)))
 
 
-def cost(program: Compiled, slices: int = 1) -> Cost:
+def cost(program: Compiled) -> Cost:
     """The least that each device does in this program, by its text:
 
     * products: `dot` and `convolution`. Kernels that are not XLA's (attention on a TPU) count nothing.
     * memory: what a kernel makes, once, and what it reads, once: of an array that it only slices or gathers, the slices.
     * network: what no algorithm can do without, by `sent`.
     """
-    return sum((once(program, name, slices) * times for name, times in program.times.items()), Cost())
+    return sum((once(program, name) * times for name, times in program.times.items()), Cost())
 
 
-def once(program: Compiled, name: str, slices: int = 1) -> Cost:
+def once(program: Compiled, name: str) -> Cost:
     """The cost of one execution of a computation, without that of the loops in it."""
     around = program.computations[name]
     kernels = (kernel_cost(program, instruction, around) for instruction in around.values() if instruction.is_kernel)
-    return sum((*kernels, *(sent(*found, program.devices, slices) for found in collectives(program, around))), Cost())
+    return sum((*kernels, *(sent(*found, program.devices) for found in collectives(program, around))), Cost())
 
 
 def kernel_cost(program: Compiled, kernel: Instruction, around: Computation) -> Cost:
@@ -113,21 +113,16 @@ SENT = {
     "reduce-scatter": lambda n: (n - 1) / n,
     "all-to-all": lambda n: (n - 1) / n,
     "collective-permute": lambda n: 1.0,
+    "send": lambda n: 1.0,  # to another slice: collectives stay within one
 }
 
 
-def sent(collective: Instruction, around: Computation, devices: int, slices: int) -> Cost:
-    """The bytes that each device of a collective's groups sends at least. A group that reaches over several slices does within
-    each of them what it can, so that every byte crosses between two slices once."""
+def sent(collective: Instruction, around: Computation, devices: int) -> Cost:
+    """The bytes that each device of a collective's groups sends at least, of the `devices` of a slice."""
     name = collective.op.removesuffix("-start")
     brought = sum(x.bytes for operand in collective.operands for x in around[operand].made)
-    group = max(groups(collective.attributes, devices), key=len)
-    reached = len({device * slices // devices for device in group})
-    within = len(group) // reached
-    if name == "collective-permute":
-        return Cost(between_slices=brought) if reached > 1 else Cost(network=brought)
-    factor = SENT[name]
-    return Cost(network=brought * factor(within), between_slices=brought * factor(reached) / within if reached > 1 else 0.0)
+    moved = brought * SENT[name](max(map(len, groups(collective.attributes, devices))))
+    return Cost(between_slices=moved) if name == "send" else Cost(network=moved)
 
 
 def groups(attributes: str, devices: int) -> list[list[int]]:
@@ -160,7 +155,7 @@ def _memory(program: Compiled, instruction: Instruction, around: Computation) ->
     made = instruction.made
     if instruction.op.endswith("-start"):  # beside what it makes, it names its operand
         made = made[:1] if instruction.op == "copy-start" else made[1:2]
-    written = sum(x.bytes for x in made if x.in_hbm)
+    written = 0.0 if instruction.op == "send" else sum(x.bytes for x in made if x.in_hbm)
     if written and (replaced := _replaced(program, instruction, around)) is not None:
         written = replaced
     operands = ((i, around[name]) for i, name in enumerate(instruction.operands) if name in around)

@@ -56,7 +56,7 @@ Computation = Mapping[str, Instruction]  # in the order of execution
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A program of one of `devices`: its computations by name, and the one that it begins with."""
+    """A program of one of the `devices` of a slice: its computations by name, and the one that it begins with."""
 
     computations: Mapping[str, Computation]
     entry: str

@@ -3,7 +3,7 @@
 import dataclasses
 
 from mpo_jax.planning.bound import at_peaks
-from mpo_jax.planning.cost import Cost, kernel_cost, part_of, parts, sent
+from mpo_jax.planning.cost import kernel_cost, part_of, parts, sent
 from mpo_jax.planning.hlo import Compiled
 from mpo_jax.planning.peaks import Peaks
 
@@ -27,36 +27,36 @@ class Times:
             setattr(self, field.name, getattr(self, field.name) + times * getattr(other, field.name))
 
 
-def times(program: Compiled, peaks: Peaks, links: int, slices: int = 1, name: str | None = None) -> Times:
+def times(program: Compiled, peaks: Peaks, links: int, name: str | None = None) -> Times:
     """Of a computation with its loops, by default of the whole program. A collective that is cut into parts is started with its
     first part and awaited with its last."""
     around = program.computations[name or program.entry]
     last = {part_of(part): i for i, x in enumerate(around.values()) for part, of in parts(program, x, around) if of is not around}
-    found, free, ends = Times(), 0.0, {}  # `free`: when the network is; `ends`: when what was started will be there
-
-    def seconds(cost: Cost) -> float:
-        return at_peaks(cost, peaks, links).seconds
+    # When each network is free, and when what was started will be there.
+    found, free, ends = Times(), {True: 0.0, False: 0.0}, {}
 
     def await_until(end: float) -> None:
         found.awaited += max(0.0, end - found.path)
 
     for i, instruction in enumerate(around.values()):
         if instruction.op == "while" and (body := instruction.named("body")):
-            found.add(times(program, peaks, links, slices, body), program.passes(instruction, around))
+            found.add(times(program, peaks, links, body), program.passes(instruction, around))
             continue
         if instruction.op.endswith("-done"):
             await_until(ends.pop(instruction.operands[0], 0.0))
             continue
         for part, of in parts(program, instruction, around):
             key = instruction.name if of is around else part_of(part)
-            takes, alone = seconds(sent(part, of, program.devices, slices)), of is around and not part.op.endswith("-start")
+            alone = of is around and part.op != "send" and not part.op.endswith("-start")
             if key not in ends:
-                free = ends[key] = max(found.path, free) + takes
+                takes, far = at_peaks(sent(part, of, program.devices), peaks, links).seconds, part.op == "send"
+                free[far] = ends[key] = max(found.path, free[far]) + takes
                 found.synchronous += takes * alone
                 found.asynchronous += takes * (not alone)
             if alone:
                 await_until(ends.pop(key))
-        found.kernels += seconds(kernel_cost(program, instruction, around)) if instruction.is_kernel else 0.0
+        if instruction.is_kernel:
+            found.kernels += at_peaks(kernel_cost(program, instruction, around), peaks, links).seconds
         for key in [key for key, at in last.items() if at == i]:
             await_until(ends.pop(key))
     return found

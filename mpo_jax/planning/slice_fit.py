@@ -53,7 +53,7 @@ def compiled(layout: RunLayout) -> SliceReport:
     found: dict[str, Memory] = {}
     with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
         for program in programs(layout):
-            memory = beside(compile_for(program.lowered, kind, layout.slices), program.held)
+            memory = beside(compile_for(program.lowered, kind), program.held)
             found[program.name] = fuller(found[program.name], memory) if program.name in found else memory
             if not memory.fits:
                 break

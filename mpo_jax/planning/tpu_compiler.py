@@ -77,7 +77,7 @@ def devices(topology: str, slices: int = 1) -> Sequence[Any]:
         ) from None
 
 
-def compile_for(lowered: jax.stages.Lowered, device_kind: str, slices: int = 1) -> Memory:
+def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
     """Compiles a program that was lowered for a topology's devices. A program that does not fit is a result, not an error."""
     usable = usable_bytes(device_kind)
     try:
@@ -98,7 +98,7 @@ def compile_for(lowered: jax.stages.Lowered, device_kind: str, slices: int = 1) 
         largest=largest,
         largest_bytes=size,
         kernels=text.count('custom_call_target="tpu_custom_call"'),
-        cost=cost(read(text), slices),
+        cost=cost(read(text)),
     )
 
 

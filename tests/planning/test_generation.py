@@ -148,7 +148,7 @@ def test_the_command_compiles_and_finds_the_largest_batch(tmp_path, capsys):
 
 @pytest.mark.parametrize(("width", "tensor"), [(1, 1), (1, 4), (2, 2), (4, 2)])
 def test_weights_and_caches_are_counted_by_the_byte(here, monkeypatch, width, tensor):
-    monkeypatch.setattr(generation, "compile_for", lambda *_: FITS)
+    monkeypatch.setattr(generation, "compile_for", lambda lowered, kind: FITS)
     writing = Writing(here, batch_size=5, prompt_tokens=33, max_new_tokens=7)
     report = generation.compiled_generation(lay_out_generation(writing, "here", width, tensor))
     copies = 8 // (width * tensor)
@@ -290,7 +290,7 @@ def test_options_of_generation_alone_are_a_sentence(capsys):
 
 
 def test_a_configs_model_is_planned(here, capsys, monkeypatch):
-    monkeypatch.setattr(generation, "compile_for", lambda *_: FITS)
+    monkeypatch.setattr(generation, "compile_for", lambda lowered, kind: FITS)
     plan.main(["--generate", "--config=quickstart", f"--config.model={here}", "--topologies=a,b", "--json"])
     a, b = map(json.loads, capsys.readouterr().out.splitlines())
     assert (a["topology"], b["topology"], a["mesh"]["tensor"], a["rows"]) == ("a", "b", 1, 64)

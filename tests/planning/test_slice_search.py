@@ -84,7 +84,7 @@ def test_a_search_keeps_what_would_change_the_numbers(model_dir, monkeypatch):
 
 @needs_compiler
 def test_the_search_command_prints_its_answer(model_dir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(slice_fit, "compile_for", lambda *_: FITS)
+    monkeypatch.setattr(slice_fit, "compile_for", lambda lowered, kind: FITS)
     path = config_file(model_dir, tmp_path)
     plan.main([f"--config={path}", "--search", "--topologies=v5e:2x2,v5e:1x1", "--tokens=128", "--json"])
     (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
