@@ -55,7 +55,14 @@ INSTEAD: dict[str, tuple[type, dict[str, str]]] = {
         },
     ),
 }
-TRAINING = {"search": False, "slices": 1, "tokens": None, "mfu": None, "rows": None, "price": None}  # options of a plan of training, and their defaults
+TRAINING = {
+    "search": False,
+    "slices": 1,
+    "tokens": None,
+    "mfu": None,
+    "rows": None,
+    "price": None,
+}  # options of a plan of training, and their defaults
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,8 +14,8 @@ from mpo_jax.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is to be said of a run beside its memory: the time of an update at a share `mfu` of the peak FLOP/s, and the chip-hours
-    for a number of `rows`, with `money` for each."""
+    """What is to be said of a run beside its memory: the time of an update at a share `mfu` of the peak FLOP/s; the chip-hours for
+    a number of `rows`, and the `money` for them, given for one."""
 
     mfu: float | None = None
     rows: int | None = None
@@ -61,7 +61,7 @@ def _times(entry: SliceReport, config: TrainConfig, asked: Asked) -> list[str]:
     fast, slow = (f"{entry.update_flops / entry.peak_flops / share:.3g}" for share in PUBLISHED)
     lines = [
         f"  bound      an update takes {entry.bound.seconds:.3g} s at best, for its {entry.bound.resource} ({needs})",
-        f"  range      {fast} to {slow} s at {PUBLISHED[0]:.0%} to {PUBLISHED[1]:.0%} of the peak, as is published for other runs",
+        f"  range      {fast} to {slow} s at {PUBLISHED[0]:.0%} to {PUBLISHED[1]:.0%} of the peak, as published for other runs",
     ]
     run = price(entry, config, asked.rows) if asked.rows is not None else None
     if run is None:
@@ -69,7 +69,7 @@ def _times(entry: SliceReport, config: TrainConfig, asked: Asked) -> list[str]:
     best, (low, high) = run.hours(run.best), map(run.hours, run.published)
     shares = ", ".join(f"{name} {s / sum(run.published[0].values()):.1%}" for name, s in run.published[0].items())
     lines.append(
-        f"  run        {run.updates:,} updates take {best:.3g} chip-hours at best, {low:.3g} to {high:.3g} in that range ({shares})"
+        f"  run        {run.updates:,} updates: {best:.3g} chip-hours at best, {low:.3g} to {high:.3g} in that range ({shares})"
     )
     if asked.money is not None:
         best, low, high = (f"{hours * asked.money:,.2f}" for hours in (best, low, high))

@@ -83,8 +83,8 @@ def _convolution(instruction: Instruction, data: Made, kernel: Made) -> float:
 
 
 def collectives(program: Compiled, around: Computation) -> list[tuple[Instruction, Computation]]:
-    """Each collective of a computation with the computation that it stands in: a kernel of its own, or a part of some. The compiler
-    cuts some into parts, which run beside products in several kernels; they have one channel, and are one collective."""
+    """Each collective of a computation with the computation that it stands in: a kernel of its own, or a part of some. Some
+    are cut into parts, which run beside products in several kernels; they have one channel, and are one collective."""
     found: dict[str, tuple[Instruction, Computation]] = {}
     for instruction in around.values():
         for part, of in parts(program, instruction, around):

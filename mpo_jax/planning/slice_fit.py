@@ -79,9 +79,13 @@ def compiled(layout: RunLayout) -> SliceReport:
         chips=chips,
         reading_seconds=_weights(layout) / len(layout.devices) / PEAKS[kind].memory if kind in PEAKS else None,
         forward_flops={
-            name: sum(update_work(model, pipeline.batch_at(0), layout.state.trainable, learns=False).flops for pipeline in pipelines)
+            name: sum(
+                update_work(model, pipeline.batch_at(0), layout.state.trainable, learns=False).flops for pipeline in pipelines
+            )
             for name, pipelines in {
-                "held out": [layout.train], "gaps": [evaluated(layout)], "scoring": list(scored(layout).values())
+                "held out": [layout.train],
+                "gaps": [evaluated(layout)],
+                "scoring": list(scored(layout).values()),
             }.items()
         },
         compile_seconds=time.monotonic() - begun,

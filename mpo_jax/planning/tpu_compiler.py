@@ -103,8 +103,8 @@ def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
 
 
 def compiled_text(lowered: jax.stages.Lowered, options: Mapping[str, Any] | None = None) -> tuple[jax.stages.Compiled, str]:
-    """Compiles a program, with options of the compiler, and gives its text too. The compiler itself writes the text: libtpu 0.0.51
-    cannot hand all programs for v5p and v6e to JAX (`as_text`)."""
+    """Compiles a program, with options of the compiler, and gives its text too. The compiler itself writes the text, since libtpu
+    0.0.51 cannot hand all programs for v5p and v6e to JAX (`as_text`)."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile({**(options or {}), "xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         # Small programs, of which it makes constants, lie beside the program itself.

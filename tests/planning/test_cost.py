@@ -12,12 +12,12 @@ from mpo_jax.planning import programs
 from mpo_jax.planning.cost import Cost, collectives, cost, groups
 from mpo_jax.planning.hlo import read
 from mpo_jax.telemetry.flops import Counts, attention_flops, forward_flops, update_work
-from mpo_jax.training import config as configs
 
 
 def program(*lines: str, others: str = "", partitions: int = 8):
     body = "\n".join(f"  {line}" for line in lines)
-    return read(f"HloModule jit_f, is_scheduled=true, num_partitions={partitions}\n\n{others}\nENTRY %main.1 (x: f32[1]) -> f32[1] {{\n{body}\n}}\n")
+    head = f"HloModule jit_f, is_scheduled=true, num_partitions={partitions}\n\n{others}\n"
+    return read(f"{head}ENTRY %main.1 (x: f32[1]) -> f32[1] {{\n{body}\n}}\n")
 
 
 def test_a_loops_products_count_as_often_as_they_are_made():
