@@ -2,8 +2,8 @@
 
     JAX_PLATFORMS=cpu python benchmarks/bound.py [--rounds 5]
 
-The step of the quickstart, and one with Llama 3's vocabulary, all sequences as long as the config allows; float32, one device. The
-peaks are those of large matrix products and of copies that stay in the processor's caches, as most arrays of these steps do,
+The step of the quickstart, and one with Llama 3's vocabulary, all sequences as long as the config allows; float32, one device.
+The peaks are those of large matrix products and of copies that stay in the processor's caches, as most arrays of these steps do,
 measured in turn with the steps; of all times the shortest counts. `bound` is what `mpo_jax.plan` would say of the compiled step
 with these peaks; `sum` is that of products and memory, which the cores of a CPU do one after the other.
 """

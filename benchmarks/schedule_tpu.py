@@ -3,8 +3,8 @@
     python benchmarks/schedule_tpu.py --topology=v5e:2x4 [--options=NAME=VALUE,...] --config=CONFIG [--config.NAME=VALUE ...]
 
 `--options` are the TPU compiler's, as in `xla_tpu_enable_async_collective_fusion=false`; on a TPU VM they would be written as
-`LIBTPU_INIT_ARGS="--NAME=VALUE ..."`. Layers are a loop, so a config.json with four of them shows the schedule of any number, in a
-few minutes. Times are those of the chip's published peaks, and nothing is measured.
+`LIBTPU_INIT_ARGS="--NAME=VALUE ..."`. Layers are a loop, so a config.json with four of them shows the schedule of any number, in
+minutes. Times are those of the chip's published peaks, and nothing is measured.
 """
 
 import argparse

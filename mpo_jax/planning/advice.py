@@ -14,8 +14,8 @@ from mpo_jax.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is to be said of a run beside its memory: the time of an update at a share `mfu` of the peak FLOP/s; the chip-hours for
-    a number of `rows`, and the `money` for them, given for one."""
+    """What is to be said of a run beside its memory: the time of an update at a share `mfu` of the peak FLOP/s; the chip-hours
+    for a number of `rows`, and the `money` for them, given for one."""
 
     mfu: float | None = None
     rows: int | None = None

@@ -16,8 +16,8 @@ class Peaks:
     between_slices: float
 
 
-# cloud.google.com/tpu/docs, the page of each version: the bandwidth of a chip's HBM; of its interconnect, there both ways over all
-# links (four on v5e and v6e, six on v5p); and of the data-centre network, a chip's share of what the page gives for a pod.
+# cloud.google.com/tpu/docs, the page of each version: the bandwidth of a chip's HBM; of its interconnect, there both ways over
+# all links (four on v5e and v6e, six on v5p); and of the data-centre network, a chip's share of what the page gives for a pod.
 # The page of v4 has neither network: 50 GB/s a link by Jouppi et al. (arXiv:2304.01433), and between slices no more than v5p.
 PEAKS = {
     "TPU v4": Peaks(PEAK["TPU v4"] / 2, 1200e9 / 2, 50e9, 50e9 / 8 / 2),  # a chip is two devices to the compiler
