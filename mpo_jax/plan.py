@@ -1,10 +1,11 @@
-"""Will it fit? Compiles a run's programs for a TPU slice, on a machine without one.
+"""Will it fit, and what will it take? Compiles a run's programs for a TPU slice, on a machine without one.
 
     python -m mpo_jax.plan --config=configs/llama31.py --topology=v5e:2x4 [--config.field=value ...]
     python -m mpo_jax.plan --config=configs/llama31.py --search [--topologies=v5e:2x4,v5e:4x4]
 
 Only the model's config.json is read, no weights and no data. Every sequence is assumed to have `data.max_length` tokens, or as
 many as `--tokens` says. `--topologies=a,b,c` compares slices; `--search` finds the smallest slice that fits, and a mesh for it.
+With `--rows=N [--price=MONEY]` it adds up the chip-hours of a run on N rows, and their price.
 
     python -m mpo_jax.plan --generate --model=DIR --topology=v5e:2x4 [--batch-size=N --prompt-tokens=N --max-new-tokens=N]
 
@@ -21,7 +22,7 @@ import json
 import sys
 
 from mpo_jax.errors import InputError, one_sentence
-from mpo_jax.planning.advice import describe, describe_generation, describe_reading, recommend
+from mpo_jax.planning.advice import Asked, describe, describe_generation, describe_reading, recommend
 from mpo_jax.planning.editing import Reading, plan_reading
 from mpo_jax.planning.generation import Writing
 from mpo_jax.planning.generation_search import plan_generation
@@ -54,7 +55,14 @@ INSTEAD: dict[str, tuple[type, dict[str, str]]] = {
         },
     ),
 }
-TRAINING = {"search": False, "slices": 1, "tokens": None, "mfu": None}  # options of a plan of training, and their defaults
+TRAINING = {
+    "search": False,
+    "slices": 1,
+    "tokens": None,
+    "mfu": None,
+    "rows": None,
+    "price": None,
+}  # options of a plan of training, and their defaults
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--mfu", type=float, help="also print the time of an update at this share of the peak FLOP/s, such as 0.4"
     )
+    parser.add_argument("--rows", type=int, metavar="N", help="also print the chip-hours of a run on a file of N rows")
+    parser.add_argument("--price", type=float, metavar="MONEY", help="with --rows: for a chip-hour, in any currency")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per slice (with --search, per generation)")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--generate", action="store_true", help="plan the writing of answers instead of a training run")
@@ -101,10 +111,9 @@ def main(argv: list[str] | None = None) -> None:
             answers = search(config, names, given.tokens, given.slices, _say)
         else:
             answers = (compiled(lay_out(config, name, given.tokens, given.slices)) for name in names)
+        asked = Asked(given.mfu, given.rows, given.price)
         for answer in answers:
-            said = (
-                recommend(answer, config, given.mfu) if isinstance(answer, SearchResult) else describe(answer, config, given.mfu)
-            )
+            said = recommend(answer, config, asked) if isinstance(answer, SearchResult) else describe(answer, config, asked)
             print(json.dumps(dataclasses.asdict(answer)) if given.json else said, flush=True)
 
 
@@ -144,6 +153,10 @@ def _check(given: argparse.Namespace, names: list[str]) -> None:
         raise InputError(f"No slice was given: write --topology=SLICE with a slice such as {EXAMPLES}{search}.")
     if given.slices < 1:
         raise InputError(f"--slices={given.slices} must be at least 1.")
+    if given.rows is not None and given.rows < 1:
+        raise InputError(f"--rows={given.rows} must be at least 1.")
+    if given.price is not None and (given.rows is None or not given.price >= 0):
+        raise InputError(f"--price={given.price} is the money for a chip-hour, 0 or more: write it with --rows=N.")
     if given.mfu is not None and not 0 < given.mfu <= 1:
         raise InputError(f"--mfu={given.mfu} must be above 0 and at most 1, such as 0.4.")
 

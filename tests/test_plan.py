@@ -42,7 +42,10 @@ def test_the_state_is_counted_by_the_bytes(model_dir, cached):
     step = cached.programs["step"]
     assert cached.fits
     assert step.peak >= cached.masters + cached.moments + step.largest_bytes
-    assert "of 15.75 GiB usable: fits" in advice.describe(cached, config(model_dir))
+    said = advice.describe(cached, config(model_dir), advice.Asked(rows=80, money=1.0))
+    assert "of 15.75 GiB usable: fits" in said and "\n  price " in said
+    flops = cached.bound.products * cached.peak_flops
+    assert flops > cached.update_flops, "the backward pass computes the layers again, and a kernel's products are counted"
 
 
 @needs_compiler

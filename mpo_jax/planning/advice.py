@@ -5,23 +5,34 @@ import math
 
 from mpo_jax.planning.editing import ReadingReport
 from mpo_jax.planning.generation import GenerationReport
+from mpo_jax.planning.price import PUBLISHED, price
 from mpo_jax.planning.slice_fit import SliceReport
 from mpo_jax.planning.slice_search import SearchResult, flags
 from mpo_jax.planning.tpu_compiler import GIB, Memory
 from mpo_jax.training.config import TrainConfig
 
 
-def recommend(found: SearchResult, config: TrainConfig, mfu: float | None) -> str:
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is to be said of a run beside its memory: the time of an update at a share `mfu` of the peak FLOP/s; the chip-hours
+    for a number of `rows`, and the `money` for them, given for one."""
+
+    mfu: float | None = None
+    rows: int | None = None
+    money: float | None = None
+
+
+def recommend(found: SearchResult, config: TrainConfig, asked: Asked) -> str:
     """The smallest slice that fits, and the settings to write for it."""
     if found.plan is None or found.settings is None:
         reference = "cached" if config.loss.reference_reads.storable else config.reference
         least = dataclasses.replace(config, reference=reference, remat="full")  # the search has tried these
         return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(least)}"
     lines = [f"{found.generation}: the smallest slice that fits is {found.plan.topology}, with", f"  {flags(found.settings)}"]
-    return "\n".join([*lines, describe(found.plan, config, mfu)])
+    return "\n".join([*lines, describe(found.plan, config, asked)])
 
 
-def describe(entry: SliceReport, config: TrainConfig, mfu: float | None = None) -> str:
+def describe(entry: SliceReport, config: TrainConfig, asked: Asked = Asked()) -> str:
     step, gib = entry.programs["step"], lambda n: f"{n / GIB:6.2f} GiB"
     mesh = " ".join(f"{axis}={n}" for axis, n in entry.mesh.items())
     where = entry.topology if entry.slices == 1 else f"{entry.slices} x {entry.topology}"
@@ -38,8 +49,32 @@ def describe(entry: SliceReport, config: TrainConfig, mfu: float | None = None) 
         lines.append(f"  largest    {gib(step.largest_bytes)}  {step.largest}; logits would be {gib(entry.logits).strip()}")
     lines += [f"  {name:<10} {gib(memory.peak)}" for name, memory in entry.programs.items()]
     most = max(entry.programs.values(), key=lambda memory: memory.peak)
-    lines += [_peak(most, "fits" if entry.fits else f"does not fit: {advice(config)}"), f"  work       {work(entry, mfu)}"]
-    return "\n".join(lines)
+    lines += [_peak(most, "fits" if entry.fits else f"does not fit: {advice(config)}"), f"  work       {work(entry, asked.mfu)}"]
+    return "\n".join(lines + _times(entry, config, asked))
+
+
+def _times(entry: SliceReport, config: TrainConfig, asked: Asked) -> list[str]:
+    """What an update and a run take at best, and at published shares of the peak."""
+    if entry.bound is None or entry.peak_flops is None:
+        return []
+    needs = ", ".join(f"{name.replace('_', ' ')} {s:.3g} s" for name, s in dataclasses.asdict(entry.bound).items() if s)
+    fast, slow = (f"{entry.update_flops / entry.peak_flops / share:.3g}" for share in PUBLISHED)
+    lines = [
+        f"  bound      an update takes {entry.bound.seconds:.3g} s at best, for its {entry.bound.resource} ({needs})",
+        f"  range      {fast} to {slow} s at {PUBLISHED[0]:.0%} to {PUBLISHED[1]:.0%} of the peak, as published for other runs",
+    ]
+    run = price(entry, config, asked.rows) if asked.rows is not None else None
+    if run is None:
+        return lines
+    best, (low, high) = run.hours(run.best), map(run.hours, run.published)
+    shares = ", ".join(f"{name} {s / sum(run.published[0].values()):.1%}" for name, s in run.published[0].items())
+    lines.append(
+        f"  run        {run.updates:,} updates: {best:.3g} chip-hours at best, {low:.3g} to {high:.3g} in that range ({shares})"
+    )
+    if asked.money is not None:
+        best, low, high = (f"{hours * asked.money:,.2f}" for hours in (best, low, high))
+        lines.append(f"  price      {best} at best, {low} to {high} in that range, at {asked.money:g} a chip-hour")
+    return lines
 
 
 def describe_generation(entry: GenerationReport) -> str:

@@ -28,7 +28,7 @@ from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import step_numbers
 from mpo_jax.training.trainable import frozen_part
-from mpo_jax.types import PAIR_KINDS, Batch, Numbers, Pair, Reads, Scores, SequenceScores, TrainState
+from mpo_jax.types import PAIR_KINDS, Batch, Numbers, Pair, Reads, Scores, SequenceScores, TrainState, Want
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
 LANGUAGES = ("ar", "bn", "jv", "ko", "sw", "zh")  # as many as the published data has
@@ -78,7 +78,13 @@ def lay_out(config: TrainConfig, topology: str, tokens: int | None = None, slice
 
     Errors: those of `devices`; a mesh that does not fit the slice or the model's dimensions; a folder without config.json.
     """
-    slice_devices = devices(topology, slices)
+    return lay_out_on(devices(topology, slices), config, topology, tokens, slices)
+
+
+def lay_out_on(
+    slice_devices: Sequence[Any], config: TrainConfig, topology: str, tokens: int | None = None, slices: int = 1
+) -> RunLayout:
+    """As `lay_out`, on these devices."""
     family, model, _ = build(hub.resolve(config.model, weights=False), remat=config.remat)
     mesh = make_mesh(chosen(config, model, slice_devices), slice_devices)
     # A mesh of devices that do not exist here is for the compiler only: computing anything under it would fail.
@@ -127,23 +133,35 @@ def _evaluation(layout: RunLayout) -> Iterator[Program]:
     one side only."""
     config, state, frozen = layout.config, layout.state, layout.frozen
     moments = bytes_on(state.opt_state)
-    (reads, measure), *_ = layout.programs.measure.items()
-    gaps = dataclasses.replace(layout.train, policy=reads, reference=Reads(), scores=None)
-    lowered = measure.lower(joined(state.trainable, frozen.policy), _placed(layout, gaps))
+    measure, *_ = layout.programs.measure.values()
+    lowered = measure.lower(joined(state.trainable, frozen.policy), _placed(layout, evaluated(layout)))
     yield Program("evaluation", lowered, moments + bytes_on(frozen.reference))
     if config.data.eval_fraction or config.data.eval_path is not None:
         args = (state.trainable, frozen, _placed(layout, layout.train), layout.numbers)
         yield Program("evaluation", layout.programs.evaluate.lower(*args), moments)
 
 
+def evaluated(layout: RunLayout) -> Pipeline:
+    """One batch of rows whose gaps are measured."""
+    reads, *_ = layout.programs.measure
+    return dataclasses.replace(layout.train, policy=reads, reference=Reads(), scores=None)
+
+
 def _scoring(layout: RunLayout) -> Iterator[Program]:
     """A cached reference's scores of each pair. There is no training state yet."""
-    config = layout.config
-    for want, reads in stored_reads(config.loss.reference_reads).items() if config.reference == "cached" else ():
-        examples = [dataclasses.replace(example, language="") for example in layout.train.examples]
-        params = layout.model.abstract(layout.mesh, jnp.dtype(config.reference_dtype))
-        batch = _placed(layout, of_pairs(layout.train, examples, reads))
-        yield Program("scoring", layout.programs.score[want].lower(params, batch), bytes_on(layout.frozen.policy))
+    params = layout.model.abstract(layout.mesh, jnp.dtype(layout.config.reference_dtype))
+    for want, pipeline in scored(layout).items():
+        lowered = layout.programs.score[want].lower(params, _placed(layout, pipeline))
+        yield Program("scoring", lowered, bytes_on(layout.frozen.policy))
+
+
+def scored(layout: RunLayout) -> dict[Want, Pipeline]:
+    """One batch of pairs of each kind that a cached reference scores; nothing where it is live."""
+    if layout.config.reference == "live":
+        return {}
+    examples = [dataclasses.replace(example, language="") for example in layout.train.examples]
+    reads = stored_reads(layout.config.loss.reference_reads)
+    return {want: of_pairs(layout.train, examples, of) for want, of in reads.items()}
 
 
 def _export(layout: RunLayout) -> Iterator[Program]:

@@ -1,16 +1,21 @@
-"""How much memory would a run's programs need on a TPU slice? The TPU compiler compiles each of them."""
+"""How much memory would a run's programs need on a TPU slice, and how long must an update take? The TPU compiler compiles each of
+them."""
 
 import dataclasses
 import math
+import time
 
 import jax
 import jax.numpy as jnp
 
 from mpo_jax.devices.sharding import shards
 from mpo_jax.models.parameters import first_reached
-from mpo_jax.planning.programs import RunLayout, programs
+from mpo_jax.planning.bound import Bound, bound
+from mpo_jax.planning.cost import Cost
+from mpo_jax.planning.peaks import PEAKS
+from mpo_jax.planning.programs import RunLayout, evaluated, programs, scored
 from mpo_jax.planning.tpu_compiler import Memory, compile_for
-from mpo_jax.telemetry.flops import update_work
+from mpo_jax.telemetry.flops import attention_flops, update_work
 from mpo_jax.telemetry.memory import bytes_on
 from mpo_jax.telemetry.throughput import PEAK
 
@@ -35,11 +40,16 @@ class SliceReport:
     peak_flops: float | None  # per second, of all chips together, in bfloat16; None where `throughput.PEAK` does not know them
     fits: bool  # every program
     programs: dict[str, Memory]  # the step's first, each with what is held beside it; the first that does not fit is the last
+    bound: Bound | None = None  # of one update; None where it does not fit, or the chip's peaks are not known
+    chips: int = 0
+    reading_seconds: float | None = None  # in which the devices read all weights once, at their memory's peak
+    forward_flops: dict[str, float] = dataclasses.field(default_factory=dict)  # model FLOPs of a batch that is not learnt from
+    compile_seconds: float = 0.0  # that all this took here
 
 
 def compiled(layout: RunLayout) -> SliceReport:
     """Compiles the programs of `layout`, which takes minutes for a model with billions of weights."""
-    kind = layout.devices[0].device_kind
+    kind, begun = layout.devices[0].device_kind, time.monotonic()
     found: dict[str, Memory] = {}
     with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
         for program in programs(layout):
@@ -48,7 +58,7 @@ def compiled(layout: RunLayout) -> SliceReport:
             if not memory.fits:
                 break
     chips = len({(getattr(device, "slice_index", 0), *device.coords) for device in layout.devices})
-    policy = layout.host.policy
+    policy, model = layout.host.policy, layout.model.config
     return SliceReport(
         layout.topology,
         layout.slices,
@@ -59,18 +69,48 @@ def compiled(layout: RunLayout) -> SliceReport:
         frozen=bytes_on(layout.frozen.policy),
         reference=bytes_on(layout.frozen.reference),
         shared=layout.frozen.shared,
-        logits=4 * math.prod(policy.answer_at_SA.shape[1:]) * layout.model.config.vocab_size // len(layout.devices),
+        logits=4 * math.prod(policy.answer_at_SA.shape[1:]) * model.vocab_size // len(layout.devices),
         update_tokens=layout.train.tokens_at(0),
-        update_flops=update_work(layout.model.config, layout.host, layout.state.trainable).flops,
+        update_flops=update_work(model, layout.host, layout.state.trainable).flops,
         peak_flops=PEAK[kind] * chips if kind in PEAK else None,
         fits=all(memory.fits for memory in found.values()),
         programs=found,
+        bound=_bound(layout, found["step"]),
+        chips=chips,
+        reading_seconds=_weights(layout) / len(layout.devices) / PEAKS[kind].memory if kind in PEAKS else None,
+        forward_flops={
+            name: sum(
+                update_work(model, pipeline.batch_at(0), layout.state.trainable, learns=False).flops for pipeline in pipelines
+            )
+            for name, pipelines in {
+                "held out": [layout.train],
+                "gaps": [evaluated(layout)],
+                "scoring": list(scored(layout).values()),
+            }.items()
+        },
+        compile_seconds=time.monotonic() - begun,
     )
 
 
+def _weights(layout: RunLayout) -> int:
+    """Bytes of all parameters in the dtype of the computation."""
+    return sum(x.size for x in jax.tree.leaves(layout.model.abstract())) * jnp.dtype(layout.config.compute_dtype).itemsize
+
+
+def _bound(layout: RunLayout, step: Memory) -> Bound | None:
+    """That of an update. Attention's kernels are not in the compiled program's cost: they are counted from the batch."""
+    if step.cost is None or not step.fits:
+        return None
+    kernels = attention_flops(layout.model.config, layout.host, layout.state.trainable) if step.kernels else 0.0
+    done = step.cost + Cost(flops=kernels / len(layout.devices))
+    return bound(done, layout.devices[0].device_kind, layout.topology)
+
+
 def fuller(one: Memory, other: Memory) -> Memory:
-    """The one of two programs that needs more memory: they run one after the other, so it decides whether both fit."""
-    return max(one, other, key=lambda memory: memory.peak)
+    """The one of two programs that needs more memory, with what both do: they run one after the other, so it decides whether both
+    fit."""
+    done = one.cost + other.cost if one.cost and other.cost else None
+    return dataclasses.replace(max(one, other, key=lambda memory: memory.peak), cost=done)
 
 
 def beside(memory: Memory, kept: int) -> Memory:

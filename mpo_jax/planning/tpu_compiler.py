@@ -1,20 +1,24 @@
 """How much memory of a TPU does a program need, and how much is there? The TPU compiler tells, on a machine without a TPU.
 
 `libtpu` contains the compiler for every generation and needs no chip to compile for one. Nothing is executed, so this gives
-memory and never speed.
+memory and what the program does, and never speed.
 """
 
 import dataclasses
 import math
 import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
 from mpo_jax.errors import InputError
+from mpo_jax.planning.cost import Cost, cost
+from mpo_jax.planning.hlo import read
 
 GIB = 2**30
 # The memory that a program may use on a device of each kind, as libtpu 0.0.51 says when it refuses a larger one. A chip has 16 GB
@@ -37,8 +41,7 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one device. For a program that does not fit, the compiler gives only `peak` and `usable`; for some that fit, it
-    gives no arrays and kernels."""
+    """Bytes on one device, and what the program does. For one that does not fit, the compiler gives only `peak` and `usable`."""
 
     fits: bool
     peak: int  # what it needs at once, its arguments included
@@ -47,6 +50,7 @@ class Memory:
     largest: str | None = None  # the largest array that an instruction makes, with its shape on one device
     largest_bytes: int | None = None
     kernels: int | None = None  # Pallas kernels in the program
+    cost: Cost | None = None
 
 
 def devices(topology: str, slices: int = 1) -> Sequence[Any]:
@@ -77,28 +81,35 @@ def compile_for(lowered: jax.stages.Lowered, device_kind: str) -> Memory:
     """Compiles a program that was lowered for a topology's devices. A program that does not fit is a result, not an error."""
     usable = usable_bytes(device_kind)
     try:
-        compiled = lowered.compile()
+        compiled, text = compiled_text(lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _too_big(str(error))
     found = compiled.memory_analysis()
     assert found is not None, "the TPU compiler reports it"
-    memory = Memory(
+    size, largest = _largest(text)
+    return Memory(
         fits=True,
         # The compiler's count includes arguments in host memory, but it refuses programs by device memory only.
         peak=found.peak_memory_in_bytes - found.host_argument_size_in_bytes,
         usable=usable,
         temporaries=found.temp_size_in_bytes,
+        largest=largest,
+        largest_bytes=size,
+        kernels=text.count('custom_call_target="tpu_custom_call"'),
+        cost=cost(read(text)),
     )
-    try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError:  # libtpu 0.0.51 cannot serialise some programs for v5p and v6e
-        return memory
-    assert text is not None, "the TPU compiler writes it"
-    size, largest = _largest(text)
-    kernels = text.count('custom_call_target="tpu_custom_call"')
-    return dataclasses.replace(memory, largest=largest, largest_bytes=size, kernels=kernels)
+
+
+def compiled_text(lowered: jax.stages.Lowered, options: Mapping[str, Any] | None = None) -> tuple[jax.stages.Compiled, str]:
+    """Compiles a program, with options of the compiler, and gives its text too. The compiler itself writes the text, since libtpu
+    0.0.51 cannot hand all programs for v5p and v6e to JAX (`as_text`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile({**(options or {}), "xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        # Small programs, of which it makes constants, lie beside the program itself.
+        written = Path(folder).glob("*after_optimizations.txt")
+        return compiled, max(written, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
 
 
 def usable_bytes(device_kind: str) -> int | None:

@@ -37,9 +37,9 @@ class Counts(NamedTuple):
     pairs: tuple[int, ...]
 
 
-def update_work(config: DecoderConfig, batch: Batch, trainable: Params) -> Work:
-    """The work of one update with this host batch, its microbatch axis included. `trainable`: what is trained, arrays or their
-    shapes; with adapters in it, all else is frozen.
+def update_work(config: DecoderConfig, batch: Batch, trainable: Params, *, learns: bool = True) -> Work:
+    """The work of one update with this host batch, its microbatch axis included; of its forward passes alone unless it `learns`.
+    `trainable`: what is trained, arrays or their shapes; with adapters in it, all else is frozen.
 
     The convention is that of model FLOPs (Chowdhery et al., PaLM, arXiv:2204.02311, appendix B):
 
@@ -52,22 +52,37 @@ def update_work(config: DecoderConfig, batch: Batch, trainable: Params) -> Work:
     * The policy runs forward and backward. The reference runs forward where it is live, and not at all where its scores come
       with the batch. Mismatched pairs run forward through each model that scores them.
     """
-    policy = functools.partial(forward_flops, config, trainable=trainable)
-    backward = functools.partial(backward_flops, config, trainable=trainable)
-    reference = functools.partial(forward_flops, config)
-    runs: list[tuple[Packed, tuple[Callable[[Counts], int], ...]]] = [(batch.policy, (policy, backward))]
-    if isinstance(batch.reference, Packed):
-        runs.append((batch.reference, (reference,)))
-    if batch.divergence is not None:
-        runs.append((batch.divergence, (policy, backward, reference)))
-    if batch.mismatch is not None:
-        stored = isinstance(batch.reference, Scores) and batch.reference.mismatch is not None
-        runs.append((batch.mismatch, (policy,) if stored else (policy, reference)))
+    runs = _passes(config, batch, trainable, learns)
     return Work(
         float(sum(flops(counts) for packed, passes in runs for counts in [counted(config, packed)] for flops in passes)),
         sum(int((packed.kv_segment_ST > 0).sum()) for packed, _ in runs),
         sum(packed.kv_segment_ST.size for packed, _ in runs),
     )
+
+
+def attention_flops(config: DecoderConfig, batch: Batch, trainable: Params) -> float:
+    """What the products of queries with keys and of their weights with values have of an update's model FLOPs."""
+    runs = _passes(config, batch, trainable, learns=True)
+    pairs = ((counted(config, packed)._replace(positions=0, scored=0), passes) for packed, passes in runs)
+    return float(sum(flops(counts) for counts, passes in pairs for flops in passes))
+
+
+def _passes(
+    config: DecoderConfig, batch: Batch, trainable: Params, learns: bool
+) -> list[tuple[Packed, tuple[Callable[[Counts], int], ...]]]:
+    """The packed rows of an update, and the FLOPs of each pass over them."""
+    policy = functools.partial(forward_flops, config, trainable=trainable)
+    backward = (functools.partial(backward_flops, config, trainable=trainable),) if learns else ()
+    reference = functools.partial(forward_flops, config)
+    runs: list[tuple[Packed, tuple[Callable[[Counts], int], ...]]] = [(batch.policy, (policy, *backward))]
+    if isinstance(batch.reference, Packed):
+        runs.append((batch.reference, (reference,)))
+    if batch.divergence is not None:
+        runs.append((batch.divergence, (policy, *backward, reference)))
+    if batch.mismatch is not None:
+        stored = isinstance(batch.reference, Scores) and batch.reference.mismatch is not None
+        runs.append((batch.mismatch, (policy,) if stored else (policy, reference)))
+    return runs
 
 
 def forward_flops(config: DecoderConfig, counts: Counts, trainable: Params | None = None) -> int:

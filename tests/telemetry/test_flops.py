@@ -11,7 +11,7 @@ from mpo_jax.models.adapters import LoraConfig, abstract_adapter, prepared
 from mpo_jax.models.decoder import dotted
 from mpo_jax.models.parameters import cut, joined
 from mpo_jax.scoring.sequences import score
-from mpo_jax.telemetry.flops import Work, backward_flops, counted, forward_flops, update_work, visible_pairs
+from mpo_jax.telemetry.flops import Work, attention_flops, backward_flops, counted, forward_flops, update_work, visible_pairs
 from mpo_jax.training.trainable import split
 from mpo_jax.types import Packed, Pair, Reads, Scores, SequenceScores, Want
 
@@ -89,6 +89,13 @@ def test_an_update_is_three_passes_of_the_policy_and_one_of_a_live_reference():
     cached = dataclasses.replace(batch, reference=Scores())
     assert of(cached).flops == 3 * policy
     assert of(dataclasses.replace(batch, reference=None)).flops == 3 * policy
+    assert update_work(tiny.CONFIG, batch, WHOLE, learns=False).flops == policy + reference
+
+
+def test_attention_is_a_part_of_an_update():
+    batch = dataclasses.replace(tiny.batch(), mismatch=None, reference=None)
+    pairs = sum(counted(tiny.CONFIG, batch.policy).pairs)
+    assert attention_flops(tiny.CONFIG, batch, WHOLE) == 3 * 4 * tiny.CONFIG.heads * tiny.CONFIG.head_dim * pairs
 
 
 def test_mismatched_pairs_and_divergences():
