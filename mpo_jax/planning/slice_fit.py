@@ -35,6 +35,7 @@ class SliceReport:
     peak_flops: float | None  # per second, of all chips together, in bfloat16; None where `throughput.PEAK` does not know them
     fits: bool  # every program
     programs: dict[str, Memory]  # the step's first, each with what is held beside it; the first that does not fit is the last
+    kept: str = ""  # for the backward pass, as settings
 
 
 def compiled(layout: RunLayout) -> SliceReport:
@@ -65,6 +66,7 @@ def compiled(layout: RunLayout) -> SliceReport:
         peak_flops=PEAK[kind] * chips if kind in PEAK else None,
         fits=all(memory.fits for memory in found.values()),
         programs=found,
+        kept=f"remat={layout.config.remat} logits={layout.config.logits}",
     )
 
 

@@ -1,9 +1,10 @@
 """What is the log-probability of each scored token? The fused unembedding: hidden states in, log-probabilities out.
 
-The forward pass keeps a running maximum and sum per token (the online log-sum-exp). Either it saves nothing else, and neither pass
-holds more than one block of logits, [tokens, a slice of the vocabulary], which the backward pass recomputes; or it keeps the
-blocks for the backward pass, which then has one product less (three instead of four in all). The vocabulary may be split over `tensor`, the tokens over the batch axes, and the unembedding's width over `fsdp`: each block of it is gathered when it
-is needed, and its gradient scattered, so that no device ever holds the whole matrix.
+The forward pass keeps a running maximum and sum per token (the online log-sum-exp). Either it saves nothing else, and neither
+pass holds more than one block of logits, [tokens, a slice of the vocabulary], which the backward pass recomputes; or the blocks
+are kept for the backward pass, and there are three products instead of four. The vocabulary may be split over `tensor`, the
+tokens over the batch axes, and the unembedding's width over `fsdp`: each block of it is gathered when it is needed, and its
+gradient scattered, so that no device ever holds the whole matrix.
 """
 
 import functools
