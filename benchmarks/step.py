@@ -35,6 +35,7 @@ from tqdm import tqdm
 from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.data.batch_shapes import shapes_of
 from mpo_jax.data.chat import Example, TokenPair
+from mpo_jax.data.dataset import DataConfig
 from mpo_jax.data.packing import pack
 from mpo_jax.data.row_layout import round_up
 from mpo_jax.devices.sharding import MeshConfig, batch_to_mesh, make_mesh
@@ -45,6 +46,8 @@ from mpo_jax.models.parameters import Frozen
 from mpo_jax.models.weight_table import in_order
 from mpo_jax.scoring.objective import Task
 from mpo_jax.scoring.sequences import score
+from mpo_jax.training import memory_choice
+from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step
 from mpo_jax.training.step_arguments import step_numbers
@@ -120,15 +123,25 @@ def write_weights(folder: Path, shape: dict[str, int]) -> None:
 
 
 def measure(
-    folder: Path, shape: dict[str, int], variant: str, steps: int, remat: str, loss: PreferenceLoss, views: Views = list
+    folder: Path,
+    shape: dict[str, int],
+    variant: str,
+    steps: int,
+    remat: str,
+    loss: PreferenceLoss,
+    views: Views = list,
+    logits: str = "recompute",
 ) -> dict[str, Any]:
     """Runs one warm-up and `steps` timed updates of a method in this process; `views` adds the pairs that its rows lack."""
-    family, model, _ = build(folder, remat=remat)
+    family, model, _ = build(folder)
     examples, digest, width = rows_of(shape)
     examples = views(examples)
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
     with jax.set_mesh(mesh):
         batch, frozen = batch_of(examples, loss, width), Frozen({}, {})
+        kept = TrainConfig("", DataConfig(""), "", loss, compute_dtype="float32", remat=remat, logits=logits)
+        micro = jax.tree.map(lambda x: x[0], batch.policy)
+        model = memory_choice.chosen(kept, model, micro, model.abstract(mesh), mesh)
         if variant == "live":
             frozen = Frozen({}, load_params(folder, model, family, mesh))
         else:
@@ -155,6 +168,7 @@ def measure(
         "peak_rss_mib": peak,
         "loss": losses[0],
         "ids_sha256": digest,
+        "kept": f"remat={model.remat} logits={model.logits}",
     }
 
 
@@ -186,7 +200,8 @@ def main() -> None:
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--variants", nargs="*", default=PEERS, choices=PEERS, help="of the peer")
     parser.add_argument("--ours", nargs="*", default=OURS, choices=OURS, help="with the reference cached or live")
-    parser.add_argument("--remat", default="full")
+    parser.add_argument("--remat", default="full", help="as in a config; 'auto' too")
+    parser.add_argument("--logits", default="recompute", help="as in a config; 'auto' too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--again", action="store_true", help="a run of ours that is not counted compiles for those that are")
@@ -196,12 +211,22 @@ def main() -> None:
     if args.worker:
         if args.again:
             jax.config.update("jax_compilation_cache_dir", str(args.worker / "compiled"))
-        print(json.dumps(measure(args.worker, shape, args.ours[0], args.steps, args.remat, OURS_AND_THEIRS)))
+        print(json.dumps(measure(args.worker, shape, args.ours[0], args.steps, args.remat, OURS_AND_THEIRS, logits=args.logits)))
         return
     options = [*as_options(shape), "--steps", str(args.steps)]
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder), shape)
-        ours = [__file__, *options, "--remat", args.remat, "--worker", folder, *(["--again"] if args.again else [])]
+        ours = [
+            __file__,
+            *options,
+            "--remat",
+            args.remat,
+            "--logits",
+            args.logits,
+            "--worker",
+            folder,
+            *(["--again"] if args.again else []),
+        ]
         commands = {f"mpo_jax, {v}": [*ours, "--ours", v] for v in args.ours}
         if args.again:
             for command in commands.values():
@@ -222,7 +247,8 @@ def main() -> None:
             else sum(measured[0]["records"][0][k] for k in ("loss_gap", "loss_hidden"))
         )
         assert measured[0]["ids_sha256"] == first["ids_sha256"], f"{name} ran on other ids"
-        print(f"{name:<20}" + "{:>10.2f}{:>8.1f}{:>10.0f}".format(*median.values()) + f"{loss:>14.8f}")
+        kept = measured[0].get("kept", "")
+        print(f"{name:<20}" + "{:>10.2f}{:>8.1f}{:>10.0f}".format(*median.values()) + f"{loss:>14.8f}  {kept}")
 
 
 if __name__ == "__main__":

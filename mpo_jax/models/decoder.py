@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
 from mpo_jax.devices import sharding
-from mpo_jax.errors import InputError
+from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models import layers
 from mpo_jax.models.attention.api import SAVED_AS, attention
 from mpo_jax.models.kinds import Choice, period, together
@@ -42,6 +42,8 @@ REMAT: dict[str, Callable[..., Any]] = {
     ),
     "full": _policies.nothing_saveable,
 }
+
+LOGITS = ("recompute", "keep")  # in the backward pass: each block is computed a second time, or all are kept, in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,15 +171,19 @@ def dotted(path: Any) -> str:
 class Model:
     """A decoder as pure functions of its parameters, a tree of nested dicts.
 
-    `remat` names an entry of `REMAT`: what the backward pass keeps of each layer.
+    What is kept for the backward pass: `remat` names an entry of `REMAT`, what is kept of each layer; `logits` one of `LOGITS`,
+    whether the logits of scored tokens are.
     """
 
     config: DecoderConfig
     remat: str = "full"
+    logits: str = "recompute"
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT:
             raise InputError(f"remat={self.remat!r} is not a rematerialisation policy: write one of {', '.join(REMAT)}.")
+
+        check_choice("logits", self.logits, LOGITS)
 
     def axes(self) -> Params:
         """The logical axes of every parameter: the tree of the parameters with tuples of names as leaves."""
@@ -215,6 +221,10 @@ class Model:
     @property
     def final_softcap(self) -> float | None:
         return self.config.final_softcap
+
+    @property
+    def keeps_logits(self) -> bool:
+        return self.logits == "keep"
 
     def angles(self, position_ST: Array) -> tuple[Array | None, ...]:
         """The rotary angles of these positions in each layer, [S, T, H / 2]; None where a layer has no positions."""

@@ -9,7 +9,7 @@ from mpo_jax.planning.price import PUBLISHED, price
 from mpo_jax.planning.slice_fit import SliceReport
 from mpo_jax.planning.slice_search import SearchResult, flags
 from mpo_jax.planning.tpu_compiler import GIB, Memory
-from mpo_jax.training.config import TrainConfig
+from mpo_jax.training.config import AUTO, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ def recommend(found: SearchResult, config: TrainConfig, asked: Asked) -> str:
     """The smallest slice that fits, and the settings to write for it."""
     if found.plan is None or found.settings is None:
         reference = "cached" if config.loss.reference_reads.storable else config.reference
-        least = dataclasses.replace(config, reference=reference, remat="full")  # the search has tried these
+        # the search has tried these
+        least = dataclasses.replace(config, reference=reference, remat="full", logits="recompute", kept_gb=None)
         return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(least)}"
     lines = [f"{found.generation}: the smallest slice that fits is {found.plan.topology}, with", f"  {flags(found.settings)}"]
     return "\n".join([*lines, describe(found.plan, config, asked)])
@@ -43,6 +44,8 @@ def describe(entry: SliceReport, config: TrainConfig, asked: Asked = Asked()) ->
         *([f"  frozen     {gib(entry.frozen)}  the other weights, in {config.compute_dtype}"] if entry.frozen else []),
         f"  reference  {gib(entry.reference)}" + ("  shares the frozen weights" if entry.shared else ""),
     ]
+    if AUTO in (config.remat, config.logits):
+        lines.append(f"  kept       {entry.kept}")
     if step.temporaries is not None:
         lines.append(f"  temporary  {gib(step.temporaries)}  activations, gradients, compute copies of the weights")
     if step.largest_bytes is not None:
@@ -142,5 +145,7 @@ def advice(config: TrainConfig) -> str:
         ways.append("--config.optim.kind=adafactor")
     if config.remat != "full":
         ways.append("--config.remat=full")
+    if config.logits != "recompute":
+        ways.append("--config.logits=recompute")
     ways += ["a lower --config.data.max_length", "a larger slice"]
     return f"try {', '.join(ways[:-1])} or {ways[-1]}"

@@ -23,11 +23,12 @@ from mpo_jax.models.weight_table import gather, in_order, piece_of
 from mpo_jax.planning.tpu_compiler import devices
 from mpo_jax.scoring.reference import of_pairs, stored_fields, stored_reads
 from mpo_jax.telemetry.memory import bytes_on
+from mpo_jax.training import memory_choice
 from mpo_jax.training.config import TrainConfig
 from mpo_jax.training.mesh_choice import chosen
 from mpo_jax.training.run_programs import RunPrograms, run_programs
 from mpo_jax.training.step_arguments import step_numbers
-from mpo_jax.training.trainable import frozen_part
+from mpo_jax.training.trainable import abstract_trainable, frozen_part
 from mpo_jax.types import PAIR_KINDS, Batch, Numbers, Pair, Reads, Scores, SequenceScores, TrainState, Want
 
 UPDATES = 150  # of the learning rate's schedule, which takes no memory
@@ -44,7 +45,8 @@ class Program(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RunLayout:
-    """A run laid out on a slice: shapes, dtypes and shardings, nothing compiled. All rows of `train` have the greatest length."""
+    """A run laid out on a slice: shapes, dtypes and shardings, nothing compiled. All rows of `train` have the greatest length.
+    The settings of `config` are those chosen where it left them open: what is kept for the backward pass."""
 
     config: TrainConfig
     topology: str
@@ -85,13 +87,17 @@ def lay_out_on(
     slice_devices: Sequence[Any], config: TrainConfig, topology: str, tokens: int | None = None, slices: int = 1
 ) -> RunLayout:
     """As `lay_out`, on these devices."""
-    family, model, _ = build(hub.resolve(config.model, weights=False), remat=config.remat)
+    family, model, _ = build(hub.resolve(config.model, weights=False))
     mesh = make_mesh(chosen(config, model, slice_devices), slice_devices)
     # A mesh of devices that do not exist here is for the compiler only: computing anything under it would fail.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         live = config.reference == "live" and bool(config.loss.reference_reads.anything)
         shared = live and bool(config.lora.rank) and config.reference_model is None
         policy, reference = (model.abstract(mesh, jnp.dtype(of)) for of in (config.compute_dtype, config.reference_dtype))
+        train = fullest(config, model, config.data.max_length if tokens is None else tokens, shards(mesh, "batch"))
+        trainable = abstract_trainable(model, config.frozen, config.lora, mesh)
+        model = memory_choice.chosen(config, model, memory_choice.largest_microbatch(train), trainable, mesh)
+        config = dataclasses.replace(config, remat=model.remat, logits=model.logits, kept_gb=None)
         return RunLayout(
             config,
             topology,
@@ -102,7 +108,7 @@ def lay_out_on(
             model,
             run_programs(config, model, LANGUAGES, UPDATES, mesh),
             Frozen(frozen_part(policy, config.frozen, config.lora), {} if shared or not live else reference, shared),
-            fullest(config, model, config.data.max_length if tokens is None else tokens, shards(mesh, "batch")),
+            train,
         )
 
 

@@ -45,6 +45,7 @@ class SliceReport:
     reading_seconds: float | None = None  # in which the devices read all weights once, at their memory's peak
     forward_flops: dict[str, float] = dataclasses.field(default_factory=dict)  # model FLOPs of a batch that is not learnt from
     compile_seconds: float = 0.0  # of processor time, that all this took here
+    kept: str = ""  # for the backward pass, as settings
 
 
 def compiled(layout: RunLayout) -> SliceReport:
@@ -89,6 +90,7 @@ def compiled(layout: RunLayout) -> SliceReport:
             }.items()
         },
         compile_seconds=time.process_time() - begun,
+        kept=f"remat={layout.config.remat} logits={layout.config.logits}",
     )
 
 

@@ -14,7 +14,7 @@ from mpo_jax.planning.programs import lay_out
 from mpo_jax.planning.slice_fit import SliceReport, compiled, least_bytes
 from mpo_jax.planning.tpu_compiler import GIB, SLICES, devices, usable_bytes
 from mpo_jax.telemetry.memory import bytes_on
-from mpo_jax.training.config import TrainConfig
+from mpo_jax.training.config import AUTO, TrainConfig
 from mpo_jax.training.mesh_choice import meshes
 
 Settings = dict[str, Any]  # as `--config.NAME=value` takes them
@@ -56,11 +56,11 @@ def _smallest(
                 break
             if usable is not None and least > usable:
                 continue
-            say(f"{topology} {flags(settings(candidate))}: needs at least {least / GIB:.2f} GiB")
+            say(f"{topology} {flags(settings(layout.config))}: needs at least {least / GIB:.2f} GiB")
             say(f"  compiling, which takes minutes if it fits; {time.monotonic() - begun:.0f} s so far")
             entry = compiled(layout)
             if entry.fits:
-                return SearchResult(generation, tuple(topologies[: i + 1]), settings(candidate), entry)
+                return SearchResult(generation, tuple(topologies[: i + 1]), settings(layout.config), entry)
             name, memory = list(entry.programs.items())[-1]
             say(f"  does not fit: the {name} needs {memory.peak / GIB:.2f} GiB")
         else:
@@ -70,17 +70,19 @@ def _smallest(
 
 def candidates(config: TrainConfig, devices: Sequence[Any]) -> Iterator[TrainConfig]:
     """Settings to try on one slice, none of which changes what is learnt: the config's own reference before a cached one, its
-    `remat` before 'full', its microbatches before twice and four times as many, meshes in the order of `mesh_choice.meshes`."""
+    `remat` and `logits` before those that keep least, its microbatches before twice and four times as many, meshes in the order
+    of `mesh_choice.meshes`."""
     _, model, _ = build(hub.resolve(config.model, weights=False))
     microbatches = [
         n for n in (config.microbatches, 2 * config.microbatches, 4 * config.microbatches) if config.batch_size % n == 0
     ]
-    for reference, remat, n in itertools.product(
+    for reference, (remat, logits), n in itertools.product(
         dict.fromkeys((config.reference, "cached" if config.loss.reference_reads.storable else config.reference)),
-        dict.fromkeys((config.remat, "full")),
+        dict.fromkeys(((config.remat, config.logits), ("full", "recompute"))),
         microbatches,
     ):
-        several = dataclasses.replace(config, reference=reference, remat=remat, microbatches=n)
+        kept_gb = config.kept_gb if AUTO in (remat, logits) else None
+        several = dataclasses.replace(config, reference=reference, remat=remat, logits=logits, kept_gb=kept_gb, microbatches=n)
         for mesh in meshes(several, model, devices):
             yield dataclasses.replace(several, mesh=mesh)
 
@@ -89,7 +91,7 @@ def settings(config: TrainConfig) -> Settings:
     mesh: MeshConfig = config.mesh
     return {
         **{f"mesh.{name}": getattr(mesh, name) for name in ("data", "fsdp", "tensor")},
-        **{name: getattr(config, name) for name in ("reference", "remat", "microbatches")},
+        **{name: getattr(config, name) for name in ("reference", "remat", "logits", "microbatches")},
     }
 
 

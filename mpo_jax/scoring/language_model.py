@@ -14,6 +14,11 @@ class LanguageModel(Protocol):
         """Logits are capped to softcap * tanh(logit / softcap); None = as they are."""
         ...
 
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether the logits of scored tokens are kept for the backward pass, or computed a second time."""
+        ...
+
     def hidden(self, params: Params, packed: Packed) -> Array:
         """States after the final norm, [S, T, D]."""
         ...

@@ -47,7 +47,8 @@ def score(model: LanguageModel, params: Params, packed: Packed, reads: Reads, ro
     logp, count, pooled = None, None, None
     if Want.LOGP in reads.anything:
         with jax.named_scope("logp"):
-            logp_SA = answer_logps(model.readout(hidden_STD), model.unembedding(params), packed, model.final_softcap)
+            read_STD, unembed_VD = model.readout(hidden_STD), model.unembedding(params)
+            logp_SA = answer_logps(read_STD, unembed_VD, packed, model.final_softcap, model.keeps_logits)
             logp, count = per_slot(logp_SA, packed, slots), per_slot(jnp.ones_like(logp_SA), packed, slots)
     if Want.HIDDEN in reads.anything:
         with jax.named_scope("pool"):
@@ -119,10 +120,11 @@ def divergences(
     return {name: (sequence(start), sequence(start + rows)) for name, start in starts.items()}
 
 
-def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None) -> Array:
-    """The log-probability of every scored token, f32 nats (S, A); unused entries hold a number that no slot uses."""
+def answer_logps(hidden_STD: Array, unembed_VD: Array, packed: Packed, softcap: float | None, keep: bool = False) -> Array:
+    """The log-probability of every scored token, f32 nats (S, A); unused entries hold a number that no slot uses. `keep`: see
+    `token_logps`."""
     h_SAD = jnp.take_along_axis(hidden_STD, packed.answer_at_SA[..., None], axis=1)
-    return token_logps(h_SAD, unembed_VD, packed.answer_label_SA, softcap)
+    return token_logps(h_SAD, unembed_VD, packed.answer_label_SA, softcap, keep)
 
 
 def per_slot(x_SA: Array, packed: Packed, slots: int) -> Array:

@@ -1,9 +1,10 @@
 """What is the log-probability of each scored token? The fused unembedding: hidden states in, log-probabilities out.
 
-Neither pass holds more than one block of logits, [tokens, a slice of the vocabulary]. The forward pass keeps a running maximum
-and sum per token (the online log-sum-exp) and saves only these; the backward pass recomputes each block. The vocabulary may be
-split over `tensor`, the tokens over the batch axes, and the unembedding's width over `fsdp`: each block of it is gathered when it
-is needed, and its gradient scattered, so that no device ever holds the whole matrix.
+The forward pass keeps a running maximum and sum per token (the online log-sum-exp). Either it saves nothing else, and neither
+pass holds more than one block of logits, [tokens, a slice of the vocabulary], which the backward pass recomputes; or the blocks
+are kept for the backward pass, and there are three products instead of four. The vocabulary may be split over `tensor`, the
+tokens over the batch axes, and the unembedding's width over `fsdp`: each block of it is gathered when it is needed, and its
+gradient scattered, so that no device ever holds the whole matrix.
 """
 
 import functools
@@ -19,23 +20,29 @@ BLOCK = 2**22  # logits of one block on one device: 16 MB in f32
 SMALLEST_BLOCK = 512  # entries of the vocabulary: below that the products are too thin
 
 HIDDEN, UNEMBED, SCORED = ("batch", None, None), ("vocab", "embed"), ("batch", None)
+BLOCKS = ("vocab", None, "batch")  # of logits: [number of the block, its entries, tokens]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def token_logps(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None) -> Array:
-    """log p(label | h), nats, f32 (S, A). The states and the unembedding have the same dtype; products accumulate in float32."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def token_logps(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None, keep: bool = False) -> Array:
+    """log p(label | h), nats, f32 (S, A). The states and the unembedding have the same dtype; products accumulate in float32.
+
+    With `keep` a differentiated call keeps all logits in float32 until its backward pass (`kept_logits` says how many bytes); the
+    arithmetic is the same."""
     return on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)(h_SAD, unembed_VD, label_SA)[0]
 
 
-def _token_logps_fwd(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None) -> tuple[Array, Any]:
-    run = on_mesh(_forward, (HIDDEN, UNEMBED, SCORED), (SCORED, SCORED), softcap)
-    logp_SA, lse_SA = run(h_SAD, unembed_VD, label_SA)
-    return logp_SA, (h_SAD, unembed_VD, label_SA, lse_SA)
+def _token_logps_fwd(h_SAD: Array, unembed_VD: Array, label_SA: Array, softcap: float | None, keep: bool) -> tuple[Array, Any]:
+    out = (SCORED, SCORED, BLOCKS) if keep else (SCORED, SCORED)
+    run = on_mesh(functools.partial(_forward, keep=keep), (HIDDEN, UNEMBED, SCORED), out, softcap)
+    logp_SA, *kept = run(h_SAD, unembed_VD, label_SA)
+    return logp_SA, (h_SAD, unembed_VD, label_SA, *kept)
 
 
-def _token_logps_bwd(softcap: float | None, saved: Any, grad_SA: Array) -> tuple[Array, Array, None]:
-    run = on_mesh(_backward, (HIDDEN, UNEMBED, SCORED, SCORED, SCORED), (HIDDEN, UNEMBED), softcap)
-    return *run(*saved, grad_SA), None
+def _token_logps_bwd(softcap: float | None, keep: bool, saved: Any, grad_SA: Array) -> tuple[Array, Array, None]:
+    kept = (BLOCKS,) if keep else ()
+    run = on_mesh(_backward, (SCORED, HIDDEN, UNEMBED, SCORED, SCORED, *kept), (HIDDEN, UNEMBED), softcap)
+    return *run(grad_SA, *saved), None
 
 
 token_logps.defvjp(_token_logps_fwd, _token_logps_bwd)
@@ -93,8 +100,23 @@ def blocks_of(tokens: int, vocab: int) -> tuple[int, int]:
     return size, -(-vocab // size)
 
 
-def block_of(i: Array, size: int, unembed_VD: Array, h_PD: Array, softcap: float | None, across: Collectives) -> Any:
-    """(start, unembedding of block i, its logits, the soft-cap's tanh, which of its entries are its own).
+def kept_logits(tokens: int, vocab: int) -> int:
+    """The bytes of the logits that one device keeps, which has this many scored tokens and entries of the vocabulary."""
+    size, blocks = blocks_of(tokens, vocab)
+    return 4 * blocks * size * tokens
+
+
+def block_of(
+    i: Array,
+    size: int,
+    unembed_VD: Array,
+    h_PD: Array,
+    softcap: float | None,
+    across: Collectives,
+    kept_bP: Array | None = None,
+) -> Any:
+    """(start, unembedding of block i, its logits, the soft-cap's tanh, which of its entries are its own). `kept_bP`: the logits,
+    where they are there already.
 
     Logits have the vocabulary first: each product then uses its operands in their layout, or transposes the narrower one.
 
@@ -102,46 +124,52 @@ def block_of(i: Array, size: int, unembed_VD: Array, h_PD: Array, softcap: float
     """
     start = jnp.minimum(i * size, unembed_VD.shape[0] - size)
     w_bD = operand(across.gather_embed(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size)), across)
-    logits_bP = jnp.einsum("bd,pd->bp", w_bD, h_PD, preferred_element_type=jnp.float32)
-    tanh_bP = None
-    if softcap is not None:
-        tanh_bP = jnp.tanh(logits_bP / softcap)
-        logits_bP = softcap * tanh_bP
+    logits_bP, tanh_bP = kept_bP, None
+    if logits_bP is None:
+        logits_bP = jnp.einsum("bd,pd->bp", w_bD, h_PD, preferred_element_type=jnp.float32)
+        if softcap is not None:
+            tanh_bP = jnp.tanh(logits_bP / softcap)
+            logits_bP = softcap * tanh_bP
+    elif softcap is not None:
+        tanh_bP = logits_bP / softcap
     entry_b = start + jnp.arange(size)
     return start, w_bD, logits_bP, tanh_bP, entry_b, entry_b >= i * size
 
 
 def _forward(
-    h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, across: Collectives
-) -> tuple[Array, Array]:
-    """Log-probabilities and log-sum-exps, (S, A) each."""
+    h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, across: Collectives, keep: bool = False
+) -> tuple[Array, ...]:
+    """Log-probabilities and log-sum-exps, (S, A) each; with `keep` the logits of all blocks too, (blocks, b, P)."""
     S, A, D = h_SAD.shape
     h_PD, V = operand(h_SAD, across).reshape(S * A, D), unembed_VD.shape[0]
     label_P = label_SA.reshape(S * A) - across.vocab_start(V)
     size, blocks = blocks_of(S * A, V)
 
-    def body(carry: Any, i: Array) -> tuple[Any, None]:
+    def body(carry: Any, i: Array) -> tuple[Any, Array | None]:
         top_P, sum_P, label_logit_P = carry
-        _, _, logits_bP, _, entry_b, own_b = block_of(i, size, unembed_VD, h_PD, softcap, across)
-        logits_bP = jnp.where(own_b[:, None], logits_bP, -jnp.inf)
+        _, _, whole_bP, _, entry_b, own_b = block_of(i, size, unembed_VD, h_PD, softcap, across)
+        logits_bP = jnp.where(own_b[:, None], whole_bP, -jnp.inf)
         new_top_P = jnp.maximum(top_P, logits_bP.max(axis=0))
         sum_P = sum_P * jnp.exp(top_P - new_top_P) + jnp.exp(logits_bP - new_top_P[None]).sum(axis=0)
         is_label_bP = own_b[:, None] & (entry_b[:, None] == label_P[None])
-        return (new_top_P, sum_P, label_logit_P + jnp.where(is_label_bP, logits_bP, 0.0).sum(axis=0)), None
+        label_logit_P += jnp.where(is_label_bP, logits_bP, 0.0).sum(axis=0)
+        return (new_top_P, sum_P, label_logit_P), whole_bP if keep else None
 
     zeros = jnp.zeros(S * A, jnp.float32)
-    (top_P, sum_P, label_logit_P), _ = jax.lax.scan(body, (zeros - jnp.inf, zeros, zeros), jnp.arange(blocks))
+    (top_P, sum_P, label_logit_P), kept = jax.lax.scan(body, (zeros - jnp.inf, zeros, zeros), jnp.arange(blocks))
     highest_P = across.max_vocab(top_P)
     lse_P = highest_P + jnp.log(across.sum_vocab(sum_P * jnp.exp(top_P - highest_P)))
-    return (across.sum_vocab(label_logit_P) - lse_P).reshape(S, A), lse_P.reshape(S, A)
+    scores = (across.sum_vocab(label_logit_P) - lse_P).reshape(S, A), lse_P.reshape(S, A)
+    return scores if kept is None else (*scores, kept)
 
 
 def _backward(
+    grad_SA: Array,
     h_SAD: Array,
     unembed_VD: Array,
     label_SA: Array,
     lse_SA: Array,
-    grad_SA: Array,
+    kept: Array | None = None,
     *,
     softcap: float | None,
     across: Collectives,
@@ -157,21 +185,23 @@ def _backward(
         is_label_bP = entry_b[:, None] == label_P[None]
         return (is_label_bP - jnp.exp(logits_bP - lse_P[None])) * grad_P[None]
 
-    return pulled_back(of_logits, h_SAD, unembed_VD, softcap, across)
+    return pulled_back(of_logits, h_SAD, unembed_VD, softcap, across, kept)
 
 
 def pulled_back(
-    of_logits: Any, h_SAD: Array, unembed_VD: Array, softcap: float | None, across: Collectives
+    of_logits: Any, h_SAD: Array, unembed_VD: Array, softcap: float | None, across: Collectives, kept: Array | None = None
 ) -> tuple[Array, Array]:
     """The gradients of the states and of this device's part of the unembedding, each in its own dtype, from those of the logits:
-    `of_logits` maps (number of a block, its logits_bP, its entries of the vocabulary) to (b, P)."""
+    `of_logits` maps (number of a block, its logits_bP, its entries of the vocabulary) to (b, P). `kept`: the logits of all
+    blocks, (blocks, b, P); None = they are computed again."""
     S, A, D = h_SAD.shape
     h_PD = operand(h_SAD, across).reshape(S * A, D)
     size, blocks = blocks_of(S * A, unembed_VD.shape[0])
 
-    def body(carry: Any, i: Array) -> tuple[Any, None]:
+    def body(carry: Any, x: tuple[Array, Array | None]) -> tuple[Any, None]:
         dh_DP, dw_VD = carry
-        start, w_bD, logits_bP, tanh_bP, entry_b, own_b = block_of(i, size, unembed_VD, h_PD, softcap, across)
+        i, kept_bP = x
+        start, w_bD, logits_bP, tanh_bP, entry_b, own_b = block_of(i, size, unembed_VD, h_PD, softcap, across, kept_bP)
         d_bP = of_logits(i, logits_bP, entry_b)
         if tanh_bP is not None:
             d_bP *= 1 - tanh_bP**2
@@ -183,5 +213,5 @@ def pulled_back(
         return (dh_DP, jax.lax.dynamic_update_slice_in_dim(dw_VD, old_bD + dw_bD.astype(dw_VD.dtype), start, 0)), None
 
     zeros = (jnp.zeros((D, S * A), jnp.float32), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
-    (dh_DP, dw_VD), _ = jax.lax.scan(body, zeros, jnp.arange(blocks))
+    (dh_DP, dw_VD), _ = jax.lax.scan(body, zeros, (jnp.arange(blocks), kept))
     return across.sum_vocab(dh_DP).T.astype(h_SAD.dtype).reshape(S, A, D), dw_VD

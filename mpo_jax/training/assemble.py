@@ -28,7 +28,8 @@ from mpo_jax.models.families.base import Family
 from mpo_jax.models.families.registry import build
 from mpo_jax.models.parameters import Frozen, joined, uncut
 from mpo_jax.scoring.reference import cached_reference
-from mpo_jax.training.config import TrainConfig, describe
+from mpo_jax.training import memory_choice
+from mpo_jax.training.config import AUTO, TrainConfig, describe
 from mpo_jax.training.mesh_choice import advice, chosen
 from mpo_jax.training.run_identity import FREE_WITHIN, identity
 from mpo_jax.training.run_programs import RunPrograms, run_programs
@@ -82,7 +83,7 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
     of the model and the data."""
     # ---- model, mesh and data
     model_dir = hub.resolve(config.model)
-    family, model, raw = build(model_dir, remat=config.remat)
+    family, model, raw = build(model_dir)
     mesh = make_mesh(chosen(config, model, jax.devices()))
     processes.say("mesh: " + " ".join(f"{axis}={n}" for axis, n in mesh.shape.items()))
     with jax.set_mesh(mesh):
@@ -101,6 +102,10 @@ def assemble(config: TrainConfig, keep_weights: bool = False) -> Assembly:
         processes.say(f"data: {len(data.train.examples)} rows to train on, {held_out} held out; {full}")
         _agree(config, data, model_dir)
         # ---- programs, and what no update changes
+        trainable = abstract_trainable(model, config.frozen, config.lora, mesh)
+        model = memory_choice.chosen(config, model, memory_choice.largest_microbatch(data.train), trainable, mesh)
+        if AUTO in (config.remat, config.logits):
+            processes.say(f"kept for the backward pass: remat={model.remat} logits={model.logits}")
         programs = run_programs(config, model, tuple(data.train.languages), data.train.steps, mesh)
         load = functools.partial(load_params, model_dir, model, family, mesh)
         kinds = (("config.json", *hub.WEIGHT_FILES), hub.TOKENIZER_FILES)

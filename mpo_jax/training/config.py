@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +19,14 @@ from mpo_jax.devices.sharding import MeshConfig
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.adapters import LoraConfig
+from mpo_jax.models.decoder import LOGITS, REMAT
 from mpo_jax.telemetry.throughput import parse_range
 from mpo_jax.telemetry.writers import MetricsConfig
 from mpo_jax.training.optim import OptimConfig
 from mpo_jax.training.samples import SamplesConfig
-from mpo_jax.types import DTYPES
+from mpo_jax.types import DTYPES, Want
+
+AUTO = "auto"
 
 
 @dataclasses.dataclass
@@ -45,7 +49,9 @@ class TrainConfig:
     `batch_size`: rows per update, split into `microbatches` equal parts (gradient accumulation).
     `eval_every`: updates between evaluations on held-out rows (0 = only before and after training).
     `remat`: what the backward pass keeps of each layer, the rest being recomputed: 'full' keeps least, then 'offload',
-    'attention', 'dots', 'none'.
+    'attention', 'dots', 'none'. `logits`: whether it recomputes the logits of scored tokens too, or keeps them ('recompute',
+    'keep'; those that a divergence compares are always recomputed). Either may be 'auto': as much is kept as fits in `kept_gb`
+    GB on each device, by default a quarter of the memory where the devices are CPUs.
     `frozen`: names of parameters that are not trained, separated by commas, as in 'embedding,unembedding'; they have no float32
     masters and no moments; 'layers:30' are the first 30 layers. `lora`: with a rank above 0, or an adapter to start from,
     adapters are trained and all of the model is frozen.
@@ -74,6 +80,8 @@ class TrainConfig:
     reference: str = "live"
     reference_store: str | None = None
     remat: str = "full"
+    logits: str = "recompute"
+    kept_gb: float | None = None
     frozen: str = ""
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     compilation_cache: str = "~/.cache/mpo_jax/compiled"
@@ -88,6 +96,18 @@ class TrainConfig:
         check_choice("compute_dtype", self.compute_dtype, DTYPES)
         check_choice("reference_dtype", self.reference_dtype, DTYPES)
         check_choice("reference", self.reference, ("live", "cached"))
+        check_choice("remat", self.remat, (*REMAT, AUTO))
+        check_choice("logits", self.logits, (*LOGITS, AUTO))
+        if self.logits != "recompute" and Want.LOGP not in self.loss.policy_reads.of_rows.anything:
+            raise InputError(
+                f"logits='{self.logits}' has no effect, since {type(self.loss).__name__} reads no log-probability of the policy: "
+                "leave it out."
+            )
+        if self.kept_gb is not None and (AUTO not in (self.remat, self.logits) or not 0 <= self.kept_gb < math.inf):
+            raise InputError(
+                f"kept_gb={self.kept_gb} must be a number of GB, and has an effect with remat='auto' or logits='auto' alone: add "
+                "one of them, or leave it out."
+            )
         parse_range(self.profile)
         if self.lora.start is not None:
             self.lora = with_start(self.lora)

@@ -9,13 +9,15 @@ from mpo_jax.models.parameters import first_reached
 from mpo_jax.telemetry.memory import Line, bytes_on, kept_bytes
 from mpo_jax.training.assemble import Assembly
 from mpo_jax.training.config import TrainConfig
+from mpo_jax.training.memory_choice import logits_of
 from mpo_jax.training.optim import make_optimizer
 from mpo_jax.training.step import HOST, abstract_state
+from mpo_jax.types import Want
 
 
 def budget(config: TrainConfig, run: Assembly) -> list[Line]:
     """For `memory.table`: what the settings use, and what they save compared with float32 AdamW of all parameters on the devices,
-    a live float32 reference, and no rematerialisation."""
+    a live float32 reference, and layers and logits of which all is kept."""
     model, mesh, state, optim = run.model, run.mesh, run.programs.state, config.optim
     adamw = make_optimizer(dataclasses.replace(optim, kind="adamw", moments_dtype="float32", offload=False), run.data.train.steps)
     plain = abstract_state(model.abstract(mesh), adamw, mesh)
@@ -40,5 +42,9 @@ def budget(config: TrainConfig, run: Assembly) -> list[Line]:
     kept, all_kept = (
         kept_bytes(m, micro, config.compute_dtype, first) for m in (model, dataclasses.replace(model, remat="none"))
     )
-    setting = f"remat={config.remat}, compute_dtype={config.compute_dtype}; for the first update"
-    return [*lines, Line("kept for backward pass", setting, kept[0] // pieces, all_kept[0] // pieces, kept[1] // pieces)]
+    setting = f"remat={model.remat}, compute_dtype={config.compute_dtype}; for the first update"
+    lines.append(Line("kept for backward pass", setting, kept[0] // pieces, all_kept[0] // pieces, kept[1] // pieces))
+    if Want.LOGP in config.loss.policy_reads.of_rows.anything:
+        logits = logits_of(micro, model, mesh)
+        lines.append(Line("kept logits", f"logits={model.logits}", logits if model.keeps_logits else 0, logits))
+    return lines

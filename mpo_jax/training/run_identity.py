@@ -12,8 +12,8 @@ from mpo_jax.training.config import TrainConfig, defaults, describe
 
 # Settings that may change between a run and its continuation: where it writes, how often it evaluates, what it answers, which
 # devices it uses.
-FREE = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "remat", "microbatches", "reference_store")
-FREE += ("samples", "compilation_cache", "profile", "hosts")
+FREE = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "microbatches", "reference_store")
+FREE += ("remat", "logits", "kept_gb", "samples", "compilation_cache", "profile", "hosts")
 # Further ones within the other settings: the paths of the data, of an adapter to start from and of a probe, whose contents are
 # compared instead, and where moments are kept.
 FREE_WITHIN = {"data": ("path", "eval_path", "texts"), "lora": ("start",), "loss": ("probe",), "optim": ("offload",)}

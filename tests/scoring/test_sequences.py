@@ -1,3 +1,5 @@
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +120,46 @@ def test_split_over_a_mesh_equals_one_device_in_value_and_gradient(shape, monkey
         split = run()
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(split), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [None, (1, 1, 8), (1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_kept_logits_change_no_number(shape, softcap, monkeypatch):
+    """Several blocks, the last one overlapping; the vocabulary over `tensor`, width and tokens over `fsdp`."""
+    monkeypatch.setattr(token_logprob, "BLOCK", 1)
+    monkeypatch.setattr(token_logprob, "SMALLEST_BLOCK", 10)
+    random = np.random.default_rng(0)
+    h_SAD, W_VD, grad_SA = (random.normal(size=s).astype(np.float32) for s in ((8, 6, 16), (96, 16), (8, 6)))
+    label_SA = random.integers(0, 96, (8, 6)).astype(np.int32)
+
+    def run(keep):
+        def total(h, w):
+            logp_SA = token_logprob.token_logps(h, w, label_SA, softcap, keep)
+            return (logp_SA * grad_SA).sum(), logp_SA
+
+        return jax.jit(jax.grad(total, (0, 1), has_aux=True))(h_SAD, W_VD)
+
+    with jax.set_mesh(tiny.mesh(*shape)) if shape else contextlib.nullcontext():
+        (grads, logp_SA), (kept_grads, kept_logp_SA) = run(False), run(True)
+    np.testing.assert_array_equal(logp_SA, kept_logp_SA)
+    for a, b in zip(grads, kept_grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)  # the compiler may fuse the same operations in another order
+
+
+def test_logits_are_kept_in_place_of_a_product(monkeypatch):
+    monkeypatch.setattr(token_logprob, "BLOCK", 1)
+    monkeypatch.setattr(token_logprob, "SMALLEST_BLOCK", 10)
+    h_SAD, W_VD, label_SA = jnp.zeros((2, 6, 16)), jnp.zeros((96, 16)), jnp.zeros((2, 6), jnp.int32)
+
+    def program(keep, f=jax.grad):
+        total = lambda h, w: token_logprob.token_logps(h, w, label_SA, None, keep).sum()  # noqa: E731
+        eqns = [eqn for jaxpr in tiny.inner_jaxprs(jax.make_jaxpr(f(total))(h_SAD, W_VD).jaxpr) for eqn in jaxpr.eqns]
+        kept = {v.aval.size * 4 for eqn in eqns for v in eqn.outvars if v.aval.shape[1:] == (10, 12)}
+        return sum(eqn.primitive.name == "dot_general" for eqn in eqns), kept
+
+    assert program(False) == (4, set())
+    assert program(True) == (3, {token_logprob.kept_logits(12, 96)})
+    assert program(True, f=lambda total: total) == (1, set()), "nothing is kept where nothing is differentiated"
 
 
 def test_no_array_of_tokens_times_vocabulary_in_either_pass(monkeypatch):

@@ -71,7 +71,7 @@ MISSING = {
 }
 
 
-def build(hf_dir: Path | str, *, remat: str = "full") -> tuple[Family, Model, RawConfig]:
+def build(hf_dir: Path | str, *, remat: str = "full", logits: str = "recompute") -> tuple[Family, Model, RawConfig]:
     """The family, the model and the config.json of a folder in Hugging Face's layout; of a model with text and images, those of
     its text model.
 
@@ -89,7 +89,7 @@ def build(hf_dir: Path | str, *, remat: str = "full") -> tuple[Family, Model, Ra
         config = family.read_config(raw)
     except InputError as error:
         raise InputError(f"{path.parent}: {error}") from None
-    return family, Model(config, remat), raw
+    return family, Model(config, remat, logits), raw
 
 
 def text_config(raw: Any) -> RawConfig:
