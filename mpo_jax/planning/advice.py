@@ -95,6 +95,9 @@ def describe_generation(entry: GenerationReport) -> str:
     ways = ["a smaller --batch-size"] if entry.programs["loading"].fits else []
     ways += ["more devices for each copy of the weights (--tensor, --width)"] if entry.mesh["data"] > 1 else []
     lines.append(_peak(entry.peak, "fits" if entry.fits else f"does not fit: try {' or '.join([*ways, 'a larger slice'])}"))
+    if entry.token is not None:
+        milliseconds, resource = 1e3 * entry.token.seconds, entry.token.resource
+        lines.append(f"  bound      one token of every answer takes {milliseconds:.3g} ms at best, for its {resource}")
     if entry.largest is not None:
         batch, most = entry.largest.rows, entry.largest.peak.peak
         lines.append(f"  largest    a batch of {batch:,} fits ({gib(most).strip()}); one of {entry.refused:,} does not")

@@ -21,6 +21,7 @@ from mpo_jax.generation.shapes import read_together, rounded, stacked
 from mpo_jax.generation.weights import abstract_placed
 from mpo_jax.models.decoder import Model
 from mpo_jax.models.families.registry import build
+from mpo_jax.planning.bound import Bound, bound
 from mpo_jax.planning.tpu_compiler import Memory, compile_for, devices, usable_bytes
 from mpo_jax.telemetry.memory import bytes_on
 from mpo_jax.types import DTYPES, Params
@@ -107,6 +108,7 @@ class GenerationReport:
     caches: int
     fits: bool  # everything
     programs: dict[str, Memory]  # the loading of the weights, which is arithmetic, prefill and decode, with all that they hold
+    token: Bound | None = None  # of one token of each answer: a pass of decode's loop, whose number of passes no one knows
     largest: "GenerationReport | None" = None  # the largest batch tried that fits, where one was looked for
     refused: int | None = None  # the smallest batch tried that does not
 
@@ -160,6 +162,7 @@ def compiled_generation(layout: GenerationLayout) -> GenerationReport:
     for name in ("prefill", "decode"):
         if all(memory.fits for memory in programs.values()):
             programs[name] = compile_for(lowered(layout, name), layout.kind)
+    written = programs["decode"].cost if "decode" in programs else None
     return GenerationReport(
         layout.topology,
         dict(layout.mesh.shape),
@@ -170,4 +173,5 @@ def compiled_generation(layout: GenerationLayout) -> GenerationReport:
         caches=bytes_on(layout.cache),
         fits=all(memory.fits for memory in programs.values()),
         programs=programs,
+        token=bound(written, layout.kind, layout.topology) if written is not None else None,
     )

@@ -4,8 +4,9 @@ import dataclasses
 
 from slices import FITS, MESH, config
 
-from mpo_jax.planning.advice import Asked, describe
+from mpo_jax.planning.advice import Asked, describe, describe_generation
 from mpo_jax.planning.bound import Bound
+from mpo_jax.planning.generation import GenerationReport
 from mpo_jax.planning.price import PUBLISHED, price
 from mpo_jax.planning.slice_fit import SliceReport
 from mpo_jax.training.samples import SamplesConfig
@@ -53,3 +54,10 @@ def test_the_lines_promise_nothing():
     assert run.startswith("  run        20 updates: 0.38 chip-hours at best, 0.56 to 1.3 in that range (training 71.4%")
     assert money.startswith("  price      0.76 at best, 1.12 to ") and money.endswith(" in that range, at 2 a chip-hour")
     assert len(describe(ENTRY, config("model_dir")).splitlines()) == len(lines) - 2
+
+
+def test_a_token_has_a_bound_too():
+    written = GenerationReport("v5e:1x1", {"data": 1}, 8, 64, 64, 1, 1, True, {"loading": FITS, "decode": FITS})
+    assert "bound" not in describe_generation(written)
+    said = describe_generation(dataclasses.replace(written, token=Bound(0.001, 0.002, 0.0, 0.0)))
+    assert "  bound      one token of every answer takes 2 ms at best, for its memory" in said.splitlines()
