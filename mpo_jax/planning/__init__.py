@@ -1,1 +1,1 @@
-"""Will a run fit a TPU slice, on a machine without one?"""
+"""Will a run fit a TPU slice, and what does it take, on a machine without one?"""

@@ -152,18 +152,25 @@ def _memory(program: Compiled, instruction: Instruction, around: Computation) ->
     """Bytes read and written. What is started and awaited counts where it starts."""
     if instruction.op.endswith("-done") or any(f'custom_call_target="{name}' in instruction.attributes for name in _NOTHING):
         return 0.0
-    made = instruction.made
-    if instruction.op.endswith("-start"):  # beside what it makes, it names its operand
-        made = made[:1] if instruction.op == "copy-start" else made[1:2]
-    written = 0.0 if instruction.op == "send" else sum(x.bytes for x in made if x.in_hbm)
-    if written and (replaced := _replaced(program, instruction, around)) is not None:
-        written = replaced
     operands = ((i, around[name]) for i, name in enumerate(instruction.operands) if name in around)
-    return written + sum(
-        _read(program, instruction, i, operand.made[0].bytes)
+    return _written(program, instruction, around) + sum(
+        _read(program, instruction, around, i, operand.made[0].bytes)
         for i, operand in operands
         if len(operand.made) == 1 and operand.made[0].in_hbm
     )
+
+
+def _written(program: Compiled, kernel: Instruction, around: Computation) -> float:
+    if kernel.op == "send":
+        return 0.0
+    made, at = kernel.made, (kernel,)
+    if kernel.op.endswith("-start"):  # beside what it makes, it names its operand
+        made = made[:1] if kernel.op == "copy-start" else made[1:2]
+    if inside := program.computations.get(kernel.named("calls") or ""):
+        around, root = inside, next(x for x in inside.values() if x.root)
+        at = tuple(inside[name] for name in root.operands) if root.op == "tuple" else (root,)
+    replaced = [_replaced(program, x, around) for x in at] if len(at) == len(made) else [None] * len(made)
+    return sum(x.bytes if new is None else new for x, new in zip(made, replaced, strict=True) if x.in_hbm)
 
 
 def _replaced(program: Compiled, instruction: Instruction, around: Computation) -> float | None:
@@ -175,15 +182,22 @@ def _replaced(program: Compiled, instruction: Instruction, around: Computation) 
     return around[instruction.operands[1]].made[0].bytes if instruction.op == "dynamic-update-slice" else None
 
 
-def _read(program: Compiled, reader: Instruction, number: int, size: float) -> float:
+def _read(program: Compiled, reader: Instruction, around: Computation, number: int, size: float) -> float:
     """What is read of the operand of this number and size in bytes: all of it, or the slices that are taken of it."""
     if inside := program.computations.get(reader.named("calls") or ""):
-        [name] = [x.name for x in inside.values() if x.op == "parameter" and x.attributes.startswith(f"({number})")]
-        readers = [(x, i) for x in inside.values() for i, operand in enumerate(x.operands) if operand == name]
-        return min(size, sum(_read(program, x, i, size) for x, i in readers))
+        [of] = [x for x in inside.values() if x.op == "parameter" and x.attributes.startswith(f"({number})")]
+        return size if of.root else _read_by_all(program, of, inside, size)
+    if reader.op == "bitcast" and not reader.root:
+        return _read_by_all(program, reader, around, size)
     if number == 0 and reader.op in ("dynamic-slice", "slice", "gather"):
         return min(size, reader.made[0].bytes)
     return 0.0 if number == 0 and reader.op == "dynamic-update-slice" else size
+
+
+def _read_by_all(program: Compiled, of: Instruction, around: Computation, size: float) -> float:
+    """What the instructions around it read of an array, which stays near them once it is there."""
+    readers = [(x, i) for x in around.values() for i, operand in enumerate(x.operands) if operand == of.name]
+    return min(size, sum(_read(program, x, around, i, size) for x, i in readers))
 
 
 def _by_place(text: str | None, count: int) -> list[int]:

@@ -27,7 +27,8 @@ class RunPrice:
 
 def price(entry: SliceReport, config: TrainConfig, rows: int) -> RunPrice | None:
     """A run on `rows` rows; None where it does not fit, or the chip's peaks are not known. Held-out rows of a file of their own
-    (`data.eval_path`) do not count, and each row has a dominant pair of its own. Compilation takes as long as it took here."""
+    (`data.eval_path`) do not count, each row has a dominant pair of its own, and compilation takes the processor time of this
+    machine."""
     if entry.bound is None or entry.peak_flops is None or entry.reading_seconds is None:
         return None
     held_out = round(rows * config.data.eval_fraction)

@@ -106,24 +106,36 @@ FUSED = """
   %e = s32[] parameter(2)
   ROOT %update = f32[16,8]{1,0} dynamic-update-slice(%c, %d, %e, %e)
 }
+
+%both (f: f32[2,8,8], g: f32[1,8], h: s32[]) -> (f32[16,8], f32[1,8]) {
+  %f = f32[2,8,8]{2,1,0} parameter(0)
+  %g = f32[1,8]{1,0} parameter(1)
+  %h = s32[] parameter(2)
+  %flat = f32[16,8]{1,0} bitcast(%f)
+  %replaced = f32[16,8]{1,0} dynamic-update-slice(%flat, %g, %h, %h)
+  %one = f32[1,8]{1,0} dynamic-slice(%flat, %h, %h), dynamic_slice_sizes={1,8}
+  ROOT %two = (f32[16,8]{1,0}, f32[1,8]{1,0}) tuple(%replaced, %one)
+}
 """
 
 
 def test_memory_is_what_is_read_and_written_and_slices_alone():
     given = ("%x = f32[16,8]{1,0} parameter(0)", "%i = s32[] parameter(1)", "%row = f32[1,8]{1,0} parameter(2)")
     near = "%near = f32[16,8]{1,0:T(8,128)S(1)} parameter(3)"
+    deep = "%deep = f32[2,8,8]{2,1,0} parameter(4)"
     kernels = {
         "%y = f32[16,8]{1,0} negate(%x)": 2 * 16 * 8 * 4,
         "%y = f32[16,8]{1,0:T(8,128)S(1)} negate(%x)": 16 * 8 * 4,
         "%y = f32[16,8]{1,0} negate(%near)": 16 * 8 * 4,
         "%y = f32[1,8]{1,0} fusion(%x, %i), kind=kLoop, calls=%taken": 2 * 8 * 4 + 4,
         "%y = f32[16,8]{1,0} fusion(%x, %row, %i), kind=kLoop, calls=%put": 2 * 8 * 4 + 4,
+        "%y = (f32[16,8]{1,0}, f32[1,8]{1,0}) fusion(%deep, %row, %i), kind=kLoop, calls=%both": 4 * 8 * 4 + 4,
         '%y = f32[16,8]{1,0} custom-call(), custom_call_target="AllocateBuffer"': 0,
         "%y = (f32[16,8]{1,0:S(1)}, f32[16,8]{1,0}, u32[]{:S(2)}) copy-start(%x)": 16 * 8 * 4,
         "%y = f32[16,8]{1,0} bitcast(%x)": 0,
     }
     for kernel, moved in kernels.items():
-        assert cost(program(*given, near, f"ROOT {kernel}", others=FUSED)).memory == moved, kernel
+        assert cost(program(*given, near, deep, f"ROOT {kernel}", others=FUSED)).memory == moved, kernel
 
 
 def test_the_network_carries_what_no_algorithm_can_do_without():
