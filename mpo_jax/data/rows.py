@@ -14,11 +14,12 @@ Text is kept as it is given: nothing is stripped, repaired or left out. The firs
 import dataclasses
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mpo_jax.data.json_objects import Place, kind, read_values, string
-from mpo_jax.data.language import UNKNOWN, vote
+from mpo_jax.data.language import UNKNOWN, detect_all, vote
 from mpo_jax.errors import InputError
 from mpo_jax.files.hub import check_revision
 from mpo_jax.files.paths import path_of
@@ -52,6 +53,7 @@ class _Place(Place):
     allow_empty_prompt: bool
 
 
+_AT_ONCE = 1024  # rows whose languages are detected together
 _TEXTS = ("prompt", "chosen", "rejected")
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<split>[\w.\[\]%:+-]+))?")
 
@@ -76,7 +78,11 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
         raise InputError(f"{name} does not exist: give a .json or .jsonl file, or a Hugging Face data set as user/name.")
     if not objects:
         raise InputError(f"{name} has no rows: give a file with at least one.")
-    rows = [_row(value, str(i), _Place(where, allow_empty_prompt)) for i, (where, value) in enumerate(objects)]
+    rows = []
+    for start in range(0, len(objects), _AT_ONCE):
+        part = objects[start : start + _AT_ONCE]
+        detect_all(text for _, value in part for text in _texts_without_language(value))
+        rows += [_row(value, str(start + i), _Place(where, allow_empty_prompt)) for i, (where, value) in enumerate(part)]
     _check_together(rows, [where for where, _ in objects])
     return rows
 
@@ -130,6 +136,21 @@ def _row(value: Any, default_id: str, place: _Place) -> Row:
     identity = default_id if value.get("id") is None else string(value["id"], "id", place)
     source = None if value.get("source") is None else _side(value["source"], "source", UNKNOWN, place)[0]
     return Row(identity, source, *_side(value["target"], "target", source.language if source else UNKNOWN, place))
+
+
+def _texts_without_language(value: Any) -> Iterator[str]:
+    """The texts of a row that `vote` will be asked about; of a row with faults, some of them."""
+    if not isinstance(value, dict):
+        return
+    for name in ("source", "target"):
+        turns = value.get(f"{name}_conversations")
+        if isinstance(turns, list):
+            sides = [*turns, value.get(f"{name}_chosen"), value.get(f"{name}_rejected")]
+            texts = [turn.get("value") for turn in sides if isinstance(turn, dict)]
+        else:
+            side = value.get(name)
+            texts = [side.get(key) for key in _TEXTS] if isinstance(side, dict) and side.get("language") is None else []
+        yield from (text for text in texts if isinstance(text, str))
 
 
 def _side(value: Any, side: str, unlike: str, place: _Place) -> tuple[PairText, str]:
