@@ -4,18 +4,18 @@ A sequence is a prompt part and a response part, tokenised separately and then j
 answer is found by its position, never by a token id: it is everything after the prompt part, the end token included.
 """
 
-import concurrent.futures
 import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from tqdm import tqdm
 
+from mpo_jax.data.ahead import ahead
 from mpo_jax.data.rows import PairText, Row
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.files import hub
@@ -114,8 +114,8 @@ def token_pairs(
     max_length: int,
     truncation: str = "keep_header",
 ) -> Iterator[TokenPair]:
-    """The tokens of each side, in order; every sequence (prompt and response) has at most `max_length` tokens. The tokenizer works
-    on all cores, on the next sides while these are taken.
+    """The tokens of each side, in order; every sequence (prompt and response) has at most `max_length` tokens. The
+    tokenizer works on all cores, on the next sides while these are taken.
 
     What does not fit is cut by one of three rules (`TRUNCATIONS`); both answers of a side always share one prompt.
 
@@ -133,33 +133,20 @@ def token_pairs(
 
     def encoded(part: list[SidePlace]) -> list[_Side]:
         texts = [text for _, _, text in part]
-        wanted = [t for text in texts for t in (form.prompt(text.prompt), form.response(text.chosen), form.response(text.rejected))]
+        wanted = [
+            t for text in texts for t in (form.prompt(text.prompt), form.response(text.chosen), form.response(text.rejected))
+        ]
         distinct = list(dict.fromkeys(wanted))
         ids = dict(zip(distinct, _ids(distinct, tokenizer), strict=True))
-        sequences = zip(*[(ids[text] for text in wanted)] * 3, strict=True)
-        return [_Side(place, *three, tokenizer, form) for place, three in zip(part, sequences, strict=True)]
+        sequences = [ids[text] for text in wanted]
+        threes = zip(part, sequences[::3], sequences[1::3], sequences[2::3], strict=True)
+        return [_Side(place, prompt, chosen, rejected, tokenizer, form) for place, prompt, chosen, rejected in threes]
 
     sides = iter(sides)
     parts = iter(lambda: list(itertools.islice(sides, AT_ONCE)), [])
-    for part in ahead(parts, encoded):
+    for part in ahead(map(encoded, parts), 1):
         for side in part:
             yield side.fit(max_length, truncation)
-
-
-A, B = TypeVar("A"), TypeVar("B")
-
-
-def ahead(items: Iterable[A], work: Callable[[A], B]) -> Iterator[B]:
-    """`map`, where a thread works on the next item while the last result is used."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        before: concurrent.futures.Future[B] | None = None
-        for item in items:
-            after = pool.submit(work, item)
-            if before is not None:
-                yield before.result()
-            before = after
-        if before is not None:
-            yield before.result()
 
 
 def _texts(pair: PairText) -> tuple[str, str, str]:

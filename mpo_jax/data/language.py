@@ -39,8 +39,8 @@ def _identifier() -> "LanguageIdentifier":
 
 
 class _Tables(NamedTuple):
-    """The classifier's arrays. In its automaton over bytes, byte b leads from state s to `following[base[s] + b]`, a state in which
-    the feature `emits[...]` is seen, -1 = none. `weights` are f32 (features, scores)."""
+    """The classifier's arrays. In its automaton over bytes, byte b leads from state s to `following[base[s] + b]`, a
+    state in which the feature `emits[...]` is seen, -1 = none. `weights` are f32 (features, scores)."""
 
     following: np.ndarray
     base: np.ndarray
