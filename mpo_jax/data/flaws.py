@@ -4,6 +4,7 @@ All are approximate where they judge language or meaning: a language by a classi
 answer's first sentence (`data.refusals`), an end by the last character.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -106,11 +107,14 @@ def mixes_languages(text: str, language: str, other: str) -> bool:
     return any(detect(part).language == other for part in _sentences(text, language, other))
 
 
-def _sentences(text: str, language: str, other: str) -> list[str]:
+def _sentences(text: str, language: str, other: str) -> tuple[str, ...]:
     """Those that `mixes_languages` looks at."""
-    if language == other or detect(text).language == other:
-        return []
-    return [part for part in _SENTENCE.split(text) if len(part) >= _LONG]
+    return () if language == other or detect(text).language == other else _long_sentences(text)
+
+
+@functools.lru_cache(maxsize=4 * _AT_ONCE)  # asked for all rows that are judged together, then for each
+def _long_sentences(text: str) -> tuple[str, ...]:
+    return tuple(part for part in _SENTENCE.split(text) if len(part) >= _LONG)
 
 
 def ends_early(text: str, language: str) -> bool:
