@@ -81,7 +81,7 @@ def _of_data(given: dict[str, Any]) -> tuple[DataConfig, int, Tokens]:
         raise InputError("There is nothing to preview: write --config=FILE.py, or both --data FILE and --tokenizer FOLDER.")
     folder, path, template = settings.pop("tokenizer"), settings.pop("data"), settings.pop("template", "hf")
     authors = None if template == "hf" else FAMILIES[template].authors_chat
-    data = DataConfig(path, template="hf" if template == "hf" else "authors", **settings)
+    data = DataConfig(path, template="hf" if template == "hf" else "authors", cache="", **settings)
     return data, 0, Tokens.of_config(path_of(folder), authors, data)
 
 

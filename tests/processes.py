@@ -33,7 +33,9 @@ def free_port() -> int:
 
 def start(arguments: list[str], count: int) -> list[subprocess.Popen]:
     """The training command in `count` processes, which leave no compiled programs in a person's home."""
-    return start_command("mpo_jax.train", [*arguments, "--config.compilation_cache="], count, "--config.hosts")
+    return start_command(
+        "mpo_jax.train", [*arguments, "--config.compilation_cache=", "--config.data.cache="], count, "--config.hosts"
+    )
 
 
 def start_command(module: str, arguments: list[str], count: int, hosts: str) -> list[subprocess.Popen]:

@@ -33,7 +33,7 @@ def get_config(variant=None):
         ),
         reference="first",
         train=TrainConfig(
-            model="", output="", data=DataConfig(path="", template="hf"),
+            model="", output="", data=DataConfig(path="", template="hf", cache=""),
             loss=losses.Sum({{"dpo": losses.Dpo(), "nll": losses.Sft()}}),
             optim=OptimConfig(peak_lr=1e-3, eps=1e-3), epochs=1, batch_size=2, compute_dtype="float32", reference_dtype="float32",
             checkpoint=CheckpointConfig(every=1), metrics=MetricsConfig(tensorboard=False), compilation_cache="",

@@ -82,7 +82,7 @@ def test_quickstart_runs_where_the_wheel_is_installed(installed, tmp_path):
     for file in (installed / "mpo_jax" / "quickstart" / "data").glob("*.jsonl"):
         file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:10]), encoding="utf-8")
     command = [sys.executable, "-m", "mpo_jax.train", "--config=quickstart", "--config.epochs=1", "--config.batch_size=5"]
-    command += ["--config.compilation_cache=", "--config.metrics.tensorboard=False"]
+    command += ["--config.compilation_cache=", "--config.data.cache=", "--config.metrics.tensorboard=False"]
     env = {**os.environ, "PYTHONPATH": str(installed), "XLA_FLAGS": xla_flags.FAST}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

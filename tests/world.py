@@ -16,7 +16,7 @@ from mpo_jax.data.dataset import DataConfig
 def get_config(variant=None):
     return TrainConfig(
         model={model!r},
-        data=DataConfig(path={data!r}, eval_fraction=0.2, texts={texts!r}, template="hf"),
+        data=DataConfig(path={data!r}, eval_fraction=0.2, texts={texts!r}, template="hf", cache=""),
         output={output!r},
         optim=OptimConfig(peak_lr=1e-3, eps=1e-3),  # Adam makes no whole step of a gradient that is rounding alone
         epochs=2,

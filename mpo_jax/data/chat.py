@@ -5,15 +5,17 @@ answer is found by its position, never by a token id: it is everything after the
 """
 
 import dataclasses
+import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from tqdm import tqdm
 
+from mpo_jax.data.ahead import ahead
 from mpo_jax.data.rows import PairText, Row
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.files import hub
@@ -79,7 +81,41 @@ def tokenize(
     max_length: int,
     truncation: str = "keep_header",
 ) -> list[Example]:
-    """Rows -> examples whose every sequence (prompt and response) has at most `max_length` tokens.
+    """Rows -> examples, by the rules of `token_pairs`. Pairs of the same texts are tokenised once and share their arrays."""
+    places: dict[tuple[str, str, str], SidePlace] = {}
+    for row in rows:
+        for name, text in (("source", row.source), ("target", row.target)):
+            if text is not None:
+                places.setdefault(_texts(text), SidePlace(row.id, name, text))
+    made = token_pairs(places.values(), tokenizer, form, max_length=max_length, truncation=truncation)
+    pairs = dict(zip(places, tqdm(made, **{**PROGRESS, "total": len(places)}), strict=True))
+    return [
+        Example(row.id, row.target.language, row.source and pairs[_texts(row.source)], pairs[_texts(row.target)]) for row in rows
+    ]
+
+
+PROGRESS: dict[str, Any] = {"desc": "tokenising", "unit": "pair", "delay": 2, "leave": False, "disable": None}
+AT_ONCE = 512  # pairs that are tokenised together
+
+
+class SidePlace(NamedTuple):
+    """One side of a row."""
+
+    row_id: str
+    side: str
+    text: PairText
+
+
+def token_pairs(
+    sides: Iterable[SidePlace],
+    tokenizer: "PreTrainedTokenizerFast",
+    form: ChatFormat,
+    *,
+    max_length: int,
+    truncation: str = "keep_header",
+) -> Iterator[TokenPair]:
+    """The tokens of each side, in order; every sequence (prompt and response) has at most `max_length` tokens. The
+    tokenizer works on all cores, on the next sides while these are taken.
 
     What does not fit is cut by one of three rules (`TRUNCATIONS`); both answers of a side always share one prompt.
 
@@ -95,32 +131,72 @@ def tokenize(
     """
     check_choice("truncation", truncation, TRUNCATIONS)
 
-    def side(row: Row, name: str, text: PairText) -> TokenPair:
-        return _Side(f"row '{row.id}', {name} side", text, tokenizer, form).fit(max_length, truncation)
+    def encoded(part: list[SidePlace]) -> list[_Side]:
+        texts = [text for _, _, text in part]
+        wanted = [
+            t for text in texts for t in (form.prompt(text.prompt), form.response(text.chosen), form.response(text.rejected))
+        ]
+        distinct = list(dict.fromkeys(wanted))
+        ids = dict(zip(distinct, _ids(distinct, tokenizer), strict=True))
+        sequences = [ids[text] for text in wanted]
+        threes = zip(part, sequences[::3], sequences[1::3], sequences[2::3], strict=True)
+        return [_Side(place, prompt, chosen, rejected, tokenizer, form) for place, prompt, chosen, rejected in threes]
 
-    return [
-        Example(row.id, row.target.language, row.source and side(row, "source", row.source), side(row, "target", row.target))
-        for row in tqdm(rows, desc="tokenising", unit="row", delay=2, leave=False, disable=None)
-    ]
+    sides = iter(sides)
+    parts = iter(lambda: list(itertools.islice(sides, AT_ONCE)), [])
+    for part in ahead(map(encoded, parts), 1):
+        for side in part:
+            yield side.fit(max_length, truncation)
+
+
+def _texts(pair: PairText) -> tuple[str, str, str]:
+    return pair.prompt, pair.chosen, pair.rejected
+
+
+def _ids(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> list[np.ndarray]:
+    """As the tokenizer's own call without special tokens, which would also make a list of each token's characters."""
+    core = tokenizer.backend_tokenizer
+    core.no_padding()
+    core.no_truncation()
+    if core.encode_special_tokens != tokenizer.split_special_tokens:
+        core.encode_special_tokens = tokenizer.split_special_tokens
+    return [np.asarray(found.ids, np.int32) for found in core.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 class _Side:
     """The untruncated token ids of one side of a row."""
 
-    def __init__(self, where: str, text: PairText, tokenizer: "PreTrainedTokenizerFast", form: ChatFormat):
-        self.where = where
-        texts = [form.prompt(text.prompt), form.response(text.chosen), form.response(text.rejected)]
-        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        self.prompt, self.chosen, self.rejected = (np.asarray(ids, np.int32) for ids in encoded["input_ids"])
-        offsets = [np.asarray(spans, np.int32).reshape(-1, 2) for spans in encoded["offset_mapping"]]
+    def __init__(
+        self,
+        place: SidePlace,
+        prompt: np.ndarray,
+        chosen: np.ndarray,
+        rejected: np.ndarray,
+        tokenizer: "PreTrainedTokenizerFast",
+        form: ChatFormat,
+    ):
+        self.where = f"row '{place.row_id}', {place.side} side"
+        self.prompt, self.chosen, self.rejected = prompt, chosen, rejected
+        self._text, self._tokenizer, self._form = place.text, tokenizer, form
         if len(self.prompt) == 0:
-            raise InputError(f"{where}: the prompt has no tokens, so nothing predicts the first token of an answer.")
-        for key, answer, spans_T2 in (("chosen", text.chosen, offsets[1]), ("rejected", text.rejected, offsets[2])):
-            if not np.any(spans_T2[:, 0] < len(form.content(answer))):
-                raise InputError(f"{where}: the {key} answer has no tokens under this tokenizer: take the row out.")
-        # A token that straddles the format and the message belongs to the format.
-        start, stop = len(form.before), len(texts[0]) - len(form.between)
-        self.is_message = (offsets[0][:, 0] >= start) & (offsets[0][:, 1] <= stop)
+            raise InputError(f"{self.where}: the prompt has no tokens, so nothing predicts the first token of an answer.")
+        for key, answer, ids in (("chosen", place.text.chosen, chosen), ("rejected", place.text.rejected, rejected)):
+            if len(ids) > len(form.end.encode()):  # the end cannot be all of them
+                continue
+            if not np.any(self._spans(form.response(answer))[:, 0] < len(form.content(answer))):
+                raise InputError(f"{self.where}: the {key} answer has no tokens under this tokenizer: take the row out.")
+
+    def _spans(self, text: str) -> np.ndarray:
+        """The characters of each token of a text, int32 (tokens, 2), from and up to."""
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return np.asarray(encoded["offset_mapping"], np.int32).reshape(-1, 2)
+
+    @property
+    def _is_message(self) -> np.ndarray:
+        """Of each token of the prompt. One that straddles the format and the message belongs to the format."""
+        text, form = self._form.prompt(self._text.prompt), self._form
+        spans = self._spans(text)
+        return (spans[:, 0] >= len(form.before)) & (spans[:, 1] <= len(text) - len(form.between))
 
     def fit(self, limit: int, truncation: str) -> TokenPair:
         longest = max(len(self.chosen), len(self.rejected))
@@ -139,14 +215,15 @@ class _Side:
         return TokenPair(prompt, chosen, rejected, *removed)
 
     def _keep_header(self, longest: int, limit: int) -> tuple[np.ndarray, int]:
-        message = int(self.is_message.sum())
+        is_message = self._is_message
+        message = int(is_message.sum())
         header = len(self.prompt) - message
         room = limit - header
         if room < 2:
             raise self._too_small(limit, f"its chat format alone takes {header}")
         keep = min(message, max(room // 2, room - longest))
-        nth_message_token = np.cumsum(self.is_message) * self.is_message
-        return self.prompt[~self.is_message | (nth_message_token > message - keep)], room - keep
+        nth_message_token = np.cumsum(is_message) * is_message
+        return self.prompt[~is_message | (nth_message_token > message - keep)], room - keep
 
     def _official(self, longest: int, limit: int) -> tuple[np.ndarray, int]:
         if longest * 2 < limit:

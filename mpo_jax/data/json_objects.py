@@ -4,13 +4,18 @@ Text is kept as it is given: nothing is stripped or repaired. The first fault fo
 """
 
 import dataclasses
+import itertools
 import json
+import mmap
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mpo_jax.errors import InputError
 
+_BOM = b"\xef\xbb\xbf"
+_HEAD = 2**16  # bytes at the beginning of a file, in which its first character is looked for
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can escape one alone, and no text is made of it
 
 
@@ -49,6 +54,29 @@ def values(text: str, path: Path) -> list[tuple[str, Any]]:
         for number, line in lines
         if line.strip()
     ]
+
+
+def is_array(data: bytes | mmap.mmap) -> bool:
+    """Whether a file is one JSON array, and not a value a line."""
+    return data[:_HEAD].removeprefix(_BOM).lstrip()[:1] == b"["
+
+
+def lines(data: bytes | mmap.mmap, path: Path) -> Iterator[tuple[str, Any, tuple[int, int]]]:
+    """As `values`, of a value a line: one after the other, each also with the bytes where it stands. Errors: what is not UTF-8 or
+    not JSON."""
+    begin = len(_BOM) if data[: len(_BOM)] == _BOM else 0
+    for number in itertools.count(1):
+        stop = data.find(b"\n", begin)
+        stop = len(data) if stop < 0 else stop
+        try:
+            line = data[begin:stop].decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text (byte {begin + error.start}): save it as UTF-8.") from None
+        if line.strip():
+            yield f"{path}, line {number}", _read(line, path, number, "write one JSON object a line"), (begin, stop)
+        if stop >= len(data):
+            return
+        begin = stop + 1
 
 
 def _read(text: str, path: Path, number: int, advice: str) -> Any:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from mpo_jax.data.batch_shapes import shapes_of
-from mpo_jax.data.chat import Example, TokenPair
+from mpo_jax.data.chat import Example
 from mpo_jax.data.packing import pack
 from mpo_jax.data.row_balance import dealt
-from mpo_jax.data.row_layout import Shapes, first_rows
+from mpo_jax.data.row_layout import Shapes
+from mpo_jax.data.token_table import Examples
 from mpo_jax.errors import InputError
-from mpo_jax.types import Batch, Packed, Reads, Scores
+from mpo_jax.types import PAIR_KINDS, SIDES, Batch, Packed, Reads, Scores
 
 # (B rows, None = filling; M microbatches) -> what the frozen reference says of them, (M, B / M, ...)
 ReferenceScores = Callable[[Sequence[Example | None], int], Scores]
@@ -56,7 +57,7 @@ class Pipeline:
                 "a microbatch do not hold whole prompts: choose a batch_size that is a multiple of "
                 f"{self.group * self.microbatches}."
             )
-        if not self.examples:
+        if not len(self.examples):
             raise InputError("The data has no rows to train or evaluate on: give a file with rows, or hold out fewer of them.")
 
     @property
@@ -71,7 +72,7 @@ class Pipeline:
     def shapes(self) -> Shapes:
         """The shapes of every batch, chosen for the batches of the run, or for its first `PLANNED`."""
         batches = [self._filled(step) for step in range(min(self.steps, PLANNED))]
-        examples = self.examples if self.steps_per_epoch > PLANNED else ()  # otherwise each of them is in these batches
+        examples = self._longest if self.steps_per_epoch > PLANNED else ()  # otherwise each of them is in these batches
         options = {"microbatches": self.microbatches, "shards": self.shards}
         return shapes_of(batches, self.policy, self.reference, examples=examples, **options)
 
@@ -104,8 +105,9 @@ class Pipeline:
         if self.group == 1:
             return np.arange(len(self.examples))[:, None]
         members: dict[int, list[int]] = {}
-        for i, first in enumerate(first_rows(self.examples)):
-            members.setdefault(first, []).append(i)
+        prompts = self._table.prompts("source") if "source" in self._table.pairs else np.full(len(self.examples), -1)
+        for i, prompt in enumerate(prompts.tolist()):
+            members.setdefault(prompt if prompt >= 0 else -1 - i, []).append(i)  # without a dominant side it is alone
         if (most := max(map(len, members.values()))) > self.group:
             raise InputError(
                 f"{most} rows have dominant prompts of the same tokens, but no prompt of the data has more than {self.group} "
@@ -127,11 +129,23 @@ class Pipeline:
     @functools.cached_property
     def _tokens(self) -> np.ndarray:
         """Of each example, int64."""
+        return sum((self._table.lengths(side) @ (2, 1, 1) for side in SIDES), np.zeros(len(self.examples), np.int64))
 
-        def tokens(pair: TokenPair | None) -> int:
-            return 0 if pair is None else 2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
+    @functools.cached_property
+    def _table(self) -> Examples:
+        return Examples.of(self.examples)
 
-        return np.fromiter((tokens(row.source) + tokens(row.target) for row in self.examples), np.int64, len(self.examples))
+    @property
+    def _longest(self) -> list[Example]:
+        """The examples whose pair of some kind is the longest, and those whose prompt is: no others' sequences are longer."""
+        lengths = [self._table.lengths(kind) for kind in PAIR_KINDS]
+        pairs = [int(np.argmax(of[:, 0] + of[:, 1:].max(axis=1))) for of in lengths]
+        return [self.examples[i] for i in {*pairs, *(int(np.argmax(of[:, 0])) for of in lengths)}]
+
+    @property
+    def contents(self) -> str:
+        """A digest of the languages and the tokens of all examples, in their order."""
+        return self._table.contents
 
     def batch_at(self, step: int) -> Batch:
         """The host batch of step `step`, the same on every process."""

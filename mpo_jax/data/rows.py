@@ -13,12 +13,14 @@ Text is kept as it is given: nothing is stripped, repaired or left out. The firs
 
 import dataclasses
 import difflib
+import itertools
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mpo_jax.data.json_objects import Place, kind, read_values, string
-from mpo_jax.data.language import UNKNOWN, vote
+from mpo_jax.data.language import UNKNOWN, detect_all, vote
 from mpo_jax.errors import InputError
 from mpo_jax.files.hub import check_revision
 from mpo_jax.files.paths import path_of
@@ -52,6 +54,7 @@ class _Place(Place):
     allow_empty_prompt: bool
 
 
+_AT_ONCE = 1024  # rows whose languages are detected together
 _TEXTS = ("prompt", "chosen", "rejected")
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<split>[\w.\[\]%:+-]+))?")
 
@@ -62,6 +65,22 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
     Errors (`InputError`): everything that is not exactly one of the schemas above, naming file, row and key; an empty answer;
     an empty prompt unless `allow_empty_prompt`; an id that occurs twice; a source side in some rows only.
     """
+    found = found_rows(path_or_name)
+    objects = read_values(found) if isinstance(found, Path) else read_hub(found)
+    return [row for row, _ in checked(((where, value, None) for where, value in objects), str(path_or_name), allow_empty_prompt)]
+
+
+@dataclasses.dataclass(frozen=True)
+class HubName:
+    """A Hugging Face data set."""
+
+    name: str
+    revision: str | None
+    split: str
+
+
+def found_rows(path_or_name: str | Path) -> Path | HubName:
+    """The file or data set of this name. Errors: neither."""
     name = str(path_or_name)
     path = path_of(name)
     hub = _HUB_NAME.fullmatch(name)
@@ -69,16 +88,28 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
         raise InputError(f"{name} is a directory: give the data file in it.")
     check_revision(name)
     if path.exists():
-        objects = read_values(path)
-    elif hub and not path.suffix.startswith(".json"):
-        objects = _read_hub(hub["name"], hub["revision"], hub["split"] or "train")
-    else:
-        raise InputError(f"{name} does not exist: give a .json or .jsonl file, or a Hugging Face data set as user/name.")
-    if not objects:
+        return path
+    if hub and not path.suffix.startswith(".json"):
+        return HubName(hub["name"], hub["revision"], hub["split"] or "train")
+    raise InputError(f"{name} does not exist: give a .json or .jsonl file, or a Hugging Face data set as user/name.")
+
+
+T = TypeVar("T")
+
+
+def checked(objects: Iterable[tuple[str, Any, T]], name: str, allow_empty_prompt: bool) -> Iterator[tuple[Row, T]]:
+    """The row of each (place, object, anything), with what came with it. Errors: those of `read_rows`."""
+    objects = iter(objects)
+    together, i = _Together(), 0
+    while part := list(itertools.islice(objects, _AT_ONCE)):
+        detect_all(text for _, value, _ in part for text in _texts_without_language(value))
+        for where, value, more in part:
+            row = _row(value, str(i), _Place(where, allow_empty_prompt))
+            together.check(row, where)
+            yield row, more
+            i += 1
+    if not i:
         raise InputError(f"{name} has no rows: give a file with at least one.")
-    rows = [_row(value, str(i), _Place(where, allow_empty_prompt)) for i, (where, value) in enumerate(objects)]
-    _check_together(rows, [where for where, _ in objects])
-    return rows
 
 
 def read_texts(path: str | Path) -> list[Row]:
@@ -99,7 +130,22 @@ def read_texts(path: str | Path) -> list[Row]:
     return rows
 
 
-def _read_hub(name: str, revision: str | None, split: str) -> list[tuple[str, Any]]:
+def read_again(value: Any, identity: str, languages: tuple[str | None, str], method: str) -> Row:
+    """The row of an object that was checked before, with the languages of its source and its target that were found then."""
+
+    def pair(side: str, language: str) -> PairText:
+        if f"{side}_conversations" in value:
+            turns = (value[f"{side}_conversations"][0], value[f"{side}_chosen"], value[f"{side}_rejected"])
+            return PairText(language, *(turn["value"] for turn in turns))
+        return PairText(language, *(value[side][key] for key in _TEXTS))
+
+    source, target = languages
+    return Row(identity, None if source is None else pair("source", source), pair("target", target), method)
+
+
+def read_hub(data_set: HubName) -> list[tuple[str, Any]]:
+    """Its objects, each with its place. Errors: a data set that cannot be loaded."""
+    name, revision, split = data_set.name, data_set.revision, data_set.split
     try:
         import datasets  # takes seconds to import, and only this function needs it
     except ImportError:
@@ -130,6 +176,21 @@ def _row(value: Any, default_id: str, place: _Place) -> Row:
     identity = default_id if value.get("id") is None else string(value["id"], "id", place)
     source = None if value.get("source") is None else _side(value["source"], "source", UNKNOWN, place)[0]
     return Row(identity, source, *_side(value["target"], "target", source.language if source else UNKNOWN, place))
+
+
+def _texts_without_language(value: Any) -> Iterator[str]:
+    """The texts of a row that `vote` will be asked about; of a row with faults, some of them."""
+    if not isinstance(value, dict):
+        return
+    for name in ("source", "target"):
+        turns = value.get(f"{name}_conversations")
+        if isinstance(turns, list):
+            sides = [*turns, value.get(f"{name}_chosen"), value.get(f"{name}_rejected")]
+            texts = [turn.get("value") for turn in sides if isinstance(turn, dict)]
+        else:
+            side = value.get(name)
+            texts = [side.get(key) for key in _TEXTS] if isinstance(side, dict) and side.get("language") is None else []
+        yield from (text for text in texts if isinstance(text, str))
 
 
 def _side(value: Any, side: str, unlike: str, place: _Place) -> tuple[PairText, str]:
@@ -189,12 +250,19 @@ def _check_keys(value: dict[str, Any], known: tuple[str, ...], place: _Place, pr
             raise place.error(f"the key '{prefix}{key}' is unknown: {hint}")
 
 
-def _check_together(rows: list[Row], places: list[str]) -> None:
-    seen: dict[str, str] = {}
-    for row, where in zip(rows, places, strict=True):
-        if row.id in seen:
-            raise InputError(f"{where}: the id '{row.id}' is already taken by {seen[row.id]}: give every row its own.")
-        seen[row.id] = where
-        if (row.source is None) != (rows[0].source is None):
+class _Together:
+    """Owns what is known of the rows of a data set so far: no id occurs twice, and all have a source side or none."""
+
+    def __init__(self):
+        self._seen: dict[str, str] = {}
+        self._with_source = False
+
+    def check(self, row: Row, where: str) -> None:
+        if row.id in self._seen:
+            raise InputError(f"{where}: the id '{row.id}' is already taken by {self._seen[row.id]}: give every row its own.")
+        if not self._seen:
+            self._with_source = row.source is not None
+        self._seen[row.id] = where
+        if (row.source is not None) != self._with_source:
             this, other = ("a 'source'", "none") if row.source else ("no 'source'", "one")
             raise InputError(f"{where} has {this}, but the first row has {other}: give all rows a 'source', or none.")

@@ -37,8 +37,8 @@ class Place:
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """A launcher. `here`: whether it started this process; `variables`: what it then has set, of which the first is the number
-    of processes if `counts`; `reader`: JAX's class for it, None
-    where it says itself that the process is alone; `beside`: how many of the processes share this machine's GPUs."""
+    of processes if `counts`; `reader`: JAX's class for it, None where this machine itself says that the process is alone;
+    `beside`: how many of the processes are on this machine."""
 
     title: str
     here: Callable[[], bool]

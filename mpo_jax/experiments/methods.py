@@ -28,7 +28,7 @@ class Method:
         """How many rows of a dominant prompt come together in a batch."""
         return len(TARGETS) if self.loss.policy_reads.groups else 1
 
-    def rows(self, parallel: Sequence[Example]) -> list[Example]:
+    def rows(self, parallel: Sequence[Example]) -> Sequence[Example]:
         """The rows to train on, from parallel rows in which those of one dominant pair are next to each other."""
         rows = list(parallel)
         if self.both:

@@ -18,8 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mpo_jax.data.ahead import ahead
-from mpo_jax.data.chat import Example, TokenPair
+from mpo_jax.data.chat import Example
 from mpo_jax.data.pipeline import Pipeline
+from mpo_jax.data.token_table import DIGEST, digest
 from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
@@ -29,7 +30,6 @@ from mpo_jax.scoring.sequences import ScoreStep
 from mpo_jax.types import PAIR_KINDS, Pair, Params, Reads, Scores, SequenceScores, Want
 
 FIELDS = {Want.LOGP: ("logp_B", "count_B"), Want.HIDDEN: ("hidden_BD",)}  # of `types.SequenceScores`
-DIGEST = 16  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,10 +180,3 @@ def distinct(examples: Iterable[Example], side: str) -> dict[bytes, Example]:
         if (pair := getattr(example, side)) is not None:
             pairs.setdefault(digest(pair), Example(example.id, "", None, pair))
     return dict(sorted(pairs.items()))
-
-
-def digest(pair: TokenPair) -> bytes:
-    """Names a pair by its token ids."""
-    parts = (pair.prompt, pair.chosen, pair.rejected)
-    lengths = np.asarray([len(ids) for ids in parts], np.int64)
-    return hashlib.blake2b(b"".join([lengths.tobytes(), *(ids.tobytes() for ids in parts)]), digest_size=DIGEST).digest()

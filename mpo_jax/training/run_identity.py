@@ -1,13 +1,10 @@
 """Are two runs the same computation? They are if their settings, their rows and their model files agree."""
 
 import dataclasses
-import hashlib
 from typing import Any
 
 from mpo_jax.data.dataset import Data
-from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.files.json_files import differences, filled
-from mpo_jax.scoring.reference import digest
 from mpo_jax.training.config import TrainConfig, defaults, describe
 
 # Settings that may change between a run and its continuation: where it writes, how often it evaluates, what it answers, which
@@ -15,8 +12,8 @@ from mpo_jax.training.config import TrainConfig, defaults, describe
 FREE = ("output", "checkpoint", "metrics", "export", "eval_every", "mesh", "microbatches", "reference_store")
 FREE += ("remat", "logits", "kept_gb", "samples", "compilation_cache", "profile", "hosts")
 # Further ones within the other settings: the paths of the data, of an adapter to start from and of a probe, whose contents are
-# compared instead, and where moments are kept.
-FREE_WITHIN = {"data": ("path", "eval_path", "texts"), "lora": ("start",), "loss": ("probe",), "optim": ("offload",)}
+# compared instead, where tokens are kept, and where moments are.
+FREE_WITHIN = {"data": ("path", "eval_path", "texts", "cache"), "lora": ("start",), "loss": ("probe",), "optim": ("offload",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +36,7 @@ def identity(config: TrainConfig, data: Data, model_files: dict[str, str]) -> Id
     """`model_files`: the digests of the model's files by name."""
     read = {"rows": data.train, "held-out rows": data.held_out, "texts": data.texts}
     facts = _compared(describe(config)) | {
-        "contents": {name: _contents(pipeline) for name, pipeline in read.items() if pipeline is not None},
+        "contents": {name: pipeline.contents for name, pipeline in read.items() if pipeline is not None},
         "model files": {name: value[:16] for name, value in model_files.items()},
         "defaults": _compared(defaults(config)),
     }
@@ -53,13 +50,3 @@ def _compared(facts: dict[str, Any]) -> dict[str, Any]:
         if part in found:
             found[part] = {name: value for name, value in found[part].items() if name not in names}
     return found
-
-
-def _contents(pipeline: Pipeline) -> str:
-    """A digest of the tokens of the rows, in their order: the same for a file and for a data set of the hub with the same
-    rows."""
-    named = hashlib.blake2b(digest_size=8)
-    for example in pipeline.examples:
-        pairs = (example.source, example.target, example.mismatch, example.parallel)
-        named.update(b"".join([example.language.encode(), *(b"none" if pair is None else digest(pair) for pair in pairs)]))
-    return f"{len(pipeline.examples)} with digest {named.hexdigest()}"

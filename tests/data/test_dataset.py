@@ -1,13 +1,18 @@
 """Which rows does a run train on, and which are measured?"""
 
 import json
+import shutil
+from collections import Counter
 
+import jax
+import numpy as np
 import pytest
 import toy_chat
 
+from mpo_jax.data import dataset, row_file
 from mpo_jax.data.dataset import Batching, Data, DataConfig, divide, prepare
 from mpo_jax.errors import InputError
-from mpo_jax.losses import Mlc, Mpo
+from mpo_jax.losses import Dpo, Kto, Mlc, Mpo
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +26,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def prepared(folder, loss=Mpo(), **settings) -> Data:  # noqa: B008
+def prepared(folder, loss=Mpo(), cache="", **settings) -> Data:  # noqa: B008
     batching = Batching(4, loss.policy_reads, loss.reference_reads)
-    return prepare(DataConfig(str(folder / "rows.jsonl"), template="hf", **settings), folder, None, batching)
+    return prepare(DataConfig(str(folder / "rows.jsonl"), template="hf", cache=cache, **settings), folder, None, batching)
 
 
 def test_what_is_measured_is_even_over_languages_and_says_what_it_is(folder, monkeypatch):
@@ -60,8 +65,68 @@ def test_a_loss_that_reads_all_languages_of_a_prompt_gets_them_together(folder):
 def test_fewer_prompts_are_trained_on_and_the_held_out_ones_stay(folder):
     """Of the five questions one is held out, and the world's two languages share the rest."""
     at = str(folder / "rows.jsonl")
-    whole, few = (divide(DataConfig(at, eval_fraction=0.2, per_language=count), seed=0) for count in (0, 1))
+    whole, few = (divide(DataConfig(at, eval_fraction=0.2, per_language=count, cache=""), seed=0) for count in (0, 1))
     assert few.held_out == whole.held_out and set(few.train) < set(whole.train)
     assert len({row.target.language for row in few.train}) == len({row.target.language for row in whole.train})
     with pytest.raises(InputError, match=r"data\.per_language=-1"):
         DataConfig("p", per_language=-1)
+
+
+def batches(data: Data) -> list:
+    """Everything that a run reads of its data."""
+    pipelines = [data.train, data.held_out, data.gaps]
+    leaves = [np.asarray(x) for one in pipelines if one for step in range(one.steps) for x in jax.tree.leaves(one.batch_at(step))]
+    rest = [(one.contents, one.shapes, one.tokens_before(one.steps - 1), list(one.languages)) for one in pipelines if one]
+    return [*((x.shape, x.dtype, x.tobytes()) for x in leaves), *rest, data.findings, list(data.rows), list(data.measured)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [
+        (Mpo(), {"eval_fraction": 0.3}),
+        (Mpo(gap_target="ko"), {"per_language": 3}),
+        (Mpo(), {"max_length": 24}),
+        (Mpo(), {"max_length": 24, "truncation": "official"}),
+        (Mlc(), {"eval_fraction": 0.3}),
+        (Kto(), {"eval_path": True}),
+        (Dpo(), {"pairs": "both"}),
+        (Dpo(), {"pairs": "source"}),
+    ],
+)
+def test_what_is_kept_is_what_is_made(folder, tmp_path, monkeypatch, loss, settings):
+    settings = settings | ({"eval_path": str(folder / "rows.jsonl")} if "eval_path" in settings else {})
+    fresh = batches(prepared(folder, loss, **settings))
+    assert batches(prepared(folder, loss, cache=str(tmp_path), **settings)) == fresh
+    monkeypatch.setattr(dataset, "token_pairs", None)
+    monkeypatch.setattr(dataset, "audit", None)
+    monkeypatch.setattr(row_file, "checked", None)
+    assert batches(prepared(folder, loss, cache=str(tmp_path), **settings)) == fresh, "nothing is made again"
+
+
+def test_another_tokenizer_limit_or_seed_finds_its_own(folder, tmp_path):
+    """A split by another seed has the same tokens; other tokens are never taken for them."""
+    cache, made = str(tmp_path / "cache"), tmp_path / "other"
+    shutil.copytree(folder, made)
+    longer = toy_chat.TEMPLATE.replace("<end>\n{% endfor %}", "<end>\n\n{% endfor %}")
+    toy_chat.tokenizer(longer).save_pretrained(made)
+    for at, settings in ((folder, {}), (made, {}), (folder, {"max_length": 20}), (folder, {"eval_fraction": 0.3})):
+        assert batches(prepared(at, cache=cache, **settings)) == batches(prepared(at, **settings))
+    kinds = Counter(path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir())
+    assert kinds == {"rows": 1, "tokens": 3, "audit": 4}
+
+
+@pytest.mark.parametrize("name", ["tokens", "ends.npy", "cut.npy", "digests.npy", "places.npy", "target_pair.npy"])
+def test_a_damaged_file_is_made_again(folder, tmp_path, name):
+    fresh = batches(prepared(folder, cache=str(tmp_path)))
+    (path,) = tmp_path.glob(f"*/{name}")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert batches(prepared(folder, cache=str(tmp_path))) == fresh
+
+
+def test_one_core_or_all_make_the_same_tokens(folder, monkeypatch):
+    fresh = batches(prepared(folder))
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setattr("mpo_jax.data.chat.AT_ONCE", 1)
+    assert batches(prepared(folder)) == fresh

@@ -59,12 +59,36 @@ def test_rows_that_name_their_languages_do_not_load_the_classifier(tmp_path, mon
     path = tmp_path / "rows.jsonl"
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)  # importing it fails
     language._identifier.cache_clear()
-    detect.cache_clear()
+    language._known.clear()
     path.write_text(json.dumps(named))
     assert read_rows(path)[0].language_method == "given"
     path.write_text(json.dumps(named | {"target": side}))
     with pytest.raises(ImportError):
         read_rows(path)
+
+
+def test_texts_together_are_judged_as_the_package_judges_each():
+    """Of every length, so that some end while others go on; in capitals, which are read as small letters; without a feature."""
+    texts = [text[:count] for text in SAMPLES.values() for count in range(len(text) + 1)]
+    texts += [" ".join([text.upper(), *SAMPLES.values()][:count]) for text in SAMPLES.values() for count in (1, 3)]
+    language._known.clear()
+    language.detect_all(texts)
+    for text in texts:
+        code, probability = language._identifier().classify(text)
+        found = detect(text)
+        assert found.probability == pytest.approx(probability, abs=1e-3), text
+        assert found.language == (code if probability >= language.SURE and code != language.NO_LANGUAGE else UNKNOWN), text
+
+
+def test_more_texts_than_are_remembered(monkeypatch):
+    monkeypatch.setattr(language, "KNOWN", 4)
+    language._known.clear()
+    texts = [text for text in SAMPLES.values() for _ in (0, 1)]
+    for text, code in zip(texts, [code for code in SAMPLES for _ in (0, 1)], strict=True):
+        assert detect(text).language == code
+        assert len(language._known) <= 8
+    language.detect_all(texts)
+    assert [language._known[text].language for text in SAMPLES.values()] == list(SAMPLES)
 
 
 def _check(code, texts, right, wrong):

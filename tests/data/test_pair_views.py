@@ -70,7 +70,7 @@ def test_monolingual_pairs_are_the_rows_and_each_dominant_pair_once():
     both, source = monolingual(rows, "both"), monolingual(rows, "source")
     assert len(source) == 3
     assert {row.target.language for row in source} == {"en"}
-    assert both == [dataclasses.replace(row, source=None) for row in rows] + source
+    assert both == [*(dataclasses.replace(row, source=None) for row in rows), *source]
     assert len({row.id for row in both}) == len(both)
     with pytest.raises(InputError, match=r"data\.pairs='both' needs a dominant side"):
         monolingual(both, "both")

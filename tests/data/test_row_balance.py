@@ -43,8 +43,8 @@ def test_a_sequence_moves_alone_where_nothing_fits_in_exchange():
 
 
 def test_scored_positions_are_levelled_too():
-    """Equally long rows, of which one would have all scored positions."""
-    spans = sequences([(32, 24), (32, 24), (32, 8), (32, 8)])
+    """Without exchanges the rows would be equally long too, but one would have 48 scored positions and one 16."""
+    spans = sequences([(32, 24), (32, 8), (32, 24), (32, 8)])
     assert needed(balanced(spans, 2)) == (64, 32)
 
 

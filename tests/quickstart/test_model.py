@@ -132,7 +132,7 @@ def test_config_runs(tmp_path, monkeypatch):
     lines = (DATA / "train.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "rows.jsonl").write_text("\n".join(lines[:6]), encoding="utf-8")
     settings = config.load("configs/quickstart.py", None)
-    data = dataclasses.replace(settings.data, path=str(tmp_path / "rows.jsonl"), eval_path=None, texts=None)
+    data = dataclasses.replace(settings.data, path=str(tmp_path / "rows.jsonl"), eval_path=None, texts=None, cache="")
     assert settings.samples is not None
     samples = dataclasses.replace(settings.samples, prompts=data.path)
     short = {"epochs": 1, "batch_size": 2, "compilation_cache": "", "samples": samples}

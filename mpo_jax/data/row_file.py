@@ -1,0 +1,87 @@
+"""Where are the rows of a file, and what do they say, when no text stays in memory?
+
+A file with a row a line is checked once, row by row. What is known of its rows (`row_table.Columns`) is kept, and the text of a
+row is read from its line when it is asked for. Files of another form and data sets of the hub are read as a whole.
+"""
+
+import functools
+import json
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpo_jax.data.json_objects import is_array, lines, read_values
+from mpo_jax.data.kept import Kept, digest_of
+from mpo_jax.data.row_table import METHODS, Columns, RowTable
+from mpo_jax.data.rows import Row, checked, found_rows, read_again, read_rows
+from mpo_jax.errors import InputError
+from mpo_jax.files.paths import in_bucket, known_digests
+
+
+def open_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False, kept: Kept) -> RowTable:
+    """All rows of a file or a Hugging Face data set, in order. Errors: those of `rows.read_rows`; of all rows, whether they are
+    read later or not."""
+    path = found_rows(path_or_name)
+    if not isinstance(path, Path):
+        return RowTable.of(read_rows(path_or_name, allow_empty_prompt=allow_empty_prompt))
+    key = {"file": _digest(path), "allow_empty_prompt": allow_empty_prompt}
+    data = _bytes(path)
+    by_line = not is_array(data)
+    if (found := kept.find("rows", key)) is not None:
+        columns = Columns.load(found)
+    else:
+        objects = lines(data, path) if by_line else ((where, value, (0, 0)) for where, value in read_values(path))
+        columns = Columns.of(checked(objects, str(path_or_name), allow_empty_prompt))
+        with kept.made("rows", key) as folder:
+            columns.save(folder)
+    values: Callable[[int], Any] = functools.partial(_line, data, columns.places) if by_line else _Values(path)
+    return RowTable.whole(columns, functools.partial(_row, path, columns, values))
+
+
+def _row(path: Path, columns: Columns, values: Callable[[int], Any], row: int) -> Row:
+    source = int(columns.source_language[row])
+    languages = (None if source < 0 else columns.languages[source], columns.languages[columns.target_language[row]])
+    try:
+        return read_again(values(row), columns.id_of(row), languages, METHODS[columns.method[row]])
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise InputError(f"{path} has changed while it was read: start again.") from None
+
+
+def _line(data: bytes | mmap.mmap, places: np.ndarray, row: int) -> Any:
+    begin, stop = places[row].tolist()
+    return json.loads(data[begin:stop])
+
+
+class _Values:
+    """Owns the values of a file that are read as a whole, when the first one is asked for."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __call__(self, row: int) -> Any:
+        return self._all[row][1]
+
+    @functools.cached_property
+    def _all(self) -> list[tuple[str, Any]]:
+        return read_values(self._path)
+
+
+def _bytes(path: Path) -> bytes | mmap.mmap:
+    """Of a local file a map, so that only what is looked at is in memory. Errors: a file that cannot be read."""
+    try:
+        if in_bucket(path) or not path.stat().st_size:
+            return path.read_bytes()
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a readable file.") from None
+
+
+def _digest(path: Path) -> str:
+    try:
+        return known_digests(path.parent, (path.name,))[path.name] if in_bucket(path) else digest_of(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a readable file.") from None
