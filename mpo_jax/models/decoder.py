@@ -18,7 +18,8 @@ from jax.sharding import AbstractMesh, Mesh
 from mpo_jax.devices import sharding
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models import layers
-from mpo_jax.models.attention.api import SAVED_AS, attention
+from mpo_jax.models.attention.api import attention
+from mpo_jax.models.kept import LOGITS, REMAT
 from mpo_jax.models.kinds import Choice, period, together
 from mpo_jax.models.layers import Activation, LinearScaling, Llama3Scaling, QueryKeyNorm, Rope
 from mpo_jax.models.parameters import LAYERS, TOP
@@ -30,20 +31,6 @@ Attend = Callable[[Array, Array, Array], Array]  # rotated q_STNH, rotated k_STK
 # Where a layer's norms stand: before attention and before the MLP; after each of them, before the residual sum; both; or one norm
 # before attention and MLP side by side.
 Norms = Literal["before", "after", "both", "parallel"]
-
-_policies = jax.checkpoint_policies
-# What the backward pass keeps of a layer beside its input; the rest is recomputed.
-REMAT: dict[str, Callable[..., Any]] = {
-    "none": _policies.everything_saveable,
-    "dots": _policies.dots_with_no_batch_dims_saveable,
-    "attention": _policies.save_only_these_names(SAVED_AS),
-    "offload": _policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], names_which_can_be_offloaded=[SAVED_AS], offload_src="device", offload_dst="pinned_host"
-    ),
-    "full": _policies.nothing_saveable,
-}
-
-LOGITS = ("recompute", "keep")  # in the backward pass: each block is computed a second time, or all are kept, in float32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,7 +138,7 @@ def block_of(
 
 def _forward(
     h_SAD: Array, unembed_VD: Array, label_SA: Array, *, softcap: float | None, across: Collectives, keep: bool = False
-) -> tuple[Array, ...]:
+) -> tuple[Any, ...]:
     """Log-probabilities and log-sum-exps, (S, A) each; with `keep` the logits of all blocks too, (blocks, b, P)."""
     S, A, D = h_SAD.shape
     h_PD, V = operand(h_SAD, across).reshape(S * A, D), unembed_VD.shape[0]

@@ -19,7 +19,7 @@ from mpo_jax.devices.sharding import MeshConfig
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.losses.base import PreferenceLoss
 from mpo_jax.models.adapters import LoraConfig
-from mpo_jax.models.decoder import LOGITS, REMAT
+from mpo_jax.models.kept import LOGITS, REMAT
 from mpo_jax.telemetry.throughput import parse_range
 from mpo_jax.telemetry.writers import MetricsConfig
 from mpo_jax.training.optim import OptimConfig
@@ -49,9 +49,9 @@ class TrainConfig:
     `batch_size`: rows per update, split into `microbatches` equal parts (gradient accumulation).
     `eval_every`: updates between evaluations on held-out rows (0 = only before and after training).
     `remat`: what the backward pass keeps of each layer, the rest being recomputed: 'full' keeps least, then 'offload',
-    'attention', 'dots', 'none'. `logits`: whether it recomputes the logits of scored tokens too, or keeps them ('recompute',
-    'keep'; those that a divergence compares are always recomputed). Either may be 'auto': as much is kept as fits in `kept_gb`
-    GB on each device, by default a quarter of the memory where the devices are CPUs.
+    'attention', 'dots' (attention's result and the products with weights), 'none'. `logits`: whether it recomputes the logits of
+    scored tokens too, or keeps them ('recompute', 'keep'; those that a divergence compares are always recomputed). Either may be
+    'auto': as much is kept as fits in `kept_gb` GB on each device, by default a quarter of the memory where these are CPUs.
     `frozen`: names of parameters that are not trained, separated by commas, as in 'embedding,unembedding'; they have no float32
     masters and no moments; 'layers:30' are the first 30 layers. `lora`: with a rank above 0, or an adapter to start from,
     adapters are trained and all of the model is frozen.

@@ -19,7 +19,9 @@ from mpo_jax.telemetry.memory import kept_bytes
 from mpo_jax.training.config import AUTO, TrainConfig
 from mpo_jax.types import Packed, Params, Want
 
-ORDER = ("none", "dots", "attention", "full")  # the least recomputed first
+# The fastest first. 'none' is not among them: on a CPU it takes no less processor time than 'dots', since fresh pages of memory
+# cost as much as the elementwise work that they save, and it keeps twice as much.
+ORDER = ("dots", "attention", "full")
 SHARE = 0.25  # of a CPU's memory
 
 

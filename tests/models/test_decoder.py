@@ -17,8 +17,9 @@ from mpo_jax.checkpoints.hugging_face import load_params
 from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError
 from mpo_jax.models import kinds
-from mpo_jax.models.decoder import REMAT, DecoderConfig, Model
+from mpo_jax.models.decoder import DecoderConfig, Model
 from mpo_jax.models.families.registry import FAMILIES, build
+from mpo_jax.models.kept import REMAT
 from mpo_jax.models.kinds import period
 from mpo_jax.models.layers import Rope
 from mpo_jax.types import Packed

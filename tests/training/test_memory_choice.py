@@ -40,8 +40,7 @@ def choice(config: TrainConfig = AUTO, shape=(1, 1, 1), **changes):
         (LOGITS, ("full", "keep")),
         (LOGITS + kept("attention"), ("attention", "keep")),
         (LOGITS + kept("dots"), ("dots", "keep")),
-        (LOGITS + kept("none") - 1, ("dots", "keep")),
-        (LOGITS + kept("none"), ("none", "keep")),
+        (LOGITS + kept("dots") - 1, ("attention", "keep")),
     ],
 )
 def test_as_much_is_kept_as_fits(room, expected):
@@ -53,9 +52,9 @@ def test_devices_share_what_is_kept():
     """The vocabulary is cut by `tensor`, the tokens by both other axes; the layers' states by these alone."""
     assert logits_of(PACKED, MODEL, tiny.mesh(2, 2, 2)) * 8 == LOGITS
     with jax.set_mesh(tiny.mesh(2, 2, 2)):
-        everything = kept("none")
-    assert choice(shape=(2, 2, 2), logits="recompute", kept_gb=everything / 4e9) == ("none", "recompute")
-    assert choice(shape=(2, 2, 2), logits="recompute", kept_gb=(everything - 4) / 4e9) == ("dots", "recompute")
+        products = kept("dots")
+    assert choice(shape=(2, 2, 2), logits="recompute", kept_gb=products / 4e9) == ("dots", "recompute")
+    assert choice(shape=(2, 2, 2), logits="recompute", kept_gb=(products - 4) / 4e9) == ("attention", "recompute")
 
 
 def test_what_the_config_says_is_not_chosen():
@@ -65,7 +64,7 @@ def test_what_the_config_says_is_not_chosen():
 
 
 def test_a_cpu_knows_its_memory_and_other_devices_are_asked_about(monkeypatch):
-    assert choice() == ("none", "keep")
+    assert choice() == ("dots", "keep")
     monkeypatch.setattr(memory_choice, "_cpu_memory", lambda mesh: LOGITS - 1)
     with pytest.raises(InputError, match=r"^logits='keep' would keep .* GB of logits on each device, which has .*recompute"):
         choice(remat="full", logits="keep")
