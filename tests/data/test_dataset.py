@@ -81,7 +81,7 @@ def batches(data: Data) -> list:
 
 
 @pytest.mark.parametrize(
-    "loss, settings",
+    ("loss", "settings"),
     [
         (Mpo(), {"eval_fraction": 0.3}),
         (Mpo(gap_target="ko"), {"per_language": 3}),

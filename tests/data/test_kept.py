@@ -67,9 +67,13 @@ def test_what_is_damaged_is_removed_and_made_again(store, how):
 
 
 def test_what_fails_leaves_nothing(store, tmp_path):
-    with pytest.raises(KeyboardInterrupt), store.made("tokens", KEY) as folder:
-        (folder / "ids").write_bytes(b"half")
-        raise KeyboardInterrupt
+    def interrupted():
+        with store.made("tokens", KEY) as folder:
+            (folder / "ids").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert store.find("tokens", KEY) is None
     assert not list((tmp_path / "cache").iterdir())
 
