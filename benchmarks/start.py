@@ -73,8 +73,9 @@ def _process(checkout: Path, options: list[str]) -> str:
     """What a process in a checkout prints last, with its times and memory."""
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    command = [sys.executable, str(HERE), *options]
-    done = subprocess.run(command, env=environment, cwd=checkout, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, str(HERE), *options], env=environment, cwd=checkout, stdout=subprocess.PIPE, check=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     took = {"process_s": round(time.monotonic() - begun, 2), "process_cpu_s": round(cpu, 2)}

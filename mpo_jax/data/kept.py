@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo_jax.errors import InputError
-from mpo_jax.files.paths import in_bucket, path_of
+from mpo_jax.files.paths import path_of
 
 ENTRY = "entry.json"
 _PIECE = 2**26  # bytes that are hashed together, so that all cores work on a large file
@@ -73,12 +73,13 @@ class Kept:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _path(self, kind: str, key: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-        folder = path_of(self.folder)
-        if in_bucket(folder):
-            raise InputError(f"data.cache={self.folder} is a bucket, which cannot be mapped into memory: give a local folder.")
+        if "://" in self.folder:
+            raise InputError(
+                f"data.cache={self.folder} is no folder of this machine, so it cannot be mapped into memory: give one that is."
+            )
         named = json.loads(json.dumps(key | {"code": code()}))
         name = hashlib.blake2b(json.dumps(named, sort_keys=True).encode(), digest_size=16).hexdigest()
-        return folder / f"{kind}-{name}", named
+        return path_of(self.folder) / f"{kind}-{name}", named
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:

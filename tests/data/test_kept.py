@@ -67,7 +67,7 @@ def test_what_is_damaged_is_removed_and_made_again(store, how):
 
 
 def test_what_fails_leaves_nothing(store, tmp_path):
-    def interrupted() -> None:
+    def interrupted():
         with store.made("tokens", KEY) as folder:
             (folder / "ids").write_bytes(b"half")
             raise KeyboardInterrupt
