@@ -42,7 +42,7 @@ def test_a_search_ends_at_the_first_layout_that_fits(model_dir, monkeypatch):
     assert compiled[-1] == (answer.plan.topology, answer.settings)
     assert len({repr(layout) for layout in compiled}) == len(compiled), "none is compiled twice"
     assert any("v5e:2x2 --config.mesh.data=1" in line for line in said)
-    advised = advice.recommend(answer, config(model_dir), None)
+    advised = advice.recommend(answer, config(model_dir), advice.Asked())
     assert "--config.mesh.fsdp=4 --config.mesh.tensor=1 --config.reference=cached" in advised
 
 
@@ -52,12 +52,13 @@ def test_what_cannot_fit_is_never_compiled(model_dir, monkeypatch):
     found, compiled, said = answers(model_dir, monkeypatch, lambda layout: True, ["v5e:1x1", "v6e:2x2"])
     assert not compiled and [(answer.generation, answer.plan) for answer in found] == [("v5e", None), ("v6e", None)]
     assert said[0].startswith("v5e:1x1: the state and its gradients take ") and len(said) == 2
-    assert advice.recommend(found[0], config(model_dir), None).startswith("v5e: does not fit v5e:1x1: try --config.optim")
+    advised = advice.recommend(found[0], config(model_dir), advice.Asked())
+    assert advised.startswith("v5e: does not fit v5e:1x1: try --config.optim")
 
 
 def test_distributions_are_never_advised_to_be_cached(model_dir):
     run = config(model_dir, loss=Mpo(retain_by="kl_of_policy"))
-    said = advice.recommend(slice_search.SearchResult("v5e", ("v5e:1x1",)), run, None)
+    said = advice.recommend(slice_search.SearchResult("v5e", ("v5e:1x1",)), run, advice.Asked())
     assert said.startswith("v5e: does not fit v5e:1x1: try --config.optim") and "cached" not in said + advice.advice(run)
 
 
