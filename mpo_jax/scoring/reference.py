@@ -7,6 +7,7 @@ all scores are there, the reference's parameters need no memory.
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -85,17 +86,18 @@ def cached_reference(
     writes, and all must see the same folder. Errors: those of `ScoreStore`; scores that are not finite.
     """
     first = pipelines[0]
-    examples = [example for pipeline in pipelines for example in pipeline.examples]
+    examples = lambda: itertools.chain.from_iterable(pipeline.examples for pipeline in pipelines)  # noqa: E731
     wanted: dict[str, Want] = {side: want for side in PAIR_KINDS if (want := reads.want(side))}
     if not wanted:
         return CachedReference({}, {})
     identity = identity | {"dtype": dtype, "pooling": reads.pooling, "pad_id": first.pad_id}
-    sides = {side: _side(folder / side, distinct(examples, side), want, identity, model) for side, want in wanted.items()}
+    sides = {side: _side(folder / side, distinct(examples(), side), want, identity, model) for side, want in wanted.items()}
     missing = sum(side.store.entries - side.store.done for side in sides.values())
+    rows = sum(len(pipeline.examples) for pipeline in pipelines)
     found = " and ".join(f"{len(side.pairs)} {name} pairs" for name, side in sides.items())
     gigabytes = sum(math.prod(p.shape) for p in jax.tree.leaves(model.abstract())) * jnp.dtype(dtype).itemsize / 1e9
     processes.say(
-        f"reference: cached, {found} for {len(examples)} rows in {folder} ({missing} to score); "
+        f"reference: cached, {found} for {rows} rows in {folder} ({missing} to score); "
         f"{gigabytes:.3g} GB of reference parameters not kept in memory"
     )
     processes.wait("reference: every process has seen what is missing")
