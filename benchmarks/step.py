@@ -216,17 +216,8 @@ def main() -> None:
     options = [*as_options(shape), "--steps", str(args.steps)]
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder), shape)
-        ours = [
-            __file__,
-            *options,
-            "--remat",
-            args.remat,
-            "--logits",
-            args.logits,
-            "--worker",
-            folder,
-            *(["--again"] if args.again else []),
-        ]
+        ours = [__file__, *options, f"--remat={args.remat}", f"--logits={args.logits}", f"--worker={folder}"]
+        ours += ["--again"] if args.again else []
         commands = {f"mpo_jax, {v}": [*ours, "--ours", v] for v in args.ours}
         if args.again:
             for command in commands.values():
@@ -248,7 +239,9 @@ def main() -> None:
         )
         assert measured[0]["ids_sha256"] == first["ids_sha256"], f"{name} ran on other ids"
         kept = measured[0].get("kept", "")
-        print(f"{name:<20}" + "{:>10.2f}{:>8.1f}{:>10.0f}".format(*median.values()) + f"{loss:>14.8f}  {kept}")
+        print(f"{name:<20}" + "{:>10.2f}{:>8.1f}{:>10.0f}".format(*median.values()) + f"{loss:>14.8f}  {kept}", flush=True)
+    if args.peer:  # how fast both multiply in the same minute
+        subprocess.run([sys.executable, Path(__file__).with_name("products.py"), "--rounds=3"], check=True)
 
 
 if __name__ == "__main__":
