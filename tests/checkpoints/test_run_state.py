@@ -18,7 +18,7 @@ from mpo_jax.training.step import abstract_state, init_state
 
 MODEL = tiny.model()
 OPTIMIZER = make_optimizer(OptimConfig(moments_dtype="bfloat16"), 10)
-FACTS = {"loss": "tiny", "optim": {"peak_lr": 1e-3}, "languages": ["sw", "zh"], "defaults": {}}
+FACTS = {"loss": {"type": "tiny"}, "optim": {"peak_lr": 1e-3}, "languages": ["sw", "zh"], "defaults": {}}
 
 
 def checkpointer(folder, facts=FACTS, **settings):
@@ -160,9 +160,9 @@ def test_a_process_that_died_while_it_saved_leaves_nothing_to_restore(two_kept, 
 
 def test_what_changed_is_allowed_by_name_and_said(two_kept, tmp_path, capsys):
     shutil.copytree(two_kept / "checkpoints", tmp_path / "checkpoints")
-    owner = checkpointer(tmp_path, {**FACTS, "loss": "other"}, allow_changed=True)
+    owner = checkpointer(tmp_path, {**FACTS, "loss": {"type": "other"}}, allow_changed=True)
     assert int(owner.restore_latest(abstract(tiny.mesh())).step) == 4
-    assert "update 4 belongs to another run, which checkpoint.allow_changed allows: loss was 'tiny'" in capsys.readouterr().out
+    assert "update 4 belongs to another run, which checkpoint.allow_changed allows: loss.type was 'tiny'" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"update 4 in .* does not fit what this run trains .*: undo the changed settings"):
         owner.restore_latest(a_wider_one())
     owner.close()
