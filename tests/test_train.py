@@ -11,7 +11,6 @@ from safetensors.numpy import load_file, save_file
 from world import command, config_file, metrics, write_lines
 
 from mpo_jax import train
-from mpo_jax.data.pipeline import Pipeline
 from mpo_jax.errors import InputError
 from mpo_jax.training import assemble, loop
 from mpo_jax.training.config import parse
@@ -84,16 +83,17 @@ def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole
 @pytest.mark.parametrize("every", [50, 0], ids=["checkpoints", "no checkpoints"])
 def test_a_run_that_is_asked_to_stop_finishes_its_update_and_saves(world, whole, tmp_path, monkeypatch, capsys, every):
     """SIGTERM while the second update is under way, where no checkpoint would be due before the end."""
-    batch_at, asked = Pipeline.batch_at, []
+    place, placed = loop.batch_to_mesh, []
 
-    def interrupted(self, step):
-        if step == 1 and not asked and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # in the loop
-            asked.append(os.kill(os.getpid(), signal.SIGTERM))
-        return batch_at(self, step)
+    def interrupted(batch, mesh):
+        placed.append(batch)
+        if len(placed) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return place(batch, mesh)
 
     settings = [f"--config={config_file(world, tmp_path)}", f"--config.checkpoint.every={every}"]
     with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "batch_at", interrupted)
+        patch.setattr(loop, "batch_to_mesh", interrupted)
         with pytest.raises(SystemExit) as end:
             train.main(settings)
     run = tmp_path / "run"
@@ -374,8 +374,8 @@ def test_methods_with_views_of_the_rows_train_with_either_reference(world, tmp_p
 
 @pytest.mark.slow
 def test_a_mesh_that_is_left_open_is_chosen_by_the_rule(world, whole, tmp_path, capsys):
-    """Two microbatches of 8 sequences: with fsdp=8 each shard would have one. The numbers are those of the other mesh."""
+    """Two microbatches of 8 sequences: four for each of two shards. The numbers are those of the other mesh."""
     run = command(world, tmp_path, "--config.mesh.auto=True", "--config.microbatches=2", "--config.export.enabled=False")
-    assert "mesh: data=1 fsdp=4 tensor=2" in capsys.readouterr().out
+    assert "mesh: data=1 fsdp=2 tensor=4" in capsys.readouterr().out
     losses = [[line["loss"] for line in metrics(of) if "loss" in line] for of in (run, whole)]
     np.testing.assert_allclose(*losses, rtol=1e-3)

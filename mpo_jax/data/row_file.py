@@ -16,7 +16,7 @@ import numpy as np
 from mpo_jax.data.json_objects import is_array, lines, read_values
 from mpo_jax.data.kept import Kept, digest_of
 from mpo_jax.data.row_table import METHODS, Columns, RowTable
-from mpo_jax.data.rows import Row, checked, found_rows, read_again, read_rows
+from mpo_jax.data.rows import HubName, Row, checked, found_rows, read_again, read_rows
 from mpo_jax.errors import InputError
 from mpo_jax.files.paths import in_bucket, known_digests
 
@@ -25,7 +25,7 @@ def open_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False, kep
     """All rows of a file or a Hugging Face data set, in order. Errors: those of `rows.read_rows`; of all rows, whether they are
     read later or not."""
     path = found_rows(path_or_name)
-    if not isinstance(path, Path):
+    if isinstance(path, HubName):
         return RowTable.of(read_rows(path_or_name, allow_empty_prompt=allow_empty_prompt))
     key = {"file": _digest(path), "allow_empty_prompt": allow_empty_prompt}
     data = _bytes(path)

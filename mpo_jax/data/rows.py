@@ -66,7 +66,7 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
     an empty prompt unless `allow_empty_prompt`; an id that occurs twice; a source side in some rows only.
     """
     found = found_rows(path_or_name)
-    objects = read_values(found) if isinstance(found, Path) else read_hub(found)
+    objects = read_hub(found) if isinstance(found, HubName) else read_values(found)
     return [row for row, _ in checked(((where, value, None) for where, value in objects), str(path_or_name), allow_empty_prompt)]
 
 

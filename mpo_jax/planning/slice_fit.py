@@ -76,7 +76,7 @@ def compiled(layout: RunLayout) -> SliceReport:
         peak_flops=PEAK[kind] * chips if kind in PEAK else None,
         fits=all(memory.fits for memory in found.values()),
         programs=found,
-        bound=_bound(layout, found["step"]),
+        bound=_bound(layout, found),
         chips=chips,
         reading_seconds=_weights(layout) / len(layout.devices) / PEAKS[kind].memory if kind in PEAKS else None,
         forward_flops={
@@ -99,8 +99,9 @@ def _weights(layout: RunLayout) -> int:
     return sum(x.size for x in jax.tree.leaves(layout.model.abstract())) * jnp.dtype(layout.config.compute_dtype).itemsize
 
 
-def _bound(layout: RunLayout, step: Memory) -> Bound | None:
+def _bound(layout: RunLayout, found: dict[str, Memory]) -> Bound | None:
     """That of an update. Attention's kernels are not in the compiled program's cost: they are counted from the batch."""
+    step = found["step"]
     if step.cost is None or not step.fits:
         return None
     kernels = attention_flops(layout.model.config, layout.host, layout.state.trainable) if step.kernels else 0.0

@@ -162,7 +162,8 @@ def test_what_changed_is_allowed_by_name_and_said(two_kept, tmp_path, capsys):
     shutil.copytree(two_kept / "checkpoints", tmp_path / "checkpoints")
     owner = checkpointer(tmp_path, {**FACTS, "loss": {"type": "other"}}, allow_changed=True)
     assert int(owner.restore_latest(abstract(tiny.mesh())).step) == 4
-    assert "update 4 belongs to another run, which checkpoint.allow_changed allows: loss.type was 'tiny'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "update 4 belongs to another run, which checkpoint.allow_changed allows: loss.type was 'tiny'" in said
     with pytest.raises(InputError, match=r"update 4 in .* does not fit what this run trains .*: undo the changed settings"):
         owner.restore_latest(a_wider_one())
     owner.close()
