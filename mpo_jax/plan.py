@@ -55,14 +55,8 @@ INSTEAD: dict[str, tuple[type, dict[str, str]]] = {
         },
     ),
 }
-TRAINING = {
-    "search": False,
-    "slices": 1,
-    "tokens": None,
-    "mfu": None,
-    "rows": None,
-    "price": None,
-}  # options of a plan of training, and their defaults
+# Options of a plan of training, and their defaults.
+TRAINING = {"search": False, "slices": 1, "tokens": None, "mfu": None, "rows": None, "price": None}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from mpo_jax.devices.sharding import MeshConfig, make_mesh
 from mpo_jax.errors import InputError, one_sentence
 from mpo_jax.files.paths import write
 from mpo_jax.losses.language_subspaces import Subspaces
-from mpo_jax.reward_gap import add_forward
+from mpo_jax.reward_gap import add_forward, add_row_limits
 from mpo_jax.scoring.language_probe import make_probe
 
 
@@ -29,9 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="rows as for training: a file, or a Hugging Face data set")
     parser.add_argument("--output", required=True, help="the file to write, as probe.safetensors")
     parser.add_argument("--rank", type=int, help="number of directions that tell languages apart (default: languages - 1)")
-    parser.add_argument("--allow-empty-prompt", action="store_true", help="accept rows with an empty prompt")
+    add_row_limits(parser)
     add_forward(parser)
-    parser.add_argument("--max-length", type=int, default=1024, help="most tokens of a sequence (default: %(default)s)")
     processes.add_options(parser)
     args = parser.parse_args(argv)
     with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():

@@ -27,7 +27,7 @@ from mpo_jax.evaluation.representation.states import POSITIONS, exchanges_of, st
 from mpo_jax.evaluation.representation.table import as_json, format_lines, separation_table
 from mpo_jax.files.json_files import write_json
 from mpo_jax.files.paths import output_folder, path_of
-from mpo_jax.reward_gap import add_forward, add_models, compared
+from mpo_jax.reward_gap import add_forward, add_models, add_row_limits, compared
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,11 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--layers", action="store_true", help="the numbers of every layer too")
     parser.add_argument("--seed", type=int, default=0, help="which prompts the probe is trained on (default: %(default)s)")
-    parser.add_argument("--allow-empty-prompt", action="store_true", help="accept rows with an empty prompt")
+    add_row_limits(parser)
     add_forward(parser)
-    parser.add_argument(
-        "--max-length", type=int, default=1024, help="most tokens of prompt and answer together (default: %(default)s)"
-    )
     processes.add_options(parser)
     args = parser.parse_args(argv)
     with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():

@@ -41,11 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", required=True, help="a folder for rows.jsonl, reward_gap.json and reward_gap.png")
     parser.add_argument("--batch-size", type=int, default=8, help="rows per batch (default: %(default)s)")
-    parser.add_argument("--allow-empty-prompt", action="store_true", help="accept rows with an empty prompt")
+    add_row_limits(parser)
     add_forward(parser)
-    parser.add_argument(
-        "--max-length", type=int, default=1024, help="most tokens of prompt and answer together (default: %(default)s)"
-    )
     processes.add_options(parser)
     args = parser.parse_args(argv)
     with one_sentence(), processes.joined(processes.hosts_of(args)), one_sentence():
@@ -57,6 +54,14 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a folder, or a Hugging Face hub name as user/name[@revision]")
     parser.add_argument("--compare", help="a second model, measured on the same rows")
     parser.add_argument("--adapter", help="a LoRA adapter of --compare, or of --model alone; a folder as PEFT saves it")
+
+
+def add_row_limits(parser: argparse.ArgumentParser) -> None:
+    """Which rows are taken, and how much of them."""
+    parser.add_argument("--allow-empty-prompt", action="store_true", help="accept rows with an empty prompt")
+    parser.add_argument(
+        "--max-length", type=int, default=1024, help="most tokens of prompt and answer together (default: %(default)s)"
+    )
 
 
 def add_forward(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ class DataConfig:
     `eval_fraction` of the dominant prompts is held out, with all their rows. `texts`: a JSONL file of objects with `language`,
     `prompt` and `answer`, whose perplexity is reported before and after training. `template`: 'authors' is the prompt text of
     the authors' code, 'hf' the tokenizer's own chat template. `max_length` limits the tokens of prompt and response together;
-    `truncation` says what happens to longer sequences (see `data.chat.tokenize`). `pairs`: what to train on. 'parallel' keeps
+    `truncation` says what happens to longer sequences (see `data.chat.token_pairs`). `pairs`: what to train on. 'parallel' keeps
     the rows as they are; the others make rows of one language each: 'source' of the distinct dominant pairs, 'both' of these and
     of the target pairs. `per_language`: train on the first so many prompts of each target language only, in an order that the
     run's seed draws; 0 = all. `cache`: a local folder where tokens and the audit are kept for later runs; '' = none.

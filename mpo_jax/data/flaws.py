@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mpo_jax.data.language import UNKNOWN, detect, detect_all
 from mpo_jax.data.refusals import opens_with_refusal
-from mpo_jax.data.rows import PairText, Row
+from mpo_jax.data.rows import PairText, Row, text_digest
 
 _HTML_ENTITY = re.compile(r"&(?:#\d{1,6}|#x[0-9a-fA-F]{1,5}|amp|lt|gt|quot|apos|nbsp);")
 _SENTENCE = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])|\n+")
@@ -81,17 +81,18 @@ def _answers(target: PairText) -> tuple[str, ...]:
     return ("chosen",) if target.rejected == target.chosen else ("chosen", "rejected")
 
 
-def findings(rows: Sequence[Row]) -> list[list[str]]:
-    """`flaws` of each row, and "duplicates" where its three texts together occurred in an earlier one."""
-    found: list[list[str]] = []
-    seen: set[PairText] = set()
+def findings(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """`flaws` of each row, and "duplicates" where its three texts together occurred in an earlier one. No text is held longer
+    than it is looked at."""
+    seen: set[bytes] = set()
     for start in range(0, len(rows), _AT_ONCE):
         part = rows[start : start + _AT_ONCE]
         _judge(part)
         for row in part:
-            found.append([*flaws(row), *(["duplicates"] if row.target in seen else [])])
-            seen.add(row.target)
-    return found
+            target = row.target
+            texts = text_digest(target.language, target.prompt, target.chosen, target.rejected)
+            yield [*flaws(row), *(["duplicates"] if texts in seen else [])]
+            seen.add(texts)
 
 
 def _judge(rows: Sequence[Row]) -> None:

@@ -14,11 +14,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from mpo_jax.data.rows import PairText, Row
+from mpo_jax.data.rows import DIGEST, PairText, Row, text_digest
 
 METHODS = ("given", "detected", "none")
 AS_IS, TARGET, SOURCE = range(3)  # views of a row: both sides; the target alone; the source side as the target of a row
-DIGEST = 16  # bytes
 _NUMBERS = ("method", "source_language", "target_language", "source_prompt", "target_prompt", "source_pair", "target_pair")
 
 
@@ -55,8 +54,8 @@ class Columns:
             for side, text in (("source", row.source), ("target", row.target)):
                 known = (-1, -1, -1) if text is None else (
                     languages.setdefault(text.language, len(languages)),
-                    prompts.setdefault(_digest(" ".join(text.prompt.split())), len(prompts)),
-                    pairs.setdefault(_digest(text.prompt, text.chosen, text.rejected), len(pairs)),
+                    prompts.setdefault(text_digest(" ".join(text.prompt.split())), len(prompts)),
+                    pairs.setdefault(text_digest(text.prompt, text.chosen, text.rejected), len(pairs)),
                 )  # fmt: skip
                 for name, number in zip(("language", "prompt", "pair"), known, strict=True):
                     numbers[f"{side}_{name}"].append(number)
@@ -243,12 +242,6 @@ def _first(rows: RowTable, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _of_source(name: str) -> str:
     return f"{name}, source side"
-
-
-def _digest(*texts: str) -> bytes:
-    encoded = [text.encode() for text in texts]
-    lengths = " ".join(str(len(text)) for text in encoded).encode()
-    return hashlib.blake2b(b"\n".join([lengths, *encoded]), digest_size=DIGEST).digest()
 
 
 def _as_bytes(names: Sequence[str]) -> np.ndarray:

@@ -26,7 +26,7 @@ def recommend(found: SearchResult, config: TrainConfig, asked: Asked) -> str:
     """The smallest slice that fits, and the settings to write for it."""
     if found.plan is None or found.settings is None:
         reference = "cached" if config.loss.reference_reads.storable else config.reference
-        # the search has tried these
+        # What the search has tried is not advised.
         least = dataclasses.replace(config, reference=reference, remat="full", logits="recompute", kept_gb=None)
         return f"{found.generation}: does not fit {', '.join(found.tried)}: {advice(least)}"
     lines = [f"{found.generation}: the smallest slice that fits is {found.plan.topology}, with", f"  {flags(found.settings)}"]
