@@ -111,7 +111,6 @@ def _classified(texts: Sequence[str]) -> list[Detection]:
     found, features = tables.features(encoded)
     shape = (len(texts), len(tables.weights))
     counts = csr_array((np.ones(len(found), np.float32), (found, features)), shape=shape)
-    counts.sum_duplicates()
     counts.data = np.log1p(counts.data)
     seen = np.diff(counts.indptr) > 0  # a text without features could be in any language
     scores_BL = (counts @ tables.weights + np.asarray(identifier.nb_pc, np.float32)) * seen[:, None]

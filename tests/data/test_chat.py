@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -47,6 +48,18 @@ def test_ids_are_those_of_the_literal_text():
     assert pair.prompt.tolist() == _ids("<bos><user>\nask<end>\n<model>\n")
     assert pair.chosen.tolist() == _ids("good<end>")
     assert pair.rejected.dtype == np.int32
+
+
+def test_a_tokenizer_that_cuts_pads_or_splits_special_tokens():
+    """It may come with a truncation of its own, or read special tokens of a text letter by letter."""
+    own, split = copy.deepcopy(TOKENIZER), copy.deepcopy(TOKENIZER)
+    own.backend_tokenizer.enable_truncation(4)
+    own.backend_tokenizer.enable_padding(length=64)
+    split.split_special_tokens = True
+    for tokenizer in (own, split):
+        pair = tokenize([_row()], tokenizer, FORMAT, max_length=1000)[0].target
+        assert pair.chosen.tolist() == _ids("good<end>", tokenizer)
+    assert len(pair.chosen) == len("good<end>")
 
 
 def test_content_is_stripped_only_when_the_format_says_so():

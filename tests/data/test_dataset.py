@@ -109,10 +109,18 @@ def test_another_tokenizer_limit_or_seed_finds_its_own(folder, tmp_path):
     shutil.copytree(folder, made)
     longer = toy_chat.TEMPLATE.replace("<end>\n{% endfor %}", "<end>\n\n{% endfor %}")
     toy_chat.tokenizer(longer).save_pretrained(made)
-    for at, settings in ((folder, {}), (made, {}), (folder, {"max_length": 20}), (folder, {"eval_fraction": 0.3})):
+    short = {"max_length": 20}
+    runs = [
+        (folder, {}),
+        (made, {}),
+        (folder, short),
+        (folder, short | {"truncation": "official"}),
+        (folder, {"eval_fraction": 0.3}),
+    ]
+    for at, settings in runs:
         assert batches(prepared(at, cache=cache, **settings)) == batches(prepared(at, **settings))
     kinds = Counter(path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir())
-    assert kinds == {"rows": 1, "tokens": 3, "audit": 4}
+    assert kinds == {"rows": 1, "tokens": 4, "audit": 5}
 
 
 @pytest.mark.parametrize("name", ["tokens", "ends.npy", "cut.npy", "digests.npy", "places.npy", "target_pair.npy"])

@@ -48,6 +48,14 @@ def test_what_is_the_same_has_the_same_number():
     ]
 
 
+def test_a_digest_is_of_texts_languages_and_order():
+    rows = toy_chat.rows(4)
+    other = [dataclasses.replace(row, target=dataclasses.replace(row.target, language="en")) for row in rows]
+    swapped = [dataclasses.replace(rows[0], target=dataclasses.replace(rows[0].target, chosen="other")), *rows[1:]]
+    digests = [RowTable.of(of).digest() for of in (rows, rows[::-1], rows[:3], other, swapped)]
+    assert len(set(digests)) == 5 and RowTable.of(toy_chat.rows(4)).digest() == digests[0]
+
+
 def test_where_one_text_ends_and_the_next_begins_matters():
     pairs = [PairText("en", "ab", "c", "d"), PairText("en", "a", "bc", "d"), PairText("en", "a", "b\nc", "d")]
     table = RowTable.of([Row(str(i), None, pair, "given") for i, pair in enumerate(pairs)])
