@@ -89,13 +89,14 @@ def test_a_run_meets_no_shape_that_was_not_planned():
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_padded"])
 def test_the_largest_shape_holds_rows_that_come_after_the_planned_batches(monkeypatch, pooling):
-    """A row that is longer than all that were looked at, among rows as short as them and among its equals."""
+    """A row that is longer than all that were looked at, among rows as short as them, among its equals, and beside one whose
+    prompt is longer."""
     monkeypatch.setattr("mpo_jax.data.pipeline.PLANNED", 1)
-    short, long = toy_chat.examples(1)[0], dataclasses.replace(toy_chat.examples(1)[0], target=pair_of(200, 150, 90))
+    short = toy_chat.examples(1)[0]
+    long, asks, answers = (dataclasses.replace(short, target=pair_of(*n)) for n in ((200, 150, 90), (200, 9, 9), (20, 400, 90)))
     reads = dataclasses.replace(LOSS.policy_reads, target=Want.LOGP | Want.HIDDEN, pooling=pooling)
-    for lengthened in (1, 4):
-        examples = [short] * 4 + [short] * (4 - lengthened) + [long] * lengthened
-        pipeline = Pipeline(examples, ("ko", "sw"), 4, 0, reads, Reads(), seed=None, microbatches=2)
+    for later in ([short, short, short, long], [long] * 4, [short, short, asks, answers]):
+        pipeline = Pipeline([short] * 4 + later, ("ko", "sw"), 4, 0, reads, Reads(), seed=None, microbatches=2)
         for step in (0, 1):
             pipeline.batch_at(step)
         assert pipeline.shapes.policy.capacities[0] < pipeline.shapes.policy.capacities[-1]
@@ -107,6 +108,13 @@ def pair_of(*lengths: int) -> TokenPair:
 
 
 GROUPED = dataclasses.replace(PIPELINE, batch_size=4, group=2)
+
+
+def test_rows_without_a_dominant_side_are_each_alone():
+    examples = toy_chat.examples(6, source=False)
+    pipeline = dataclasses.replace(GROUPED, examples=examples, policy=Reads(target=Want.LOGP), reference=Reads())
+    assert [len(pipeline.rows_at(step)) for step in range(pipeline.steps_per_epoch)] == [2, 2, 2]
+    assert (pipeline.batch_at(0).weight_B.reshape(-1, 2) == [1, 0]).all()
 
 
 @pytest.mark.parametrize("lacking", [(), (3,), (0, 1, 5)])
