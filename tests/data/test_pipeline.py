@@ -93,7 +93,7 @@ def test_the_largest_shape_holds_rows_that_come_after_the_planned_batches(monkey
     prompt is longer."""
     monkeypatch.setattr("mpo_jax.data.pipeline.PLANNED", 1)
     short = toy_chat.examples(1)[0]
-    long, asks, answers = (dataclasses.replace(short, target=pair_of(*n)) for n in ((200, 150, 90), (200, 9, 9), (20, 400, 90)))
+    long, asks, answers = (dataclasses.replace(short, target=pair_of(*n)) for n in ((200, 150, 90), (200, 9, 9), (20, 3000, 90)))
     reads = dataclasses.replace(LOSS.policy_reads, target=Want.LOGP | Want.HIDDEN, pooling=pooling)
     for later in ([short, short, short, long], [long] * 4, [short, short, asks, answers]):
         pipeline = Pipeline([short] * 4 + later, ("ko", "sw"), 4, 0, reads, Reads(), seed=None, microbatches=2)
