@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
+from mpo_jax.data.lazy_sequence import LazySequence
 from mpo_jax.data.rows import DIGEST, PairText, Row, text_digest
 
 METHODS = ("given", "detected", "none")
@@ -87,7 +88,7 @@ class Columns:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RowTable(Sequence[Row]):
+class RowTable(LazySequence[Row]):
     """Some rows of a data set, or views of them, in an order. `read` gives a row of the data set with its texts."""
 
     columns: Columns
@@ -110,13 +111,7 @@ class RowTable(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.number)
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
+    def item(self, at: int) -> Row:
         row, view = self.read(int(self.number[at])), int(self.view[at])
         if view == TARGET:
             return dataclasses.replace(row, source=None)
@@ -124,9 +119,6 @@ class RowTable(Sequence[Row]):
             assert row.source is not None
             return Row(_of_source(row.id), None, row.source, row.language_method)
         return row
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self[i] for i in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
@@ -192,7 +184,7 @@ class RowTable(Sequence[Row]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ids(Sequence[str]):
+class Ids(LazySequence[str]):
     """The ids of rows."""
 
     rows: RowTable
@@ -200,13 +192,7 @@ class Ids(Sequence[str]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
+    def item(self, at: int) -> str:
         name = self.rows.columns.id_of(int(self.rows.number[at]))
         return _of_source(name) if self.rows.view[at] == SOURCE else name
 

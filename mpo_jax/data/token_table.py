@@ -7,11 +7,12 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any
 
 import numpy as np
 
 from mpo_jax.data.chat import Example, TokenPair
+from mpo_jax.data.lazy_sequence import LazySequence
 from mpo_jax.types import PAIR_KINDS
 
 DIGEST = 16  # bytes
@@ -92,7 +93,7 @@ class Pairs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples(Sequence[Example]):
+class Examples(LazySequence[Example]):
     """N examples. `language`: of each the number of one of `names`. `pairs`: for each kind of `types.PAIR_KINDS` that they have,
     (prompts, answers): int (N,) each, the numbers of the pairs from which prompt and answers come, -1 = none. Only mismatched
     ones differ; they are cut at the end to `max_length` tokens."""
@@ -123,13 +124,7 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.language)
 
-    @overload
-    def __getitem__(self, at: int) -> Example: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Example]: ...
-    def __getitem__(self, at: int | slice) -> Example | list[Example]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
+    def item(self, at: int) -> Example:
         made: dict[str, Any] = {kind: self._pair(kind, at) for kind in PAIR_KINDS}
         return Example(self.ids[at], self.names[int(self.language[at])], **made)
 
