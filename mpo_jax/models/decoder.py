@@ -22,7 +22,7 @@ from mpo_jax.models.attention.api import attention
 from mpo_jax.models.kept import LOGITS, REMAT
 from mpo_jax.models.kinds import Choice, period, together
 from mpo_jax.models.layers import Activation, LinearScaling, Llama3Scaling, QueryKeyNorm, Rope
-from mpo_jax.models.parameters import LAYERS, TOP
+from mpo_jax.models.parameters import LAYERS, TOP, grouped
 from mpo_jax.models.taps import Readers, Tap, no_tap, tap_into
 from mpo_jax.types import Array, Packed, Params, Places
 
@@ -284,7 +284,7 @@ class Model:
         if size < period(c.kinds):
             choice = Choice.of(c.kinds, angles, jnp.zeros((*packed.position_ST.shape, c.head_dim // 2), jnp.float32))
         wholes = [params[name] for name in (LAYERS, TOP) if name in params]
-        stacks = [jax.tree.map(lambda p: p.reshape(-1, size, *p.shape[1:]), whole) for whole in wholes]
+        stacks = [grouped(whole, size) for whole in wholes]
         x_STD, first, of_stacks = self.embed(params, packed.tokens_ST), 0, []
         for stack in stacks:
             if choice is not None:

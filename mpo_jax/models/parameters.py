@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from mpo_jax.types import Params
 
@@ -85,6 +86,17 @@ def uncut(params: Params) -> Params:
         return params
     whole = jax.jit(lambda lower, upper: jax.tree.map(lambda a, b: jnp.concatenate([a, b]), lower, upper))
     return {name: x for name, x in params.items() if name != TOP} | {LAYERS: whole(params[LAYERS], params[TOP])}
+
+
+def grouped(stack: Params, size: int) -> Params:
+    """A stack of layers as groups of `size`: [L, ...] -> [L / size, size, ...], the same bytes. Without the constraint XLA
+    gives groups of one another order of axes on a CPU, and copies the whole stack for it."""
+
+    def one(x: Any) -> Any:
+        groups = x.reshape(-1, size, *x.shape[1:])
+        return with_layout_constraint(groups, Layout(tuple(range(groups.ndim))))
+
+    return jax.tree.map(one, stack)
 
 
 def in_stack(params: Params, path: str, layer: int | None, layers: int) -> tuple[Any, int | None]:

@@ -72,20 +72,21 @@ def _shardings(tree: Any) -> Any:
 def loss_and_grads(task: Task, trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> tuple[Mean, Metrics, Params]:
     """Loss, metrics and float32 gradients of the mean loss over all rows of all microbatches; `numbers` are the method's.
 
-    Sums and weights add up and are divided once, so a short or uneven microbatch counts for the rows it has.
+    A microbatch's part of that mean is differentiated, so a short or uneven one counts for the rows it has. Were the gradients
+    divided at the end instead, XLA would keep another array of each.
     """
     totals = batch_totals(task, joined(trainable, frozen.policy), frozen.reference_params, batch)
+    rows = jnp.sum(batch.weight_B)
 
-    def total(trainable: Params, micro: Batch) -> tuple[Array, tuple[Mean, Metrics]]:
+    def part(trainable: Params, micro: Batch) -> tuple[Array, tuple[Mean, Metrics]]:
         loss, metrics = objective(task, joined(trainable, frozen.policy), frozen.reference_params, micro, totals, numbers)
-        return loss.total, (loss, metrics)
+        return loss.total / rows, (loss, metrics)
 
     def one(micro: Batch) -> tuple[Mean, Metrics, Params]:
-        (_, (loss, metrics)), grads = jax.value_and_grad(total, has_aux=True)(trainable, micro)
+        (_, (loss, metrics)), grads = jax.value_and_grad(part, has_aux=True)(trainable, micro)
         return loss, metrics, cast(grads, jnp.float32)
 
-    loss, metrics, grads = over_microbatches(one, batch)
-    return loss, metrics, jax.tree.map(lambda g: g / loss.weight, grads)
+    return over_microbatches(one, batch)
 
 
 def over_microbatches(one: Callable[[Batch], Any], batch: Batch) -> Any:

@@ -196,3 +196,21 @@ def test_a_device_without_host_memory_is_named():
 def test_the_gradients_norm_is_logged_and_not_the_updates(plain):
     history, grads, _, _ = plain
     np.testing.assert_allclose(history[0]["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
+
+
+AS_IN_A_RUN = {"xla_cpu_use_fusion_emitters": True}  # tests compile without
+
+
+@pytest.mark.parametrize("sizes", [dict(vocab_size=4_096, hidden_size=512), dict(ffn=1_024, hidden_size=256, layers=8)])
+def test_a_step_holds_each_gradient_once(sizes):
+    """And no copy of a stack of layers: beside the weights, of which most are in the table or in the layers, there is little."""
+    on, layers = tiny.mesh(), sizes.get("layers", 2)
+    model = tiny.model(tied=True, layer_windows=(None,) * layers, **sizes)
+    step = TrainStep(Task(model, Mpo(), tiny.LANGUAGES), OPTIMIZER, jnp.float32)
+    with jax.set_mesh(on):
+        policy, reference = (tiny.place(model, params, on) for params in tiny.two_params(model))
+        weights = sum(x.nbytes for x in jax.tree.leaves(policy))
+        jitted = jit_train_step(step, abstract_state(policy, OPTIMIZER, on))
+        state, batch = init_state(policy, OPTIMIZER, on), batch_to_mesh(tiny.micro(tiny.batch(1), 1), on)
+        memory = jitted.lower(state, Frozen({}, reference), batch, on_mesh(NUMBERS, on)).compile(AS_IN_A_RUN).memory_analysis()
+    assert memory.temp_size_in_bytes < 1.65 * weights
