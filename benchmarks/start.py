@@ -125,7 +125,7 @@ def ready(args: argparse.Namespace) -> None:
         timed("first_batch", lambda: data.train.batch_at(0))
         timed("identity", lambda: getattr(run_identity, "_contents", lambda pipeline: pipeline.contents)(data.train))
         timed("late_tokens", lambda: data.train.tokens_before(data.train.steps - 1))
-        timed("audit", lambda: data.findings)
+        timed("audit", lambda: data.findings if isinstance(data.findings, dict) else data.findings())
     total = sum(times.values())
     memory = {"own_mib": most.own, "with_files_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
     print(json.dumps(times | {"ready_s": round(total, 2), "rows_per_s": round(count / total)} | memory))
