@@ -3,9 +3,10 @@
 All are approximate where they judge language or meaning (see `data.flaws`).
 """
 
+import concurrent.futures
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mpo_jax.data.chat import Example
 from mpo_jax.data.flaws import findings
@@ -58,10 +59,19 @@ THRESHOLDS: Mapping[str, tuple[float, str]] = {
 }
 
 
-def audit(rows: Sequence[Row], examples: Sequence[Example] | None = None) -> dict[str, Audit]:
-    """Per target language, alphabetically. `examples` are the same rows, tokenised; without them nothing counts as truncated."""
+def never() -> bool:
+    return False
+
+
+def audit(
+    rows: Sequence[Row], examples: Sequence[Example] | None = None, given_up: Callable[[], bool] = never
+) -> dict[str, Audit]:
+    """Per target language, alphabetically. `examples` are the same rows, tokenised; without them nothing counts as truncated.
+    Errors: CancelledError as soon as it is `given_up`, which another thread may decide."""
     counts: dict[str, Counter[str]] = {}
     for i, (row, found) in enumerate(zip(rows, findings(rows), strict=True)):
+        if given_up():
+            raise concurrent.futures.CancelledError
         cut = () if examples is None else _truncated(examples[i])
         counts.setdefault(row.target.language, Counter()).update(["rows", *found, *cut])
     names = [field.name for field in dataclasses.fields(Audit)]

@@ -1,17 +1,16 @@
 """How does a data file become the batches of a run? Rows, tokens, the held-out part, the pipelines over each."""
 
 import dataclasses
-import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from mpo_jax.data.audit import Audit, audit
+from mpo_jax.data.audit import Audit, audit, never
 from mpo_jax.data.chat import PROGRESS, TRUNCATIONS, SidePlace, load_tokenizer, token_pairs
 from mpo_jax.data.chat_format import TEMPLATES, chat_format
 from mpo_jax.data.kept import Kept
@@ -220,14 +219,20 @@ class Data:
     rows: RowTable  # those of `train`
     kept: Kept = Kept()  # noqa: RUF009
     key: dict[str, Any] = dataclasses.field(default_factory=dict)  # what determines the tokens of `train`
+    _found: dict[str, Audit] = dataclasses.field(default_factory=dict)
 
-    @functools.cached_property
-    def findings(self) -> dict[str, Audit]:
-        """Per target language. Made, or read where they were kept, only in the process that writes them down."""
+    def findings(self, given_up: Callable[[], bool] = never) -> dict[str, Audit]:
+        """`audit` of `rows`, which is made, or read where it was kept, the first time that it is asked for. Errors: those of
+        `audit`."""
+        if not self._found:
+            self._found.update(self._audited(given_up))
+        return self._found
+
+    def _audited(self, given_up: Callable[[], bool]) -> dict[str, Audit]:
         key = self.key | {"rows": self.rows.digest()}
         if (found := self.kept.find("audit", key)) is not None:
             return {name: Audit(**counts) for name, counts in json.loads((found / _AUDIT).read_text(encoding="utf-8")).items()}
-        counted = audit(self.rows, self.train.examples)
+        counted = audit(self.rows, self.train.examples, given_up)
         with self.kept.made("audit", key) as folder:
             text = json.dumps({name: dataclasses.asdict(counts) for name, counts in counted.items()})
             (folder / _AUDIT).write_text(text, encoding="utf-8")

@@ -7,10 +7,12 @@ and "und" (ISO 639-2: undetermined) where it is not sure, as of a word that seve
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from mpo_jax.data.byte_features import Automaton
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -38,48 +40,25 @@ def _identifier() -> "LanguageIdentifier":
     return identifier
 
 
-class _Tables(NamedTuple):
-    """The classifier's arrays. In its automaton over bytes, byte b leads from state s to `following[base[s] + b]`, a
-    state in which the feature `emits[...]` is seen, -1 = none. `weights` are f32 (features, scores)."""
-
-    following: np.ndarray
-    base: np.ndarray
-    emits: np.ndarray
-    weights: np.ndarray
-
-    @classmethod
-    def of(cls, identifier: "LanguageIdentifier") -> "_Tables":
-        following, emits = (np.asarray(table, np.int32) for table in (identifier.tk_nextmove, identifier.tk_output))
-        base = np.asarray(identifier.tk_row, np.int32) << 8
-        return cls(following, base, emits, np.ascontiguousarray(identifier.nb_ptc, np.float32))
-
-    def features(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """(text, feature) of everything that is seen, in no order. All texts take a step at a time; the longest come first, so
-        that those with bytes left are always the first ones."""
-        lengths = np.asarray([len(text) for text in texts])
-        order = np.argsort(-lengths, kind="stable")
-        data = np.frombuffer(b"".join(texts), np.uint8)
-        starts = (np.cumsum(lengths) - lengths)[order]
-        left = len(texts) - np.searchsorted(lengths[order[::-1]], np.arange(lengths.max(initial=0)), side="right")
-        states = np.zeros(len(texts), np.int32)
-        seen: list[tuple[np.ndarray, np.ndarray]] = [(order[:0], states[:0])]
-        for step, count in enumerate(left.tolist()):
-            states[:count] = self.following[self.base[states[:count]] + data[starts[:count] + step]]
-            emitted = self.emits[states[:count]]
-            at = np.flatnonzero(emitted >= 0)
-            seen.append((order[at], emitted[at]))
-        found, features = (np.concatenate(parts) for parts in zip(*seen, strict=True))
-        return found, features
+@functools.cache
+def _automaton() -> Automaton:
+    identifier = _identifier()
+    following, base, emits = (
+        np.asarray(table, np.int32) for table in (identifier.tk_nextmove, identifier.tk_row, identifier.tk_output)
+    )
+    return Automaton(following, base << 8, emits)
 
 
 @functools.cache
-def _tables() -> _Tables:
-    return _Tables.of(_identifier())
+def _weights() -> np.ndarray:
+    """f32 (features, scores)."""
+    return np.ascontiguousarray(_identifier().nb_ptc, np.float32)
 
 
 _known: dict[str, Detection] = {}  # files repeat their dominant side, and the audit asks again what reading has asked
 KNOWN = 2**15  # texts that are remembered at least, as long as no more are asked at a time
-_AT_ONCE = 2048  # texts that go through the automaton together
+_TOGETHER = 2**20  # characters that are classified together: enough for numpy, and little memory
+_LEAST = 64  # characters that a short text counts for, since it takes a row of scores too
 
 
 def detect_all(texts: Iterable[str]) -> None:
@@ -88,32 +67,40 @@ def detect_all(texts: Iterable[str]) -> None:
     if len(_known) + len(new) > 2 * KNOWN:
         _known.clear()
         new = list(dict.fromkeys(texts))
-    new.sort(key=len)  # texts of about one length take their steps together
-    for start in range(0, len(new), _AT_ONCE):
-        part = new[start : start + _AT_ONCE]
-        _known.update(zip(part, _classified(part), strict=True))
+    _known.update(_detected(new))
 
 
 def detect(text: str) -> Detection:
     """The language of most of a text."""
-    if text not in _known:
+    while (found := _known.get(text)) is None:  # again where another thread has made room meanwhile
         detect_all([text])
-    return _known[text]
+    return found
+
+
+def _detected(texts: Iterable[str]) -> Iterator[tuple[str, Detection]]:
+    """Each text with its language, some at a time."""
+    part: list[str] = []
+    held = 0
+    for text in texts:
+        size = max(len(text), _LEAST)
+        if part and held + size > _TOGETHER:
+            yield from zip(part, _classified(part), strict=True)
+            part, held = [], 0
+        part.append(text)
+        held += size
+    if part:
+        yield from zip(part, _classified(part), strict=True)
 
 
 def _classified(texts: Sequence[str]) -> list[Detection]:
     """As `py3langid.LanguageIdentifier.classify`, of many texts: a text's score in each language is the sum over its features of
     log(1 + count) times a weight; over the root of its bytes, the softmax of these are the probabilities."""
-    from scipy.sparse import csr_array
-
-    identifier, tables = _identifier(), _tables()
+    identifier, weights = _identifier(), _weights()
     encoded = [identifier._encode(text) for text in texts]
-    found, features = tables.features(encoded)
-    shape = (len(texts), len(tables.weights))
-    counts = csr_array((np.ones(len(found), np.float32), (found, features)), shape=shape)
+    counts = _automaton().counts(encoded, len(weights))
     counts.data = np.log1p(counts.data)
     seen = np.diff(counts.indptr) > 0  # a text without features could be in any language
-    scores_BL = (counts @ tables.weights + np.asarray(identifier.nb_pc, np.float32)) * seen[:, None]
+    scores_BL = (counts @ weights + np.asarray(identifier.nb_pc, np.float32)) * seen[:, None]
     scores_BL /= np.sqrt([[len(text) or 1] for text in encoded]).astype(np.float32)
     weights_BL = np.exp(scores_BL - scores_BL.max(axis=1, keepdims=True))
     labels = list(dict.fromkeys(identifier.nb_classes))  # a language may have several scores, one for each script

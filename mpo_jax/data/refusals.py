@@ -1,5 +1,6 @@
 """Does a text open like a refusal? Phrases of 15 languages, looked for in the first sentence."""
 
+import functools
 import re
 
 # What a refusal says in its first sentence. Verb-final languages say it last, so the whole sentence is looked through.
@@ -27,6 +28,10 @@ _OPENING = 80  # characters: a first sentence longer than this is cut
 def opens_with_refusal(text: str, language: str) -> bool:
     """Whether the first sentence of a text refuses, in its language or in English. Source: our own short lists of phrases, so
     approximate; in languages that are not in them only an English refusal is seen."""
-    opening = _SENTENCE_END.split(text.strip().lower(), maxsplit=1)[0][:_OPENING]
-    phrases = f"{REFUSALS['en']}|{REFUSALS.get(language, REFUSALS['en'])}".split("|")
-    return any(phrase in opening for phrase in phrases)
+    opening = _SENTENCE_END.split(text.lstrip()[:_OPENING].lower(), maxsplit=1)[0][:_OPENING]
+    return any(phrase in opening for phrase in _phrases(language))
+
+
+@functools.cache
+def _phrases(language: str) -> tuple[str, ...]:
+    return tuple(f"{REFUSALS['en']}|{REFUSALS.get(language, REFUSALS['en'])}".split("|"))

@@ -1,7 +1,7 @@
 """Where are the rows of a file, and what do they say, when no text stays in memory?
 
-A file with a row a line is checked once, row by row. What is known of its rows (`row_table.Columns`) is kept, and the text of a
-row is read from its line when it is asked for. Files of another form and data sets of the hub are read as a whole.
+A file is checked once, row by row. What is known of its rows (`row_table.Columns`) is kept, and the text of a row is read from
+its place in the file when it is asked for. The rows of a data set of the hub are checked each time.
 """
 
 import functools
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mpo_jax.data.json_objects import is_array, lines, read_values
+from mpo_jax.data.json_objects import objects
 from mpo_jax.data.kept import Kept, digest_of
 from mpo_jax.data.row_table import METHODS, Columns, RowTable
-from mpo_jax.data.rows import HubName, Row, checked, found_rows, read_again, read_rows
+from mpo_jax.data.rows import HubName, Row, checked, found_rows, hub_objects, hub_rows, read_again
 from mpo_jax.errors import InputError
 from mpo_jax.files.paths import in_bucket, known_digests
 
@@ -26,22 +26,22 @@ def open_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False, kep
     read later or not."""
     path = found_rows(path_or_name)
     if isinstance(path, HubName):
-        return RowTable.of(read_rows(path_or_name, allow_empty_prompt=allow_empty_prompt))
+        rows = hub_rows(path)
+        found = ((where, value, (0, 0)) for where, value in hub_objects(path, rows))
+        columns = Columns.of(checked(found, str(path), allow_empty_prompt))
+        return RowTable.whole(columns, functools.partial(_row, path, columns, rows.__getitem__))
     key = {"file": _digest(path), "allow_empty_prompt": allow_empty_prompt}
     data = _bytes(path)
-    by_line = not is_array(data)
     if (found := kept.find("rows", key)) is not None:
         columns = Columns.load(found)
     else:
-        objects = lines(data, path) if by_line else ((where, value, (0, 0)) for where, value in read_values(path))
-        columns = Columns.of(checked(objects, str(path_or_name), allow_empty_prompt))
+        columns = Columns.of(checked(objects(data, path), str(path_or_name), allow_empty_prompt))
         with kept.made("rows", key) as folder:
             columns.save(folder)
-    values: Callable[[int], Any] = functools.partial(_line, data, columns.places) if by_line else _Values(path)
-    return RowTable.whole(columns, functools.partial(_row, path, columns, values))
+    return RowTable.whole(columns, functools.partial(_row, path, columns, functools.partial(_value, data, columns.places)))
 
 
-def _row(path: Path, columns: Columns, values: Callable[[int], Any], row: int) -> Row:
+def _row(path: Path | HubName, columns: Columns, values: Callable[[int], Any], row: int) -> Row:
     source = int(columns.source_language[row])
     languages = (None if source < 0 else columns.languages[source], columns.languages[columns.target_language[row]])
     try:
@@ -50,23 +50,9 @@ def _row(path: Path, columns: Columns, values: Callable[[int], Any], row: int) -
         raise InputError(f"{path} has changed while it was read: start again.") from None
 
 
-def _line(data: bytes | mmap.mmap, places: np.ndarray, row: int) -> Any:
+def _value(data: bytes | mmap.mmap, places: np.ndarray, row: int) -> Any:
     begin, stop = places[row].tolist()
     return json.loads(data[begin:stop])
-
-
-class _Values:
-    """Owns the values of a file that are read as a whole, when the first one is asked for."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __call__(self, row: int) -> Any:
-        return self._all[row][1]
-
-    @functools.cached_property
-    def _all(self) -> list[tuple[str, Any]]:
-        return read_values(self._path)
 
 
 def _bytes(path: Path) -> bytes | mmap.mmap:

@@ -16,9 +16,9 @@ import difflib
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from mpo_jax.data.json_objects import Place, kind, read_values, string
 from mpo_jax.data.language import UNKNOWN, detect_all, vote
@@ -77,7 +77,7 @@ def read_rows(path_or_name: str | Path, *, allow_empty_prompt: bool = False) -> 
     an empty prompt unless `allow_empty_prompt`; an id that occurs twice; a source side in some rows only.
     """
     found = found_rows(path_or_name)
-    objects = read_hub(found) if isinstance(found, HubName) else read_values(found)
+    objects = hub_objects(found, hub_rows(found)) if isinstance(found, HubName) else read_values(found)
     return [row for row, _ in checked(((where, value, None) for where, value in objects), str(path_or_name), allow_empty_prompt)]
 
 
@@ -88,6 +88,9 @@ class HubName:
     name: str
     revision: str | None
     split: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}:{self.split}" if self.revision else f"{self.name}:{self.split}"
 
 
 def found_rows(path_or_name: str | Path) -> Path | HubName:
@@ -154,8 +157,13 @@ def read_again(value: Any, identity: str, languages: tuple[str | None, str], met
     return Row(identity, None if source is None else pair("source", source), pair("target", target), method)
 
 
-def read_hub(data_set: HubName) -> list[tuple[str, Any]]:
-    """Its objects, each with its place. Errors: a data set that cannot be loaded."""
+def hub_objects(data_set: HubName, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Its rows, each with its place."""
+    return ((f"{data_set}, row {i}", value) for i, value in enumerate(rows))
+
+
+def hub_rows(data_set: HubName) -> Sequence[Any]:
+    """The rows of a data set, which come from its files when they are asked for. Errors: one that cannot be loaded."""
     name, revision, split = data_set.name, data_set.revision, data_set.split
     try:
         import datasets  # takes seconds to import, and only this function needs it
@@ -165,14 +173,13 @@ def read_hub(data_set: HubName) -> list[tuple[str, Any]]:
         ) from None
     asked = f"{name}@{revision}" if revision else name
     try:
-        rows = datasets.load_dataset(name, split=split, revision=revision)
+        return cast(Sequence[Any], datasets.load_dataset(name, split=split, revision=revision))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{asked} is neither a local file nor a Hugging Face data set whose split '{split}' can be loaded ({reason}): "
             f"check the name{' and the revision' if revision else ''}, or give a .json or .jsonl file."
         ) from None
-    return [(f"{asked}:{split}, row {i}", value) for i, value in enumerate(rows)]
 
 
 def _row(value: Any, default_id: str, place: _Place) -> Row:

@@ -1,7 +1,6 @@
 """In which order does a run do things? From the download of a checkpoint to the export, and the loop in between."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +12,7 @@ import jax.numpy as jnp
 from mpo_jax.checkpoints.export_folder import check_export_dir
 from mpo_jax.checkpoints.run_state import Checkpointer
 from mpo_jax.data.ahead import ahead
-from mpo_jax.data.audit import warnings
 from mpo_jax.data.conversation import Conversation
-from mpo_jax.data.dataset import Data
 from mpo_jax.devices import processes
 from mpo_jax.devices.interruption import Interrupted, Interruption
 from mpo_jax.devices.sharding import batch_to_mesh
@@ -29,6 +26,7 @@ from mpo_jax.telemetry.memory import table
 from mpo_jax.telemetry.throughput import Meter, Trace, parse_range
 from mpo_jax.telemetry.writers import MetricsConfig, MetricWriter, Silent
 from mpo_jax.training.assemble import Assembly, assemble
+from mpo_jax.training.audit_beside import AuditBeside
 from mpo_jax.training.config import TrainConfig, describe, format_config
 from mpo_jax.training.memory_budget import budget
 from mpo_jax.training.optim import make_optimizer
@@ -50,7 +48,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
     processes.on_first(lambda: _open(folder, config))
     _keep_programs(config.compilation_cache)
     run = assemble(config)
-    with jax.set_mesh(run.mesh):
+    with jax.set_mesh(run.mesh), AuditBeside(run.data, folder) as audit:
         # ---- the state
         updates, programs = run.data.train.steps, run.programs
         trace = Trace(_profiled(config.profile, updates), folder / "profile")
@@ -67,7 +65,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
         start = int(jax.device_get(state.step))
         if config.export.enabled and start < updates:
             processes.on_first(lambda: check_export_dir(folder / "export"))
-        writer = _writer(config.metrics, folder, start, updates, description, run.data)
+        writer = _writer(config.metrics, folder, start, updates, description)
         meter, interruption, guard = Meter(list(run.mesh.devices.flat)), Interruption(), StandstillGuard(config.hosts.patience)
         log = UpdateLog(writer, meter, run, config.metrics.every, start, begun)
         with contextlib.ExitStack() as owned:  # closed whatever happens, the last one first
@@ -78,7 +76,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
                 owned.enter_context(samples.writing(folder, start))
             owned.enter_context(guard)
             owned.enter_context(jax.transfer_guard("disallow"))
-            watchers = Watchers(checkpointer, writer, meter, trace, interruption, guard, samples)
+            watchers = Watchers(checkpointer, writer, meter, trace, interruption, guard, samples, audit)
             batches = owned.enter_context(contextlib.closing(ahead(map(run.data.train.batch_at, range(start, updates)))))
             state = go_through(config, run, state, start, batches, watchers, log)
         if interruption.asked:
@@ -87,6 +85,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
         after = run.measured(state.trainable)
         if config.export.enabled:
             export(config, folder, run, state.trainable, {"before": before.gaps, "after": after.gaps})
+        audit.publish(processes.say, wait=True)
         if processes.first():
             report(config, folder, run.data, before, after)
 
@@ -101,6 +100,7 @@ class Watchers(NamedTuple):
     interruption: Interruption
     guard: StandstillGuard
     samples: Samples | None
+    audit: AuditBeside
 
     @contextlib.contextmanager
     def paused(self, state: TrainState) -> Iterator[None]:
@@ -123,6 +123,7 @@ def go_through(
     pipeline, numbers = run.data.train, run.numbers(config)
     for k in range(start, pipeline.steps + 1):
         watchers.guard.begins(k)
+        watchers.audit.publish(watchers.writer.say)
         resumed = k == start and k > 0  # the run that wrote the checkpoint has already evaluated it, and had its answers
         if run.data.held_out is not None and not resumed and _evaluates(config, k, pipeline.steps):
             log.flush()
@@ -201,17 +202,12 @@ def _open(folder: Path, config: TrainConfig) -> None:
         )
 
 
-def _writer(
-    config: MetricsConfig, folder: Path, start: int, updates: int, description: dict[str, Any], data: Data
-) -> MetricWriter | Silent:
-    """The writer of the metrics; also writes the config and the audit of the data, and says what that warns of."""
+def _writer(config: MetricsConfig, folder: Path, start: int, updates: int, description: dict[str, Any]) -> MetricWriter | Silent:
+    """The writer of the metrics; also writes the config."""
     if not processes.first():
         return Silent()
     writer = MetricWriter(config, folder, start, updates, description)
     write_json(folder / "config.json", description)
-    write_json(folder / "audit.json", {language: dataclasses.asdict(found) for language, found in data.findings.items()})
-    for warning in warnings(data.findings):
-        processes.say(f"warning: {warning} (audit.json; docs/data.md)")
     return writer
 
 

@@ -1,8 +1,11 @@
 import dataclasses
+import random
+import re
 
 import pytest
 import toy_chat
 
+from mpo_jax.data import flaws
 from mpo_jax.data.audit import audit, warnings
 from mpo_jax.data.chat import tokenize
 from mpo_jax.data.flaws import DROPS, findings
@@ -89,7 +92,29 @@ def test_every_rule_leaves_out_a_row_that_has_its_findings_and_no_clean_one():
         ("Samahani, siwezi kusaidia.", "sw", True),
         ("申し訳ありませんが", "ja", True),
         ("Of course", "xx", False),
+        (" \n" + "İ" * 70 + " I cannot", "en", False),
+        ("so " * 24 + "I CAN'T", "en", True),
+        ("so " * 25 + "I CAN'T", "en", False),
     ],
 )
 def test_refusals(text, language, refuses):
     assert opens_with_refusal(text, language) is refuses
+
+
+def test_sentences_end_after_marks_and_at_line_ends():
+    """As in the one expression that says so, on texts of nothing but what matters."""
+    defined = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])|\n+")
+    draw = random.Random(0)
+    for _ in range(2000):
+        text = "".join(draw.choices(("a", ".", "!", "؟", "。", " ", "\u3000", "\n", "a" * 40), k=draw.randrange(12)))
+        expected = tuple(part for part in defined.split(text) if len(part) >= 40)
+        assert flaws._long_sentences(text) == expected, repr(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "early"),
+    [("a" * 20, True), ("a" * 19 + ".", False), ("a" * 19 + ". \u3000\n", False), ("a" * 19, False), (" " * 30, False)],
+)
+def test_ends(text, early):
+    assert flaws.ends_early(text, "en") is early
+    assert not flaws.ends_early(text, "th")

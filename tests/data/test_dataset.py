@@ -1,5 +1,6 @@
 """Which rows does a run train on, and which are measured?"""
 
+import concurrent.futures
 import json
 import shutil
 from collections import Counter
@@ -77,7 +78,7 @@ def batches(data: Data) -> list:
     pipelines = [data.train, data.held_out, data.gaps]
     leaves = [np.asarray(x) for one in pipelines if one for step in range(one.steps) for x in jax.tree.leaves(one.batch_at(step))]
     rest = [(one.contents, one.shapes, one.tokens_before(one.steps - 1), list(one.languages)) for one in pipelines if one]
-    return [*((x.shape, x.dtype, x.tobytes()) for x in leaves), *rest, data.findings, list(data.rows), list(data.measured)]
+    return [*((x.shape, x.dtype, x.tobytes()) for x in leaves), *rest, data.findings(), list(data.rows), list(data.measured)]
 
 
 @pytest.mark.parametrize(
@@ -138,3 +139,13 @@ def test_one_core_or_all_make_the_same_tokens(folder, monkeypatch):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setattr("mpo_jax.data.chat.AT_ONCE", 1)
     assert batches(prepared(folder)) == fresh
+
+
+def test_an_audit_that_is_given_up_leaves_nothing_and_is_made_when_it_is_asked_for_again(folder, tmp_path):
+    data, asked = prepared(folder, Mpo(), cache=str(tmp_path)), []
+    with pytest.raises(concurrent.futures.CancelledError):
+        data.findings(lambda: asked.append(0) or len(asked) > 3)
+    assert len(asked) == 4
+    assert not list(tmp_path.glob("audit-*"))
+    assert data.findings() == prepared(folder, Mpo()).findings()
+    assert list(tmp_path.glob("audit-*"))

@@ -1,7 +1,12 @@
 """Rows that are read when they are asked for are those of `read_rows`, and so are the errors."""
 
+import dataclasses
+import functools
 import json
+import sys
+import types
 
+import numpy as np
 import pytest
 
 from mpo_jax.data import row_file
@@ -61,6 +66,49 @@ def test_rows_are_those_of_the_file(tmp_path, name, cache):
         assert open_rows(path, allow_empty_prompt=True, kept=kept) == read_rows(path, allow_empty_prompt=True)
 
 
+def test_an_array_and_lines_have_the_same_rows(tmp_path):
+    of = {}
+    for name in ("lines", "an array"):
+        (tmp_path / name).write_text(FILES[name])
+        of[name] = open_rows(tmp_path / name, allow_empty_prompt=True, kept=Kept())
+    same(*of.values())
+
+
+def test_the_authors_array_has_the_rows_of_its_lines(shared, tmp_path):
+    array, path = shared / "data/mpo/llama_mpo_data.json", tmp_path / "rows.jsonl"
+    path.write_text(lines(json.loads(array.read_text(encoding="utf-8"))))
+    same(*(open_rows(of, allow_empty_prompt=True, kept=Kept()) for of in (array, path)))
+
+
+def same(one, other):
+    assert one == other
+    assert one.digest() == other.digest()
+    for field in dataclasses.fields(one.columns):
+        if field.name != "places":
+            assert np.array_equal(getattr(one.columns, field.name), getattr(other.columns, field.name)), field.name
+
+
+def test_a_data_set_of_the_hub_is_read_row_by_row(monkeypatch):
+    """Again where a row is asked for."""
+    asked = []
+
+    class Rows(list):
+        def __getitem__(self, at):
+            asked.append(at)
+            return super().__getitem__(at)
+
+    rows = Rows({"id": None, **row} for row in ROWS)
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, **__: rows))
+    found = open_rows("user/name@v1", allow_empty_prompt=True, kept=Kept())
+    assert not asked
+    assert found[1] == read_rows("user/name@v1", allow_empty_prompt=True)[1]
+    assert asked == [1]
+    rows.append({"target": {}})
+    for reading in (read_rows, functools.partial(open_rows, kept=Kept())):
+        with pytest.raises(InputError, match=r"^user/name:test, row 3: the key 'target.prompt' is missing"):
+            reading("user/name:test", allow_empty_prompt=True)
+
+
 def test_a_file_is_checked_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
     path, kept, checked = tmp_path / "rows.jsonl", Kept(str(tmp_path / "cache")), []
     check = row_file.checked
@@ -101,11 +149,12 @@ def test_faults_are_the_same_sentences(tmp_path, name):
     assert str(lazy.value) == str(eager.value)
 
 
-def test_a_file_that_changes_under_a_run_is_an_error(tmp_path):
+@pytest.mark.parametrize("name", ["lines", "an array"])
+def test_a_file_that_changes_under_a_run_is_an_error(tmp_path, name):
     path = tmp_path / "rows.jsonl"
-    path.write_text(lines(ROWS))
+    path.write_text(FILES[name])
     rows = open_rows(path, allow_empty_prompt=True, kept=Kept())
     with path.open("r+") as file:  # in place, as the map sees it
-        file.write("{{{{")
+        file.write("{{{{{{{{")
     with pytest.raises(InputError, match=r"has changed while it was read"):
         rows[0]

@@ -1,0 +1,42 @@
+"""When is a run's data audited? While the run loads, compiles and trains, none of which waits for it."""
+
+import concurrent.futures
+import dataclasses
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from mpo_jax.data.audit import warnings
+from mpo_jax.data.dataset import Data
+from mpo_jax.devices import processes
+from mpo_jax.files.json_files import write_json
+
+
+class AuditBeside:
+    """Owns the thread of the first process that audits the rows of a run, and gives up when the run is left before the audit is
+    there."""
+
+    def __init__(self, data: Data, folder: Path):
+        self._folder, self._given_up = folder, threading.Event()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._found = self._thread.submit(data.findings, self._given_up.is_set) if processes.first() else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def publish(self, say: Callable[[str], None], wait: bool = False) -> None:
+        """If the audit is there, or after waiting for it, writes audit.json and says what it warns of, once. Errors: those of the
+        audit."""
+        if self._found is None or not (wait or self._found.done()):
+            return
+        if not self._found.done():
+            say("the audit of the data is not done yet: the run ends with it")
+        found, self._found = self._found.result(), None
+        write_json(self._folder / "audit.json", {language: dataclasses.asdict(counts) for language, counts in found.items()})
+        for warning in warnings(found):
+            say(f"warning: {warning} (audit.json; docs/data.md)")
+
+    def __exit__(self, *_: Any) -> None:
+        self._given_up.set()
+        self._thread.shutdown()

@@ -1,0 +1,106 @@
+"""The audit that a run makes beside its training."""
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from world import command, config_file
+
+from mpo_jax import train
+from mpo_jax.data import dataset
+from mpo_jax.data.audit import Audit
+from mpo_jax.errors import InputError
+from mpo_jax.training import loop
+from mpo_jax.training.audit_beside import AuditBeside
+
+PATIENCE = 60  # seconds, after which a test that waits has failed
+CLEAN = Audit(*[4] + [0] * (len(dataclasses.fields(Audit)) - 1))
+FOUND = {"ko": CLEAN, "sw": dataclasses.replace(CLEAN, duplicates=2)}
+WARNING = "warning: sw: 2 of 4 rows repeat an earlier one (audit.json; docs/data.md)"
+NOT_YET = "the audit of the data is not done yet: the run ends with it"
+
+
+def test_what_is_found_is_written_and_said_once_and_nothing_before(tmp_path):
+    done, said = threading.Event(), []
+
+    def findings(given_up):
+        assert done.wait(PATIENCE)
+        return FOUND
+
+    with AuditBeside(SimpleNamespace(findings=findings), tmp_path) as audit:
+        audit.publish(said.append)
+        assert not said and not list(tmp_path.iterdir())
+        threading.Timer(0.1, done.set).start()
+        audit.publish(said.append, wait=True)
+        assert said == [NOT_YET, WARNING]
+        assert json.loads((tmp_path / "audit.json").read_text())["sw"]["duplicates"] == 2
+        (tmp_path / "audit.json").unlink()
+        audit.publish(said.append, wait=True)
+    assert len(said) == 2 and not list(tmp_path.iterdir())
+
+
+def test_nothing_of_a_run_waits_for_its_audit_but_its_end(world, tmp_path, monkeypatch, capsys):
+    """The audit is there only after the export."""
+    export, exported = loop.export, threading.Event()
+    run = tmp_path / "run"
+
+    def late(*args):
+        assert exported.wait(PATIENCE)
+        time.sleep(0.2)  # until the run waits
+        return FOUND
+
+    def exports(*args):
+        export(*args)
+        assert not (run / "audit.json").exists()
+        exported.set()
+
+    monkeypatch.setattr(dataset, "audit", late)
+    monkeypatch.setattr(loop, "export", exports)
+    command(world, tmp_path)
+    assert json.loads((run / "audit.json").read_text()) == {name: dataclasses.asdict(counts) for name, counts in FOUND.items()}
+    printed = capsys.readouterr().out
+    assert printed.index(NOT_YET) < printed.index(WARNING) < printed.index("all of it on one page")
+
+
+def test_an_audit_that_fails_is_the_failure_of_the_run(world, tmp_path, monkeypatch):
+    def fails(*args):
+        raise InputError("rows.jsonl has changed while it was read: start again.")
+
+    monkeypatch.setattr(dataset, "audit", fails)
+    with pytest.raises(InputError, match="has changed while it was read"):
+        command(world, tmp_path)
+    assert not (tmp_path / "run" / "export").exists(), "before the end of the run"
+
+
+def test_a_run_that_is_interrupted_gives_its_audit_up_and_the_next_one_makes_it(world, whole, tmp_path, monkeypatch):
+    """SIGTERM in the second update."""
+    given, place, placed = [], loop.batch_to_mesh, []
+
+    def endless(rows, examples, given_up):
+        end = time.monotonic() + PATIENCE
+        while not given_up() and time.monotonic() < end:
+            time.sleep(0.01)
+        given.append(given_up())
+        return count(rows, examples, given_up)
+
+    def interrupted(batch, mesh):
+        placed.append(batch)
+        if len(placed) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return place(batch, mesh)
+
+    count = dataset.audit
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "audit", endless)
+        patch.setattr(loop, "batch_to_mesh", interrupted)
+        with pytest.raises(SystemExit) as end:
+            train.main([f"--config={config_file(world, tmp_path)}"])
+    assert (end.value.code, given) == (42, [True])
+    assert not (tmp_path / "run" / "audit.json").exists()
+    command(world, tmp_path, "--config.checkpoint.resume=auto")
+    assert (tmp_path / "run" / "audit.json").read_text() == (whole / "audit.json").read_text()
