@@ -15,7 +15,6 @@ import dataclasses
 import enum
 import functools
 import operator
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -93,6 +92,19 @@ class Reads:
     def answers(cls, source: bool) -> "Reads":
         """The log-probabilities of the target side's answers and, with `source`, of the source side's: what gaps are made of."""
         return cls(source=Want.LOGP if source else Want.NOTHING, target=Want.LOGP)
+
+    def __or__(self, other: "Reads") -> "Reads":
+        """What is needed for both; pooling and layer are those of the one that reads such states."""
+        return Reads(
+            source=self.source | other.source,
+            target=self.target | other.target,
+            mismatch=self.mismatch or other.mismatch,
+            parallel=self.parallel or other.parallel,
+            pooling=other.pooling if Want.HIDDEN in other.source | other.target else self.pooling,
+            layer=other.layer if other.prompts else self.layer,
+            groups=self.groups or other.groups,
+            contrast=self.contrast or other.contrast,
+        )
 
     def want(self, kind: str) -> Want:
         """What is needed of this one of `PAIR_KINDS`."""
@@ -261,16 +273,6 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BatchTotals:
-    """What a microbatch must know about the whole batch; constants for the gradient. What the method does not read is None."""
-
-    chosen_count: dict[str, Array]  # side -> mean number of tokens of a chosen answer, f32 ()
-    policy: Pair | None = None  # scores of the mismatched pairs, all rows
-    reference: Pair | None = None
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class RowLoss:
     """What a method returns: losses and metrics per row, not yet reduced; `by_language_B` is also split by target language."""
 
@@ -315,6 +317,3 @@ class TrainState:
 
 def cast(params: Params, dtype: Any) -> Params:
     return jax.tree.map(lambda p: p.astype(dtype), params)
-
-
-Schedule = Callable[[Any], Any]

@@ -1,9 +1,12 @@
 """The whole command on a toy model: a run, a run that is interrupted and resumed, and everything that a person gets wrong."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from world import command, config_file, metrics, write_lines
 
 from mpo_jax import train
+from mpo_jax.checkpoints.run_state import Checkpointer, flaw
 from mpo_jax.errors import InputError
 from mpo_jax.training import assemble, loop
 from mpo_jax.training.config import parse
@@ -76,6 +80,69 @@ def test_an_interrupted_run_resumes_to_the_same_numbers_bit_for_bit(world, whole
     assert ("continuing after update 2" in capsys.readouterr().out) == (at > 2)
     assert metrics(resumed) == metrics(whole)
     first, second = (load_file(run / "export" / "model.safetensors") for run in (whole, resumed))
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["room", "no room"])
+def test_the_last_state_is_written_while_the_model_is_measured_and_before_the_export(world, whole, tmp_path, monkeypatch, room):
+    """The write waits for the measurements, which would wait for ever if they came after it. Without room for it there is no
+    export; the run that continues from the state before has the same numbers."""
+    measured, sign, measure = threading.Event(), Checkpointer._sign, assemble.Assembly.measured
+
+    def signs(self):
+        if self._saving == UPDATES:
+            assert measured.wait(60), "nothing was measured meanwhile"
+            if not room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sign(self)
+
+    def measures(self, trainable, config):
+        found = measure(self, trainable, config)
+        if (tmp_path / "run" / "metrics.jsonl").exists():  # after training
+            measured.set()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "_sign", signs)
+        patch.setattr(assemble.Assembly, "measured", measures)
+        patch.setattr(loop, "export", lambda *args: exported.append(flaw(tmp_path / "run" / "checkpoints" / f"step_{UPDATES}")))
+        exported = []
+        with contextlib.nullcontext() if room else pytest.raises(InputError, match=r"update 4 could not be written .*No space"):
+            command(world, tmp_path)
+    assert exported == ([None] if room else [])
+    assert measured.is_set()
+    if not room:
+        assert metrics(command(world, tmp_path, "--config.checkpoint.resume=auto")) == metrics(whole)
+
+
+def test_a_run_that_is_killed_or_stopped_while_its_last_state_is_measured_loses_nothing(
+    world, whole, tmp_path, monkeypatch, capsys
+):
+    run, measure = tmp_path / "run", assemble.Assembly.measured
+
+    def dies(self, trainable, config):
+        if (run / "metrics.jsonl").exists():
+            raise KeyboardInterrupt
+        return measure(self, trainable, config)
+
+    def stops(self, trainable, config):
+        found = measure(self, trainable, config)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    settings = [f"--config={config_file(world, tmp_path)}", "--config.checkpoint.resume=auto"]
+    for happens, ends in ((dies, KeyboardInterrupt), (stops, SystemExit)):
+        with monkeypatch.context() as patch:
+            patch.setattr(assemble.Assembly, "measured", happens)
+            with pytest.raises(ends):
+                train.main(settings)
+        assert not (run / "export").exists()
+        assert "eval_loss" not in metrics(run)[-1] or happens is stops
+    assert "interrupted after update 4; saved" in capsys.readouterr().out
+    train.main(settings)
+    assert "continuing after update 4" in capsys.readouterr().out
+    assert metrics(run) == metrics(whole)
+    first, second = (load_file(of / "export" / "model.safetensors") for of in (whole, run))
     assert all((first[name] == second[name]).all() for name in first)
 
 

@@ -91,6 +91,10 @@ class Batching:
         """For one model's log-probabilities of the target side and, if there is one, of the source side."""
         return dataclasses.replace(self, policy=Reads.answers(source), reference=Reads(), epochs=1, group=1)
 
+    def evaluating(self, source: bool) -> "Batching":
+        """For the metrics of training, and in the same pass for what `measuring` gives."""
+        return dataclasses.replace(self, policy=self.policy | Reads.answers(source), epochs=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
@@ -208,11 +212,12 @@ class Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The rows of a run, ready to batch. `measured` (the rows of `gaps`) and `measured_rows` are those of `Parts`."""
+    """The rows of a run, ready to batch. `measured` and `measured_rows` are those of `Parts`; `gaps` reads the former where no
+    rows are held out, and otherwise `held_out` does."""
 
     train: Pipeline
     held_out: Pipeline | None
-    gaps: Pipeline
+    gaps: Pipeline | None
     measured: RowTable
     measured_rows: str
     texts: Pipeline | None
@@ -289,12 +294,11 @@ def prepare(config: DataConfig, model_dir: Path, authors: ChatFormat | None, bat
     others = [part for part in whole if part.columns is not parts.train.columns]
     beside = tokens.pairs(others) if others else pairs  # those of rows that are held out in a file of their own
     train = tokens.pipeline(parts.train, batching, languages, pairs)
-    evaluating = dataclasses.replace(batching, epochs=1)
-    measuring = batching.measuring(source=bool(parts.measured.source_pairs[0] >= 0))
+    source, held_out = bool(parts.measured.source_pairs[0] >= 0), len(parts.held_out) > 0
     return Data(
         train,
-        tokens.pipeline(parts.held_out, evaluating, languages, beside) if len(parts.held_out) else None,
-        tokens.pipeline(parts.measured, measuring, pairs=beside if len(parts.held_out) else pairs),
+        tokens.pipeline(parts.held_out, batching.evaluating(source), languages, beside) if held_out else None,
+        None if held_out else tokens.pipeline(parts.measured, batching.measuring(source), pairs=pairs),
         parts.measured,
         parts.measured_rows,
         tokens.pipeline(read_texts(config.texts), batching.measuring(source=False)) if config.texts is not None else None,

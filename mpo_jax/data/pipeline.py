@@ -91,9 +91,9 @@ class Pipeline:
 
     def rows_at(self, step: int) -> list[int]:
         """The indices into `examples` of the rows of step `step` >= 0, counted over all epochs."""
-        return [i for i in self._places_at(step) if i >= 0]
+        return [i for i in self.places_at(step) if i >= 0]
 
-    def _places_at(self, step: int) -> list[int]:
+    def places_at(self, step: int) -> list[int]:
         """As `rows_at`, with -1 where a group has fewer rows than others."""
         epoch, within = divmod(step, self.steps_per_epoch)
         order, count = _order(self.seed, epoch, len(self._groups)), self.batch_size // self.group
@@ -164,14 +164,15 @@ class Pipeline:
 
     def eval_batches(self) -> Iterator[Batch]:
         """All examples once, in the given order."""
-        return map(self._in_given_order.batch_at, range(self.steps_per_epoch))
+        return map(self.in_given_order.batch_at, range(self.steps_per_epoch))
 
     @functools.cached_property
-    def _in_given_order(self) -> "Pipeline":
+    def in_given_order(self) -> "Pipeline":
+        """The order of `eval_batches`: that of `examples`, but for groups, whose rows stay together."""
         return dataclasses.replace(self, seed=None, epochs=1)
 
     def _filled(self, step: int) -> list[Example | None]:
-        places = self._places_at(step)
+        places = self.places_at(step)
         places += [-1] * (self.batch_size - len(places))
         if self.microbatches > 1 and self.seed is not None:
             groups = np.asarray(places).reshape(-1, self.group)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,19 +17,34 @@ from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.evaluation.gap_table import RowGap
 from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.sequences import ScoreStep
-from mpo_jax.types import Array, Batch, Metrics, Numbers, Pair, Params
+from mpo_jax.types import Array, Batch, Metrics, Numbers, Pair, Params, Scores
+
+
+class Evaluation(NamedTuple):
+    """The metrics of training over all rows of a pipeline, each row counted once, under TRL's prefix `eval_`, without those of
+    languages that have no row; and the scores of the answers, by batch, on the host."""
+
+    metrics: dict[str, float]
+    scores: list[Scores]
 
 
 def evaluate(
-    eval_step: Callable[..., Metrics], trainable: Params, frozen: Frozen, numbers: Numbers, pipeline: Pipeline, mesh: Mesh
-) -> dict[str, float]:
-    """The training metrics over all rows of `pipeline`, each row counted once, under TRL's prefix `eval_`."""
+    eval_step: Callable[..., tuple[Metrics, Scores]],
+    trainable: Params,
+    frozen: Frozen,
+    numbers: Numbers,
+    pipeline: Pipeline,
+    mesh: Mesh,
+) -> Evaluation:
+    """One pass over `pipeline`."""
     sums: Metrics = {}
+    scores = []
     for batch in _batches(pipeline, "evaluate"):
-        metrics = eval_step(trainable, frozen, batch_to_mesh(batch, mesh), numbers)
+        metrics, of_batch = eval_step(trainable, frozen, batch_to_mesh(batch, mesh), numbers)
         sums = {name: sums[name] + mean if sums else mean for name, mean in metrics.items()}
-    sums = jax.device_get(sums)
-    return {f"eval_{name}": float(mean.total / mean.weight) if mean.weight else math.nan for name, mean in sums.items()}
+        scores.append(of_batch)
+    sums, scores = jax.device_get((sums, scores))
+    return Evaluation({f"eval_{name}": float(mean.total / mean.weight) for name, mean in sums.items() if mean.weight}, scores)
 
 
 def mean_gap(pair: Pair) -> Array:
@@ -45,19 +61,30 @@ def measure_gaps(
     gap: Callable[[Pair], Array] = mean_gap,
 ) -> list[RowGap]:
     """The gap of every row on both sides; `rows` are the rows of the pipeline's examples, in order."""
-    gaps: list[RowGap] = []
-    for batch in _batches(pipeline, "reward gaps"):
-        scores = jax.device_get(score_step(params, batch_to_mesh(batch, mesh)))
-        for i, row in enumerate(rows[len(gaps) :][: pipeline.batch_size]):  # the last batch is filled up
-            dominant = {}
+    batches = _batches(pipeline, "reward gaps")
+    return row_gaps((jax.device_get(score_step(params, batch_to_mesh(batch, mesh))) for batch in batches), pipeline, rows, gap)
+
+
+def row_gaps(
+    scores: Iterable[Scores], pipeline: Pipeline, rows: Sequence[Row], gap: Callable[[Pair], Array] = mean_gap
+) -> list[RowGap]:
+    """As `measure_gaps`, from the scores of the pipeline's batches."""
+    gaps: dict[int, RowGap] = {}
+    for step, of_batch in enumerate(scores):
+        sides = {"source": of_batch.source, "target": of_batch.target}
+        gap_B = {side: np.asarray(gap(pair)) for side, pair in sides.items() if pair is not None}
+        for k, i in enumerate(pipeline.in_given_order.places_at(step)):
+            if i < 0:
+                continue
+            row, dominant = rows[i], {}
             if row.source is not None:
                 dominant = {
                     "source_language": row.source.language,
                     "source_key": json.dumps([row.source.prompt, row.source.chosen, row.source.rejected]),
-                    "source_gap": float(gap(scores.source)[i]),
+                    "source_gap": float(gap_B["source"][k]),
                 }
-            gaps.append(RowGap(row.id, row.target.language, float(gap(scores.target)[i]), **dominant))
-    return gaps
+            gaps[i] = RowGap(row.id, row.target.language, float(gap_B["target"][k]), **dominant)
+    return [gaps[i] for i in range(len(rows))]
 
 
 def measure_perplexity(score_step: ScoreStep, params: Params, pipeline: Pipeline, mesh: Mesh) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import jax.numpy as jnp
 
@@ -57,11 +58,11 @@ class Sum:
 
     @property
     def policy_reads(self) -> Reads:
-        return _union([term.policy_reads for term in self.terms.values()])
+        return functools.reduce(operator.or_, (term.policy_reads for term in self.terms.values()))
 
     @property
     def reference_reads(self) -> Reads:
-        return _union([term.reference_reads for term in self.terms.values()])
+        return functools.reduce(operator.or_, (term.reference_reads for term in self.terms.values()))
 
     def __call__(self, policy: Scores, reference: Scores, terms: Numbers, weights: Numbers) -> RowLoss:
         """All per row, f32 (B,)."""
@@ -78,19 +79,3 @@ class Sum:
 
 def _pools(reads: Reads) -> bool:
     return Want.HIDDEN in reads.source | reads.target
-
-
-def _union(all_reads: list[Reads]) -> Reads:
-    union = Reads()
-    for reads in all_reads:
-        union = Reads(
-            source=union.source | reads.source,
-            target=union.target | reads.target,
-            mismatch=union.mismatch or reads.mismatch,
-            parallel=union.parallel or reads.parallel,
-            pooling=reads.pooling if _pools(reads) else union.pooling,
-            layer=reads.layer if reads.prompts else union.layer,
-            groups=union.groups or reads.groups,
-            contrast=union.contrast or reads.contrast,
-        )
-    return union

@@ -35,11 +35,11 @@ def price(entry: SliceReport, config: TrainConfig, rows: int) -> RunPrice | None
     updates = config.epochs * math.ceil((rows - held_out) / config.batch_size)
     evaluations = _moments(updates, config.eval_every)
     batches = lambda rows: math.ceil(rows / config.batch_size)  # noqa: E731
+    measured = evaluations * batches(held_out) if held_out else 2 * batches(min(rows, GAP_SAMPLE))
     flops = {
         "training": updates * entry.update_flops,
         "scoring": batches(rows) * entry.forward_flops["scoring"],
-        "evaluation": 2 * batches(held_out or min(rows, GAP_SAMPLE)) * entry.forward_flops["gaps"]
-        + evaluations * batches(held_out) * entry.forward_flops["held out"],
+        "evaluation": measured * entry.forward_flops["held out" if held_out else "gaps"],
     }
     waiting = {"compilation": entry.compile_seconds}
     if config.samples is not None:

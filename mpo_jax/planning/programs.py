@@ -135,22 +135,26 @@ def _step(layout: RunLayout) -> Iterator[Program]:
 
 
 def _evaluation(layout: RunLayout) -> Iterator[Program]:
-    """The reward gaps before and after, and the training metrics where rows are held out. Texts are measured like the gaps, with
+    """The metrics and gaps of held-out rows, or the gaps of others where none are held out. Texts are measured like these, with
     one side only."""
     config, state, frozen = layout.config, layout.state, layout.frozen
     moments = bytes_on(state.opt_state)
-    measure, *_ = layout.programs.measure.values()
-    lowered = measure.lower(joined(state.trainable, frozen.policy), _placed(layout, evaluated(layout)))
-    yield Program("evaluation", lowered, moments + bytes_on(frozen.reference))
     if config.data.eval_fraction or config.data.eval_path is not None:
-        args = (state.trainable, frozen, _placed(layout, layout.train), layout.numbers)
+        args = (state.trainable, frozen, _placed(layout, evaluated(layout)), layout.numbers)
         yield Program("evaluation", layout.programs.evaluate.lower(*args), moments)
+    else:
+        lowered = layout.programs.measure.lower(joined(state.trainable, frozen.policy), _placed(layout, measured(layout)))
+        yield Program("evaluation", lowered, moments + bytes_on(frozen.reference))
 
 
 def evaluated(layout: RunLayout) -> Pipeline:
-    """One batch of rows whose gaps are measured."""
-    reads, *_ = layout.programs.measure
-    return dataclasses.replace(layout.train, policy=reads, reference=Reads(), scores=None)
+    """One batch of held-out rows."""
+    return dataclasses.replace(layout.train, policy=layout.train.policy | Reads.answers(source=True))
+
+
+def measured(layout: RunLayout) -> Pipeline:
+    """One batch of rows whose gaps are measured where none are held out."""
+    return dataclasses.replace(layout.train, policy=Reads.answers(source=True), reference=Reads(), scores=None)
 
 
 def _scoring(layout: RunLayout) -> Iterator[Program]:

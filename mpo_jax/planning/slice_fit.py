@@ -13,7 +13,7 @@ from mpo_jax.models.parameters import first_reached
 from mpo_jax.planning.bound import Bound, bound
 from mpo_jax.planning.cost import Cost
 from mpo_jax.planning.peaks import PEAKS
-from mpo_jax.planning.programs import RunLayout, evaluated, programs, scored
+from mpo_jax.planning.programs import RunLayout, evaluated, measured, programs, scored
 from mpo_jax.planning.tpu_compiler import Memory, compile_for
 from mpo_jax.telemetry.flops import attention_flops, update_work
 from mpo_jax.telemetry.memory import bytes_on
@@ -84,8 +84,8 @@ def compiled(layout: RunLayout) -> SliceReport:
                 update_work(model, pipeline.batch_at(0), layout.state.trainable, learns=False).flops for pipeline in pipelines
             )
             for name, pipelines in {
-                "held out": [layout.train],
-                "gaps": [evaluated(layout)],
+                "held out": [evaluated(layout)],
+                "gaps": [measured(layout)],
                 "scoring": list(scored(layout).values()),
             }.items()
         },

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 
 from mpo_jax.losses.base import PreferenceLoss, numbers_of
 from mpo_jax.scoring.language_model import LanguageModel
-from mpo_jax.scoring.sequences import divergences, score, score_all
+from mpo_jax.scoring.sequences import divergences, flat, narrowed, score, score_all
 from mpo_jax.types import (
     ANSWERS,
     PAIR_KINDS,
     Array,
     Batch,
-    BatchTotals,
     Mean,
     Metrics,
     Numbers,
@@ -37,6 +36,16 @@ class Task:
     languages: tuple[str, ...]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BatchTotals:
+    """What a microbatch must know about the whole batch; constants for the gradient. What the method does not read is None."""
+
+    chosen_count: dict[str, Array]  # side -> mean number of tokens of a chosen answer, f32 ()
+    policy: Pair | None = None  # scores of the mismatched pairs, all rows
+    reference: Pair | None = None
+
+
 def objective(
     task: Task,
     params: Params,
@@ -45,7 +54,7 @@ def objective(
     totals: BatchTotals | None = None,
     numbers: Numbers | None = None,
 ) -> tuple[Mean, Metrics]:
-    """(loss over the rows, metrics) of a batch without its microbatch axis.
+    """(loss over the rows, metrics) of a batch without its microbatch axis, packed for what the method reads.
 
     The batch's arrays are global under `jit`, so a mean over its rows is a mean over all devices. Reference scores that come with
     the batch are used as they are; otherwise the frozen reference runs here, if the method reads it. The metric of a language
@@ -54,12 +63,40 @@ def objective(
     `totals`: the result of `batch_totals` for all microbatches; None if there is only this one. `numbers`: those of the method's
     equation, by default the values of its fields (`losses.base.numbers_of`).
     """
-    model, loss = task.model, task.loss
     if totals is None:
         totals = batch_totals(task, params, ref_params, jax.tree.map(lambda x: x[None], batch))
-    B = batch.weight_B.shape[0]
+    return _of_scores(task, _scores(task, params, batch), params, ref_params, batch, totals, numbers)
+
+
+def evaluation(
+    task: Task, params: Params, ref_params: Params, batch: Batch, totals: BatchTotals, numbers: Numbers
+) -> tuple[Mean, Metrics, Scores]:
+    """`objective`, of a batch packed for `Batching.evaluating`, and from the same forward pass the policy's log-probabilities of
+    both sides' answers."""
+    answers = Reads.answers(source=True)
+    scores = _scores(task, params, batch, answers)
+    own = _of_scores(task, narrowed(scores, task.loss.policy_reads), params, ref_params, batch, totals, numbers)
+    return *own, narrowed(scores, answers)
+
+
+def _scores(task: Task, params: Params, batch: Batch, beside: Reads = Reads()) -> Scores:  # noqa: B008
+    """The policy's, for the method and for what is read `beside` it."""
     with jax.named_scope("policy"):
-        policy = score(model, params, batch.policy, loss.policy_reads.of_rows, B)
+        reads = (task.loss.policy_reads | beside).of_rows
+        return score(task.model, params, batch.policy, reads, batch.weight_B.shape[0])
+
+
+def _of_scores(
+    task: Task,
+    policy: Scores,
+    params: Params,
+    ref_params: Params,
+    batch: Batch,
+    totals: BatchTotals,
+    numbers: Numbers | None,
+) -> tuple[Mean, Metrics]:
+    """`objective`, from the policy's scores."""
+    model, loss, B = task.model, task.loss, batch.weight_B.shape[0]
     if batch.divergence is not None:
         with jax.named_scope("divergence"):
             policy = _compared(policy, divergences(model, params, ref_params, batch.divergence, loss.policy_reads, B))
@@ -112,7 +149,7 @@ def batch_totals(task: Task, params: Params, ref_params: Params, batch: Batch) -
     stored = batch.reference.mismatch if isinstance(batch.reference, Scores) else None
     with jax.named_scope("mismatch"):
         policy = jax.lax.stop_gradient(all_rows(params))
-        return BatchTotals(count, policy, _flat(stored) if stored is not None else jax.lax.stop_gradient(all_rows(ref_params)))
+        return BatchTotals(count, policy, flat(stored) if stored is not None else jax.lax.stop_gradient(all_rows(ref_params)))
 
 
 def _counted(policy: Scores, totals: BatchTotals) -> Scores:
@@ -144,8 +181,3 @@ def _compared(policy: Scores, found: dict[str, tuple[SequenceScores, SequenceSco
         both = zip((pair.chosen, pair.rejected), answers, strict=True)
         pairs[side] = Pair(*(dataclasses.replace(old, kl_B=new.kl_B, count_B=new.count_B) for old, new in both))
     return dataclasses.replace(policy, **pairs)
-
-
-def _flat(pair: Pair) -> Pair:
-    """(M, B) -> (M * B,)."""
-    return jax.tree.map(lambda x: x.reshape(-1), pair)

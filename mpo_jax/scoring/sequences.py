@@ -68,6 +68,19 @@ def score(model: LanguageModel, params: Params, packed: Packed, reads: Reads, ro
     return Scores(**pairs, prompts={side: states[SIDES.index(side)] for side in reads.prompts})
 
 
+def narrowed(scores: Scores, reads: Reads) -> Scores:
+    """What one forward pass of one model gives for `reads`, of scores that have more."""
+
+    def answer(of: SequenceScores, want: Want) -> SequenceScores:
+        logp, hidden = Want.LOGP in want, Want.HIDDEN in want
+        return SequenceScores(of.logp_B if logp else None, of.count_B if logp else None, of.hidden_BD if hidden else None)
+
+    wants = {kind: reads.of_rows.want_of_answers(kind) for kind in PAIR_KINDS}
+    read = {kind: (getattr(scores, kind), want) for kind, want in wants.items() if want}
+    pairs: dict[str, Any] = {kind: Pair(answer(of.chosen, want), answer(of.rejected, want)) for kind, (of, want) in read.items()}
+    return Scores(**pairs, prompts={side: scores.prompts[side] for side in reads.prompts})
+
+
 def prompt_states(x_STD: Array, packed: Packed, rows: int) -> Array:
     """The states of the last tokens of B = `rows` prompts of each of `SIDES`, f32 (2, B, D); zeros for a prompt that is not
     packed."""
@@ -85,7 +98,11 @@ def _of_layer(states: Array, layer: int) -> Array:
 def score_all(model: LanguageModel, params: Params, packed: Packed, reads: Reads, rows: int) -> Scores:
     """`score` of M microbatches of B = `rows` rows each, one after the other: (M * B,) and (M * B, D), in the order of the
     rows."""
-    scores = jax.lax.map(lambda micro: score(model, params, micro, reads, rows), packed)
+    return flat(jax.lax.map(lambda micro: score(model, params, micro, reads, rows), packed))
+
+
+def flat(scores: Any) -> Any:
+    """Scores of microbatches as those of all rows, in order: (M, B, ...) -> (M * B, ...)."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
 
 

@@ -47,8 +47,10 @@ class MetricWriter:
     def __init__(self, config: MetricsConfig, folder: Path, start: int, updates: int, run: dict[str, Any]):
         self._wandb = _wandb(config.wandb, folder, run, start > 0) if config.wandb else None
         path = folder / "metrics.jsonl"
+        self._last: dict[str, float] = {}  # of the lines that are kept
         if path.exists():
             keep_until(path, start or -1)  # a run from scratch evaluates at step 0 again
+            self._last = next(reversed(read_metrics(path)), {})
         self._jsonl = Lines(path)
         self._tensorboard = TensorBoard(folder / "tensorboard", start) if config.tensorboard else None
         self._bar = tqdm(total=updates, initial=start, unit="update", desc="train", mininterval=1.0)
@@ -58,8 +60,11 @@ class MetricWriter:
         self._bar.update()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """`step` = updates done. A metric with weight 0 (of a language that was not in the batch) is NaN and left out."""
+        """`step` = updates done. A metric with weight 0 (of a language that was not in the batch) is NaN and left out. A finished
+        run that is resumed measures its last state again, and that line is not written twice."""
         values = {name: float(value) for name, value in values.items() if not math.isnan(value)}
+        if self._last.get("step") == step and self._last.keys() == {"step", *values}:
+            return
         self._jsonl.write(json.dumps({"step": step, **values}))
         if self._tensorboard is not None:
             self._tensorboard.write(step, values)

@@ -16,6 +16,7 @@ from mpo_jax.data.dataset import Batching, Data, prepare
 from mpo_jax.devices import processes
 from mpo_jax.devices.sharding import make_mesh, shards
 from mpo_jax.errors import InputError
+from mpo_jax.evaluation.held_out import Evaluation, evaluate
 from mpo_jax.evaluation.measured import Measured, measure
 from mpo_jax.files import hub
 from mpo_jax.files.digests import digests, fingerprint, sampled
@@ -60,10 +61,16 @@ class Assembly:
     programs: RunPrograms
     masters: Callable[[], Params]
 
-    def measured(self, trainable: Params) -> Measured:
+    def evaluated(self, trainable: Params, config: TrainConfig) -> Evaluation:
+        """The metrics of the held-out rows, of which there are some, and the scores from which their gaps come."""
+        held_out = self.data.held_out
+        assert held_out is not None
+        return evaluate(self.programs.evaluate, trainable, self.frozen, self.numbers(config), held_out, self.mesh)
+
+    def measured(self, trainable: Params, config: TrainConfig) -> Measured:
         """The measurements taken of the policy before and after training."""
-        steps = self.programs.measure
-        return measure(steps, joined(trainable, self.frozen.policy), self.data, self.mesh)
+        evaluate = functools.partial(self.evaluated, trainable, config)
+        return measure(evaluate, self.programs.measure, joined(trainable, self.frozen.policy), self.data, self.mesh)
 
     def weights(self, trainable: Params) -> Params:
         """The policy's parameters as plain weights, adapters merged; the frozen ones in the compute dtype."""

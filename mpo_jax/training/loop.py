@@ -18,7 +18,6 @@ from mpo_jax.devices.interruption import Interrupted, Interruption
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.devices.standstill import StandstillGuard
 from mpo_jax.errors import InputError
-from mpo_jax.evaluation.held_out import evaluate
 from mpo_jax.evaluation.measured import Measured
 from mpo_jax.files.json_files import write_json
 from mpo_jax.files.paths import path_of, try_writing
@@ -56,7 +55,7 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
         samples = _samples(config, run)
         belongs_to = identity(config, run.data, run.model_files)
         checkpointer = Checkpointer(folder / "checkpoints", config.checkpoint, belongs_to)
-        before, masters = _measured_before(folder / "before.json", run, checkpointer)
+        before, masters = _measured_before(folder / "before.json", config, run, checkpointer)
         state = checkpointer.restore_latest(programs.state)
         if state is None:
             state = init_state(masters or run.masters(), make_optimizer(config.optim, updates), run.mesh)
@@ -75,14 +74,20 @@ def train(config: TrainConfig, assemble: Callable[[TrainConfig], Assembly] = ass
             if samples is not None:
                 owned.enter_context(samples.writing(folder, start))
             owned.enter_context(guard)
-            owned.enter_context(jax.transfer_guard("disallow"))
             watchers = Watchers(checkpointer, writer, meter, trace, interruption, guard, samples, audit)
             batches = owned.enter_context(contextlib.closing(ahead(map(run.data.train.batch_at, range(start, updates)))))
-            state = go_through(config, run, state, start, batches, watchers, log)
-        if interruption.asked:
+            if start == 0:
+                log.evaluated(0, before.metrics)
+            with jax.transfer_guard("disallow"):
+                state = go_through(config, run, state, start, batches, watchers, log)
+            after = None
+            if not interruption.asked:
+                with watchers.paused(state):
+                    after = run.measured(state.trainable, config)  # while the last state is being written
+                log.evaluated(updates, after.metrics)
+        if after is None or interruption.asked:
             raise Interrupted(int(jax.device_get(state.step)), kept=config.checkpoint.every > 0)
         # ---- the results: the export first, since everything else can be made again
-        after = run.measured(state.trainable)
         if config.export.enabled:
             export(config, folder, run, state.trainable, {"before": before.gaps, "after": after.gaps})
         audit.publish(processes.say, wait=True)
@@ -119,7 +124,7 @@ def go_through(
     log: UpdateLog,
 ) -> TrainState:
     """All updates from `start` on, with these batches. The order is fixed: evaluate the old state, let it answer, save it, take
-    the next batch, step, log the step before."""
+    the next batch, step, log the step before. The first and the last state are evaluated where they are measured."""
     pipeline, numbers = run.data.train, run.numbers(config)
     for k in range(start, pipeline.steps + 1):
         watchers.guard.begins(k)
@@ -128,8 +133,8 @@ def go_through(
         if run.data.held_out is not None and not resumed and _evaluates(config, k, pipeline.steps):
             log.flush()
             with watchers.paused(state):
-                values = evaluate(run.programs.evaluate, state.trainable, run.frozen, numbers, run.data.held_out, run.mesh)
-            log.evaluated(k, values)
+                found = run.evaluated(state.trainable, config)
+            log.evaluated(k, found.metrics)
         if watchers.samples is not None and not resumed and watchers.samples.due(k, pipeline.steps):
             log.flush()
             with watchers.paused(state):
@@ -156,7 +161,7 @@ def go_through(
 
 
 def _evaluates(config: TrainConfig, k: int, last: int) -> bool:
-    return k in (0, last) or (config.eval_every > 0 and k % config.eval_every == 0)
+    return config.eval_every > 0 and 0 < k < last and k % config.eval_every == 0
 
 
 def _samples(config: TrainConfig, run: Assembly) -> Samples | None:
@@ -173,7 +178,9 @@ def _samples(config: TrainConfig, run: Assembly) -> Samples | None:
     )
 
 
-def _measured_before(path: Path, run: Assembly, checkpointer: Checkpointer) -> tuple[Measured, Params | None]:
+def _measured_before(
+    path: Path, config: TrainConfig, run: Assembly, checkpointer: Checkpointer
+) -> tuple[Measured, Params | None]:
     """The measurements of the model that the run starts from, and that model's masters where a run without a checkpoint has
     loaded them. A run that continues reads the measurements that it wrote; where they are gone, it measures again."""
     continues = checkpointer.newest() is not None
@@ -182,7 +189,7 @@ def _measured_before(path: Path, run: Assembly, checkpointer: Checkpointer) -> t
         assert kept is not None, f"{path} is not seen by process {jax.process_index()}"
         return kept, None
     masters = run.masters()
-    before = run.measured(masters)
+    before = run.measured(masters, config)
     if processes.first():
         before.save(path)
     return before, None if continues else masters

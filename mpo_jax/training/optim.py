@@ -11,7 +11,9 @@ import optax
 
 from mpo_jax.errors import InputError, check_choice
 from mpo_jax.models.parameters import LAYERS, TOP
-from mpo_jax.types import DTYPES, Number, Params, Schedule
+from mpo_jax.types import DTYPES, Number, Params
+
+Schedule = Callable[[Any], Any]  # update number -> learning rate, as a share of the peak
 
 
 @dataclasses.dataclass
@@ -54,7 +56,7 @@ SMALLEST_SQUARE = 1e-30  # Adafactor adds it to squared gradients, so that no se
 
 class Optimizer(NamedTuple):
     transform: optax.GradientTransformation  # gradients -> the direction, for a learning rate of 1
-    schedule: Schedule  # update number -> learning rate, as a share of the peak
+    schedule: Schedule
     offload: bool = False  # whether the moments stay in host memory between updates
 
     def update(self, params: Params, grads: Params, opt_state: Any, done: Any, peak_lr: Number) -> tuple[Params, Any, Any]:

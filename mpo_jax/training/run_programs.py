@@ -26,8 +26,8 @@ class RunPrograms:
     state: TrainState
     step: TrainStep
     train: Any  # (state, frozen, batch, numbers) -> (state, metrics)
-    evaluate: jax.stages.Wrapped  # (trainable, frozen, batch, numbers) -> metrics
-    measure: dict[Reads, jax.stages.Wrapped]  # (params, batch) -> scores, by what is measured
+    evaluate: jax.stages.Wrapped  # (trainable, frozen, batch, numbers) -> metrics, scores of both sides
+    measure: jax.stages.Wrapped  # (params, batch) -> scores of both sides; zeros of one that is not packed
     score: dict[Want, jax.stages.Wrapped]  # (reference's params, batch) -> scores
 
     @property
@@ -48,6 +48,6 @@ def run_programs(config: TrainConfig, model: Model, languages: tuple[str, ...], 
         step,
         jit_train_step(step, state),
         make_eval_step(task, dtype),
-        {reads: make_score_step(model, dtype, reads) for reads in map(Reads.answers, (True, False))},
+        make_score_step(model, dtype, Reads.answers(source=True)),
         {want: make_score_step(model, config.reference_dtype, reads) for want, reads in stored.items()},
     )

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mpo_jax.devices.sharding import like
+from mpo_jax.devices.sharding import everywhere, like
 from mpo_jax.errors import InputError
 from mpo_jax.models.parameters import Frozen, joined
-from mpo_jax.scoring.objective import Task, batch_totals, objective
+from mpo_jax.scoring.objective import Task, batch_totals, evaluation, objective
+from mpo_jax.scoring.sequences import flat
 from mpo_jax.training.optim import Optimizer
 from mpo_jax.training.step_arguments import LOSS, PEAK_LR
-from mpo_jax.types import Array, Batch, Mean, Metrics, Numbers, Params, TrainState, cast
+from mpo_jax.types import Array, Batch, Mean, Metrics, Numbers, Params, Scores, TrainState, cast
 
 HOST = "pinned_host"  # JAX's name of the host memory that devices copy from and to
 
@@ -158,16 +159,19 @@ def step_programs(train_step: TrainStep, abstract: TrainState) -> list[jax.stage
 
 
 def make_eval_step(task: Task, compute_dtype: Any) -> jax.stages.Wrapped:
-    """(trainable, frozen, batch, numbers) -> metrics, as sums and weights that add up over batches."""
+    """(trainable, frozen, batch, numbers) -> (metrics, scores of both sides' answers). The batch is packed for
+    `data.dataset.Batching.evaluating`; metrics are sums and weights that add up over batches, scores those of its rows, in
+    order."""
 
-    def eval_step(trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> Metrics:
+    def eval_step(trainable: Params, frozen: Frozen, batch: Batch, numbers: Numbers) -> tuple[Metrics, Scores]:
         params = joined(cast(trainable, compute_dtype), frozen.policy)
         totals = batch_totals(task, params, frozen.reference_params, batch)
 
-        def one(micro: Batch) -> tuple[Mean, Metrics]:
-            return objective(task, params, frozen.reference_params, micro, totals, numbers[LOSS])
+        def one(micro: Batch) -> tuple[Mean, Metrics, Scores]:
+            return evaluation(task, params, frozen.reference_params, micro, totals, numbers[LOSS])
 
-        loss, metrics = over_microbatches(one, batch)
-        return metrics | {"loss": loss}
+        loss, metrics, scores = jax.lax.map(one, batch)
+        loss, metrics = jax.tree.map(lambda x: x.sum(axis=0), (loss, metrics))
+        return metrics | {"loss": loss}, jax.tree.map(everywhere, flat(scores))
 
     return jax.jit(eval_step)

@@ -40,7 +40,9 @@ class UpdateLog:
             self._writer.say(f"first update: {self._meter.seconds:.1f} s with compilation; done {since:.1f} s after the start")
 
     def evaluated(self, update: int, values: dict[str, float]) -> None:
-        """Logs the metrics on held-out rows after `update`."""
+        """Logs the metrics on held-out rows after `update`, if there are such rows."""
+        if not values:
+            return
         self._writer.write(update, values)
         said = {name.removeprefix("eval_"): x for name, x in values.items() if name.startswith("eval_loss")}
         self._writer.say(f"update {update}: " + ", ".join(f"{name} {said[name]:.4g}" for name in sorted(said)))

@@ -13,9 +13,11 @@ from mpo_jax import losses
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.models.parameters import Frozen
 from mpo_jax.scoring.objective import Task, objective
+from mpo_jax.scoring.sequences import make_score_step
 from mpo_jax.training.optim import OptimConfig, make_optimizer
 from mpo_jax.training.step import TrainStep, abstract_state, init_state, jit_train_step, make_eval_step
 from mpo_jax.training.step_arguments import on_mesh, step_numbers
+from mpo_jax.types import Reads
 
 ROWS = 4
 MODEL = tiny.model(layers=1, layer_windows=(None,))
@@ -77,7 +79,11 @@ def test_evaluation_in_microbatches_is_that_of_every_method_in_training(plain):
     policy, reference = tiny.two_params(MODEL)
     step = make_eval_step(Task(MODEL, EVERY, tiny.LANGUAGES), jnp.float32)
     batch = tiny.micro(tiny.batch(ROWS, weight=[1, 1, 1, 0], divergence=True), 2)
-    means = step(policy, Frozen({}, reference), batch, step_numbers(EVERY, PEAK_LR))
+    means, scores = step(policy, Frozen({}, reference), batch, step_numbers(EVERY, PEAK_LR))
+    alone = make_score_step(MODEL, jnp.float32, Reads.answers(source=True))(policy, batch)
+    assert jax.tree.structure(scores) == jax.tree.structure(alone)
+    for x, y in zip(jax.tree.leaves(scores), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)
     tiny.assert_metrics({name: mean.value for name, mean in means.items()}, {name: plain[0][name] for name in means}, rtol=2e-5)
 
 

@@ -71,6 +71,19 @@ def test_a_run_from_the_start_drops_every_line_that_is_there(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
 
 
+def test_the_evaluation_of_the_last_state_is_written_once(tmp_path):
+    """The run may have been killed after it had saved that state and before this line, or later."""
+    for _ in range(3):
+        opened = writer(tmp_path, start=10)
+        opened.write(10, {"eval_loss": 1.0, "eval_gap/sw": math.nan})
+        opened.close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 10, "eval_loss": 1.0}]
+    opened = writer(tmp_path, start=9)
+    opened.write(10, {"eval_loss": 2.0})
+    opened.close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 10, "eval_loss": 2.0}], "after the start it is another state"
+
+
 def test_keep_until_keeps_the_step_itself(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (0, 2, 4)))
