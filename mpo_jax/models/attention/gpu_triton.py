@@ -47,8 +47,8 @@ class Tiles(NamedTuple):
 
 # By the widest head that they are for.
 TILES = {
-    64: Tiles(Tile(128, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
-    128: Tiles(Tile(128, 64, 8, 3), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
+    64: Tiles(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 2)),
+    128: Tiles(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
     256: Tiles(Tile(64, 32, 8, 2), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)),
 }
 
@@ -86,7 +86,7 @@ def attend(
     """
     T, N, H = q_STNH.shape[1:]
     U, K = k_SUKH.shape[1:3]
-    tiles = next(tiles for widest, tiles in TILES.items() if H <= widest)
+    tiles = next(tiles for widest, tiles in TILES.items() if widest >= H)
     tiles = Tiles(*(tile._replace(queries=_fitting(tile.queries, T), keys=_fitting(tile.keys, U)) for tile in tiles))
 
     def pad(x: Array, block: int, width: int = 0) -> Array:
@@ -232,7 +232,7 @@ def _scores(product: Array, queries: Places, keys: Places, how: _How) -> tuple[A
 
 
 def _forward(q, k, v, *refs: Any, tile: Tile, how: _How) -> None:
-    """What a block of queries sees, and the log-sum-exps of its scores, in base 2; those of a query that sees nothing are huge."""
+    """What queries see, and the log-sum-exps of their scores, in base 2; huge for a query that sees nothing."""
     q_position, q_segment, k_position, k_segment, begin, end, seen, lse = refs
     q_tH = q[...]
     queries = Places(q_position[...][:, None], q_segment[...][:, None])
@@ -242,11 +242,11 @@ def _forward(q, k, v, *refs: Any, tile: Tile, how: _How) -> None:
         here = pl.ds(c * tile.keys, tile.keys)
         k_uH, v_uH = k[here, :], v[here, :]
         keys = Places(k_position[here][None, :], k_segment[here][None, :])
-        score_tu, _ = _scores(pl.dot(q_tH, k_uH, trans_b=True), queries, keys, how)
+        score_tu, _ = _scores(triton.dot(q_tH, k_uH, trans_b=True), queries, keys, how)
         new_top_t = jnp.maximum(top_t, jnp.max(score_tu, axis=1))
         weight_tu = jnp.exp2(score_tu - new_top_t[:, None])
         shrink_t = jnp.exp2(top_t - new_top_t)
-        seen_tH = seen_tH * shrink_t[:, None] + pl.dot(weight_tu.astype(v_uH.dtype), v_uH)
+        seen_tH = seen_tH * shrink_t[:, None] + triton.dot(weight_tu.astype(v_uH.dtype), v_uH)
         return new_top_t, sum_t * shrink_t + jnp.sum(weight_tu, axis=1), seen_tH
 
     start = (
@@ -271,12 +271,12 @@ def _q_gradient(q, grad, k, v, lse, mean, *refs: Any, tile: Tile, how: _How) -> 
         here = pl.ds(c * tile.keys, tile.keys)
         k_uH, v_uH = k[here, :], v[here, :]
         keys = Places(k_position[here][None, :], k_segment[here][None, :])
-        score_tu, tanh_tu = _scores(pl.dot(q_tH, k_uH, trans_b=True), queries, keys, how)
+        score_tu, tanh_tu = _scores(triton.dot(q_tH, k_uH, trans_b=True), queries, keys, how)
         weight_tu = jnp.exp2(score_tu - lse_t[:, None])
-        dscore_tu = weight_tu * (pl.dot(grad_tH, v_uH, trans_b=True) - mean_t[:, None])
+        dscore_tu = weight_tu * (triton.dot(grad_tH, v_uH, trans_b=True) - mean_t[:, None])
         if tanh_tu is not None:
             dscore_tu *= 1 - jnp.square(tanh_tu)
-        return dq_tH + pl.dot(dscore_tu.astype(k_uH.dtype), k_uH)
+        return dq_tH + triton.dot(dscore_tu.astype(k_uH.dtype), k_uH)
 
     dq_tH = jax.lax.fori_loop(begin[...], end[...], step, jnp.zeros(q_tH.shape, jnp.float32))
     dq[...] = (dq_tH * how.scale).astype(dq.dtype)
@@ -293,13 +293,13 @@ def _kv_gradients(q, grad, k, v, lse, mean, *refs: Any, tile: Tile, how: _How) -
             here = pl.ds(b * tile.queries, tile.queries)
             q_tH, grad_tH, lse_t, mean_t = q[here, g, :], grad[here, g, :], lse[g, here], mean[g, here]
             queries = Places(q_position[here][None, :], q_segment[here][None, :])
-            score_ut, tanh_ut = _scores(pl.dot(k_uH, q_tH, trans_b=True), queries, keys, how)
+            score_ut, tanh_ut = _scores(triton.dot(k_uH, q_tH, trans_b=True), queries, keys, how)
             weight_ut = jnp.exp2(score_ut - lse_t[None, :])
-            dscore_ut = weight_ut * (pl.dot(v_uH, grad_tH, trans_b=True) - mean_t[None, :])
+            dscore_ut = weight_ut * (triton.dot(v_uH, grad_tH, trans_b=True) - mean_t[None, :])
             if tanh_ut is not None:
                 dscore_ut *= 1 - jnp.square(tanh_ut)
-            dk_uH += pl.dot(dscore_ut.astype(q_tH.dtype), q_tH)
-            return dk_uH, dv_uH + pl.dot(weight_ut.astype(grad_tH.dtype), grad_tH)
+            dk_uH += triton.dot(dscore_ut.astype(q_tH.dtype), q_tH)
+            return dk_uH, dv_uH + triton.dot(weight_ut.astype(grad_tH.dtype), grad_tH)
 
         return jax.lax.fori_loop(begin[...], end[...], step, kv_grads)
 
