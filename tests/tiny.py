@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractDevice, AxisType
 
-from mpo_jax.devices.sharding import MeshConfig, make_mesh
+from mpo_jax.devices.sharding import MESH_AXES, MeshConfig, make_mesh
 from mpo_jax.models.decoder import DecoderConfig, Model
 from mpo_jax.types import Batch, Packed, Params
 
@@ -25,6 +26,10 @@ CONFIG = DecoderConfig(
     query_scale=8**-0.5,
     layer_windows=(None, None),
     tied=False,
+)
+
+GPUS = jax.sharding.AbstractMesh(
+    (2, 2, 2), MESH_AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=AbstractDevice("a GPU", None, "gpu")
 )
 
 

@@ -4,14 +4,12 @@ import functools
 
 import jax
 import jax.export
-import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from jax.sharding import AbstractDevice
+from jaxprs import equations
 
-from mpo_jax.devices.sharding import MESH_AXES
 from mpo_jax.models.attention import cached, gpu_triton, tpu_splash, xla_blocks
 from mpo_jax.models.attention.api import attention
 from mpo_jax.types import Places
@@ -303,16 +301,6 @@ def test_bfloat16_is_computed_wider_and_returned_as_it_came():
     np.testing.assert_allclose(got.astype(np.float32), want, rtol=2**-8, atol=1e-6)
 
 
-def equations(jaxpr):
-    """All whose results are used, nested ones too."""
-    used = {id(v) for v in jaxpr.outvars}.union(id(v) for equation in jaxpr.eqns for v in equation.invars)
-    for equation in jaxpr.eqns:
-        if any(id(v) in used for v in equation.outvars):
-            yield equation
-        for inner in jex.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
-
-
 def saving_attention(f):
     return jax.checkpoint(f, policy=jax.checkpoint_policies.save_only_these_names("attention"), prevent_cse=False)
 
@@ -366,11 +354,6 @@ def test_saved_attention_is_not_computed_again(path, kernels):
         assert count(gradients(jax.checkpoint(lambda q, k, v: attend(jnp.sin(q), k, v))), *x) == once + 1
 
 
-GPUS = jax.sharding.AbstractMesh(
-    (2, 2, 2), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, abstract_device=AbstractDevice("a GPU", None, "gpu")
-)
-
-
 def kernels_for_gpus(attend, shapes) -> int:
     """How many Triton kernels result and gradients have, lowered for CUDA."""
     loss = lambda *x: jnp.sum(attend(*x).astype(jnp.float32))  # noqa: E731
@@ -385,7 +368,7 @@ def test_lowers_for_a_mesh_of_gpus(dtype, width, kernels):
     """bfloat16 takes the kernels, one forward and two backward; float32, which they would round, and wide heads the blocks."""
     shapes = [jax.ShapeDtypeStruct(x.shape, dtype) for x in qkv((8, 40, 4, 2, width))]
     attend = lambda *x: attention(*x, *places(packed(8, 40, longest=25)), scale=1.0, softcap=None, window=None)  # noqa: E731
-    with jax.sharding.use_abstract_mesh(GPUS):
+    with jax.sharding.use_abstract_mesh(tiny.GPUS):
         assert kernels_for_gpus(attend, shapes) == kernels
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from jaxprs import equations
 
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
@@ -196,3 +197,17 @@ def test_a_device_without_host_memory_is_named():
 def test_the_gradients_norm_is_logged_and_not_the_updates(plain):
     history, grads, _, _ = plain
     np.testing.assert_allclose(history[0]["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("remat", "kernels"), [("attention", 3), ("full", 4)])
+def test_a_step_for_gpus_runs_attention_in_their_kernels(remat, kernels):
+    """The forward kernel, and again where it is not kept, and the two of the backward pass; the step is lowered for CUDA."""
+    task = dataclasses.replace(TASK, model=dataclasses.replace(MODEL, remat=remat))
+    with jax.sharding.use_abstract_mesh(tiny.GPUS):
+        params = MODEL.abstract(tiny.GPUS)
+        state = abstract_state(params, OPTIMIZER, tiny.GPUS)
+        batch = jax.eval_shape(lambda: jax.tree.map(lambda x: jnp.asarray(x)[None], tiny.batch(8)))
+        step = jit_train_step(TrainStep(task, OPTIMIZER, jnp.bfloat16), state)
+        traced = step.trace(state, Frozen({}, params), batch, NUMBERS)
+        assert [equation.primitive.name for equation in equations(traced.jaxpr.jaxpr)].count("pallas_call") == kernels
+        assert "__gpu$xla.gpu.triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
