@@ -2,16 +2,18 @@
 
 import functools
 
+import gpus
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import NamedSharding
 from jaxprs import equations
 
+from mpo_jax.devices.sharding import spec
 from mpo_jax.models.attention import cached, gpu_triton, tpu_splash, xla_blocks
-from mpo_jax.models.attention.api import attention
+from mpo_jax.models.attention.api import KEYS, QUERIES, TOKENS, attention
 from mpo_jax.types import Places
 
 S, T, N, K, H = 2, 13, 4, 2, 3
@@ -379,6 +381,28 @@ def test_the_kernels_of_all_tiles_lower_for_a_gpu(H):
         *(q, k, v, *places(where)), scale=1.0, softcap=30.0, window=40, saved_as="attention"
     )
     assert kernels_for_gpus(attend, shapes) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("H", [64, 128, 256])
+@pytest.mark.parametrize("gpu", gpus.GPUS)
+def test_the_kernels_compile_for_a_gpu(gpu, H):
+    """Triton's compiler and the assembler take them, and their tiles fit in the shared memory of each."""
+    on = gpus.mesh(gpu, (1, 2, 1))
+    where = tuple(jax.ShapeDtypeStruct((2, 2000), jnp.int32, sharding=NamedSharding(on, spec(TOKENS, on))) for _ in range(3))
+    shapes = [
+        jax.ShapeDtypeStruct((2, 2000, heads, H), jnp.bfloat16, sharding=NamedSharding(on, spec(axes, on)))
+        for heads, axes in ((8, QUERIES), (4, KEYS), (4, KEYS))
+    ]
+
+    def loss(q, k, v, *where):
+        return jnp.sum(attention(q, k, v, *places(where), scale=1.0, softcap=30.0, window=700).astype(jnp.float32))
+
+    with jax.sharding.use_abstract_mesh(on.abstract_mesh):
+        lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*shapes, *where).lower(lowering_platforms=("cuda",))
+        program = lowered.compile().as_text()
+    assert gpus.kernels(program) == {"attention_forward": 1, "attention_q_gradient": 1, "attention_kv_gradients": 1}
+    assert "all-" not in program
 
 
 @pytest.mark.parametrize("window", [None, 5])

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import gpus
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,15 +200,30 @@ def test_the_gradients_norm_is_logged_and_not_the_updates(plain):
     np.testing.assert_allclose(history[0]["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("remat", "kernels"), [("attention", 3), ("full", 4)])
-def test_a_step_for_gpus_runs_attention_in_their_kernels(remat, kernels):
-    """The forward kernel, and again where it is not kept, and the two of the backward pass; the step is lowered for CUDA."""
+def traced_for_gpus(mesh, remat):
+    """A step with a live reference, on this mesh of GPUs that are not there."""
     task = dataclasses.replace(TASK, model=dataclasses.replace(MODEL, remat=remat))
-    with jax.sharding.use_abstract_mesh(tiny.GPUS):
-        params = MODEL.abstract(tiny.GPUS)
-        state = abstract_state(params, OPTIMIZER, tiny.GPUS)
+    with jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, jax.sharding.AbstractMesh) else mesh.abstract_mesh):
+        params = MODEL.abstract(mesh)
+        state = abstract_state(params, OPTIMIZER, mesh)
         batch = jax.eval_shape(lambda: jax.tree.map(lambda x: jnp.asarray(x)[None], tiny.batch(8)))
         step = jit_train_step(TrainStep(task, OPTIMIZER, jnp.bfloat16), state)
         traced = step.trace(state, Frozen({}, params), batch, NUMBERS)
-        assert [equation.primitive.name for equation in equations(traced.jaxpr.jaxpr)].count("pallas_call") == kernels
-        assert "__gpu$xla.gpu.triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+        return traced, traced.lower(lowering_platforms=("cuda",))
+
+
+@pytest.mark.parametrize(("remat", "kernels"), [("attention", 3), ("full", 4)])
+def test_a_step_for_gpus_runs_attention_in_their_kernels(remat, kernels):
+    """The forward kernel, and again where it is not kept, and the two of the backward pass; the step is lowered for CUDA."""
+    traced, lowered = traced_for_gpus(tiny.GPUS, remat)
+    assert [equation.primitive.name for equation in equations(traced.jaxpr.jaxpr)].count("pallas_call") == kernels
+    assert "__gpu$xla.gpu.triton" in lowered.as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("remat", "forward"), [("attention", 1), ("full", 2)])
+def test_a_step_compiles_for_gpus(remat, forward):
+    """The whole program of eight H100, by their own compiler: it does not bring back the forward kernel that remat took away."""
+    _, lowered = traced_for_gpus(gpus.mesh("H100", (2, 2, 2)), remat)
+    found = gpus.kernels(lowered.compile().as_text())
+    assert found == {"attention_forward": forward, "attention_q_gradient": 1, "attention_kv_gradients": 1}
