@@ -1,6 +1,7 @@
 """Attention and its gradients against a dense formula, on every path: who is seen, what is never in memory, what is saved."""
 
 import functools
+import types
 
 import gpus
 import jax
@@ -372,6 +373,13 @@ def test_lowers_for_a_mesh_of_gpus(dtype, width, kernels):
     attend = lambda *x: attention(*x, *places(packed(8, 40, longest=25)), scale=1.0, softcap=None, window=None)  # noqa: E731
     with jax.sharding.use_abstract_mesh(tiny.GPUS):
         assert kernels_for_gpus(attend, shapes) == kernels
+
+
+@pytest.mark.parametrize(("capability", "kernels"), [("7.5", 0), ("gfx942", 0), ("8.0", 3), ("12.0", 3)])
+def test_gpus_that_the_kernels_do_not_suit_take_the_blocks(capability, kernels, monkeypatch):
+    here = types.SimpleNamespace(platform="gpu", compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda backend=None: [here])
+    test_lowers_for_a_mesh_of_gpus(jnp.bfloat16, 64, kernels)
 
 
 @pytest.mark.parametrize("H", [64, 128, 256])

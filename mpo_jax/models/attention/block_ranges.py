@@ -11,8 +11,8 @@ _POSITIONS = 2**18  # more than a sequence has; a row may then have 8191 segment
 def meeting(queries: Places, keys: Places, window: int | None) -> Array:
     """bool [b, c]: whether a query of block b of a row may see a key of block c.
 
-    Places are those of one row, [b, t] and [c, u]; keys of no sequence have a segment below 0, queries one of 0. A block that
-    meets none of a range may be empty all the same, but none that is seen is left out, whatever the order of the segments.
+    Places are those of one row, [b, t] and [c, u]; where there is no sequence, the segment is 0 for queries and -1 for keys. No
+    block of keys that is seen is left out, whatever the order of the segments; some that are not may be included.
     """
 
     def low_high(x_bt: Array, real_bt: Array) -> tuple[Array, Array]:

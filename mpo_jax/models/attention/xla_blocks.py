@@ -138,7 +138,9 @@ def _forward(row: Any, how: _How) -> tuple[Array, Array]:
         lse_Kg = jnp.where(sees_Kg, top_Kg + jnp.log(jnp.where(sees_Kg, sum_Kg, 1.0)), -_HIDDEN)
         return None, (seen_KgH.astype(v_cKuH.dtype), lse_Kg)
 
-    _, seen_and_lse = jax.lax.scan(query_block, None, (jnp.arange(len(q_bKgH)), q_bKgH, *ranges(meeting(*where, how.window))))
+    _, seen_and_lse = jax.lax.scan(
+        query_block, None, (jnp.arange(len(q_bKgH)), q_bKgH, *ranges(meeting(*where, window=how.window)))
+    )
     return seen_and_lse
 
 
@@ -167,6 +169,6 @@ def _backward(row: Any, how: _How) -> tuple[Array, Array, Array]:
         return tuple(kv_grads), dq_KgH.astype(q_KgH.dtype)
 
     zeros = (jnp.zeros(k_cKuH.shape, jnp.float32), jnp.zeros(v_cKuH.shape, jnp.float32))
-    blocks = (jnp.arange(len(q_bKgH)), q_bKgH, *ranges(meeting(*where, how.window)), seen_bKgH, lse_bKg, grad_bKgH)
+    blocks = (jnp.arange(len(q_bKgH)), q_bKgH, *ranges(meeting(*where, window=how.window)), seen_bKgH, lse_bKg, grad_bKgH)
     (dk_cKuH, dv_cKuH), dq_bKgH = jax.lax.scan(query_block, zeros, blocks)
     return dq_bKgH, dk_cKuH.astype(k_cKuH.dtype), dv_cKuH.astype(v_cKuH.dtype)
