@@ -169,7 +169,6 @@ def _backward(row: Any, how: _How) -> tuple[Array, Array, Array]:
         return tuple(kv_grads), dq_KgH.astype(q_KgH.dtype)
 
     zeros = (jnp.zeros(k_cKuH.shape, jnp.float32), jnp.zeros(v_cKuH.shape, jnp.float32))
-    visits = ranges(meeting(*where, window=how.window))
-    blocks = (jnp.arange(len(q_bKgH)), q_bKgH, *visits, seen_bKgH, lse_bKg, grad_bKgH)
+    blocks = (jnp.arange(len(q_bKgH)), q_bKgH, *ranges(meeting(*where, window=how.window)), seen_bKgH, lse_bKg, grad_bKgH)
     (dk_cKuH, dv_cKuH), dq_bKgH = jax.lax.scan(query_block, zeros, blocks)
     return dq_bKgH, dk_cKuH.astype(k_cKuH.dtype), dv_cKuH.astype(v_cKuH.dtype)
