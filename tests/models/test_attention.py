@@ -368,7 +368,7 @@ def kernels_for_gpus(attend, shapes) -> int:
     ("dtype", "width", "kernels"), [(jnp.bfloat16, 64, 3), (jnp.bfloat16, 256, 3), (jnp.bfloat16, 288, 0), (jnp.float32, 64, 0)]
 )
 def test_lowers_for_a_mesh_of_gpus(dtype, width, kernels):
-    """bfloat16 takes the kernels, one forward and two backward; float32, which they would round, and wide heads the blocks."""
+    """bfloat16 takes the kernels, one forward and two backward; float32 and wide heads the blocks."""
     shapes = [jax.ShapeDtypeStruct(x.shape, dtype) for x in qkv((8, 40, 4, 2, width))]
     attend = lambda *x: attention(*x, *places(packed(8, 40, longest=25)), scale=1.0, softcap=None, window=None)  # noqa: E731
     with jax.sharding.use_abstract_mesh(tiny.GPUS):

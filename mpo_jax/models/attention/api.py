@@ -41,7 +41,7 @@ def attention(
 
     * TPU: JAX's splash kernel for packed rows, blocks in plain XLA for others.
     * GPU: Triton kernels for bfloat16 and heads of at most 256, on NVIDIA's from Ampere on. Elsewhere, for wider heads, and for
-      float32, whose products a tensor core would round, blocks in plain XLA, rows together.
+      float32, in which Triton uses no tensor cores, blocks in plain XLA, rows together.
     * CPU: blocks in plain XLA, row by row, in float32.
     """
     mesh = jax.sharding.get_abstract_mesh()
