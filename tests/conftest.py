@@ -1,4 +1,4 @@
-"""Every test runs on 8 fake CPU devices, with warnings as errors and rank promotion refused."""
+"""Tests run on 8 fake CPU devices, or on JAX_PLATFORMS, with warnings as errors and rank promotion refused."""
 
 import atexit
 import contextlib
@@ -10,7 +10,7 @@ import tempfile
 
 import xla_flags
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), xla_flags.devices(8)])
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AxisType
 
-from mpo_jax.devices.sharding import MeshConfig, make_mesh
+from mpo_jax.devices.sharding import MESH_AXES, MeshConfig, make_mesh
 from mpo_jax.models.decoder import DecoderConfig, Model
 from mpo_jax.types import Batch, Packed, Params
 
@@ -25,6 +27,10 @@ CONFIG = DecoderConfig(
     query_scale=8**-0.5,
     layer_windows=(None, None),
     tied=False,
+)
+
+GPUS = jax.sharding.AbstractMesh(
+    (2, 2, 2), MESH_AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=AbstractDevice("a GPU", None, "gpu")
 )
 
 
@@ -116,7 +122,11 @@ def micro(of: Batch, parts: int) -> Batch:
 
 
 def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1):
-    return make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
+    """Skips where there are fewer devices, as on a machine with one GPU."""
+    count = data * fsdp * tensor
+    if len(jax.devices()) < count:
+        pytest.skip(f"needs {count} devices")
+    return make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[:count])
 
 
 def place(of: Model, params: Params, on) -> Params:

@@ -1,17 +1,20 @@
 """Attention and its gradients against a dense formula, on every path: who is seen, what is never in memory, what is saved."""
 
 import functools
+import types
 
+import gpus
 import jax
-import jax.export
-import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import NamedSharding
+from jaxprs import equations
 
-from mpo_jax.models.attention import cached, tpu_splash, xla_blocks
-from mpo_jax.models.attention.api import attention
+from mpo_jax.devices.sharding import spec
+from mpo_jax.models.attention import cached, gpu_triton, tpu_splash, xla_blocks
+from mpo_jax.models.attention.api import KEYS, QUERIES, TOKENS, attention
 from mpo_jax.types import Places
 
 S, T, N, K, H = 2, 13, 4, 2, 3
@@ -95,6 +98,21 @@ def by_blocks(where, softcap, window, block=xla_blocks.BLOCK, rows_at_once=None)
         rows_at_once=rows_at_once,
         block=block,
     )
+
+
+INTERPRET = jax.default_backend() != "gpu"  # on a GPU these tests run the kernels themselves
+
+
+def by_triton(where, softcap=None, window=None, scale=SCALE):
+    how = {"scale": scale, "softcap": softcap, "window": window, "saved_as": "attention", "interpret": INTERPRET}
+    return lambda q, k, v: gpu_triton.attend(q, k, v, *places(where), **how)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Kernels that take 16 queries and 32 keys at a time, or the other way round."""
+    one, other = gpu_triton.Tile(16, 32, 4, 2), gpu_triton.Tile(32, 16, 4, 2)
+    monkeypatch.setattr(gpu_triton, "TILES", {256: gpu_triton.Tiles(one, one, other)})
 
 
 @functools.cache
@@ -183,11 +201,79 @@ def test_splash_equals_the_dense_formula(family, fused_blocks, monkeypatch):
     assert_same(got, result_and_gradients(lambda *x: dense(*x, where, softcap, window), *qkv(shape)), 2e-4)
 
 
+TRITON = {  # heads, key/value heads, width of a head, soft-cap, window
+    "llama": (4, 2, 64, None, None),
+    "llama, wide": (2, 1, 128, None, None),
+    "gemma2_sliding": (2, 1, 16, 50.0, 40),
+    "qwen": (7, 1, 16, None, None),
+    "a width that is no power of 2": (2, 2, 24, None, None),
+}
+
+
+@pytest.mark.parametrize("tiles", ["tiles", "small_tiles"])
+@pytest.mark.parametrize("family", TRITON)
+def test_triton_equals_the_dense_formula(family, tiles, request):
+    """A GPU's kernels: rows that are no multiple of a block, padding that looks, segment 0."""
+    if tiles == "small_tiles":
+        request.getfixturevalue(tiles)
+    N, K, H, softcap, window = TRITON[family]
+    x, where, scale = qkv((2, 203, N, K, H)), packed(2, 203, longest=100), 0.5 / H**0.5
+    got = result_and_gradients(by_triton(where, softcap, window, scale), *x)
+    want = result_and_gradients(lambda *x: dense(*x, where, softcap, window, scale), *x)
+    assert_same(got, want, 1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("seed", range(2))
+def test_triton_takes_places_in_any_order(small_tiles, seed, window):
+    """Other queries than keys, in other numbers; positions and segments without order."""
+    rng = np.random.default_rng(seed)
+    queries, keys = (Places(*rng.integers(0, [[[9]], [[3]]], (2, 2, n)).astype(np.int32)) for n in (40, 75))
+    q, k, v = qkv((2, 75, 2, 1, 16))
+    got = result_and_gradients(by_triton((queries, keys), None, window), q[:, :40], k, v)
+    assert_same(got, result_and_gradients(lambda *x: dense(*x, (queries, keys), None, window), q[:, :40], k, v), 1e-4)
+
+
+@pytest.mark.parametrize("read", ["forward", "gradients"])
+def test_triton_visits_no_block_that_nobody_sees(small_tiles, read):
+    """Non-finite numbers in the blocks of other sequences do no harm, in either pass."""
+    segment = np.repeat(np.arange(1, 5, dtype=np.int32), 32)[None]
+    where = (np.tile(np.arange(32, dtype=np.int32), 4)[None], segment, segment)
+    attend = by_triton(where)
+    run = jax.jit(attend if read == "forward" else jax.grad(lambda *x: jnp.sum(jnp.square(attend(*x)[:, 32:64])), (0, 1, 2)))
+    x = qkv((1, 128, 2, 1, 16))
+    clean = jax.tree.map(lambda y: np.asarray(y)[:, 32:64], run(*x))
+    for y in x:
+        y[:, :32] = y[:, 64:] = np.nan
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda y: np.asarray(y)[:, 32:64], run(*x)), clean)
+
+
+def test_triton_visits_no_block_after_a_query(small_tiles):
+    where = Places(np.arange(64, dtype=np.int32)[None], np.ones((1, 64), np.int32))
+    q, k, v = qkv((1, 64, 2, 1, 16))
+    attend = jax.jit(by_triton((where, where)))
+    out = np.asarray(attend(q, k, v))
+    k[:, 32:] = v[:, 32:] = np.nan
+    np.testing.assert_array_equal(np.asarray(attend(q, k, v))[:, :32], out[:, :32])
+
+
+def test_triton_rounds_no_more_than_bfloat16_does():
+    """Result and gradients of bfloat16, as far from float32's as one rounding of a weight."""
+    where, shape, scale = packed(1, 150, longest=80), (1, 150, 2, 1, 64), 0.05
+    x = [np.asarray(y.astype(jnp.bfloat16)) for y in qkv(shape)]
+    got = result_and_gradients(by_triton(where, scale=scale), *x)
+    assert all(y.dtype == jnp.bfloat16 for y in got)
+    want = result_and_gradients(lambda *x: dense(*x, where, None, None, scale), *(y.astype(np.float32) for y in x))
+    for name, a, b in zip(("result", "q", "k", "v"), got, want, strict=True):
+        assert np.abs(a.astype(np.float32) - b).max() <= 2**-7 * np.abs(b).max(), name
+
+
 def test_a_query_that_sees_no_key_gives_zero_and_no_nan_gradient():
     splash = functools.partial(tpu_splash.attend, scale=1.0, softcap=2.0, window=None, saved_as="x", interpret=True)
     for attend in (
         by_blocks((POSITION_ST, SEGMENT_ST, 9 + SEGMENT_ST), 2.0, None),
         lambda *x: splash(*x, SEGMENT_ST, 9 + SEGMENT_ST),
+        by_triton((POSITION_ST, SEGMENT_ST, 9 + SEGMENT_ST)),
     ):
         assert all(np.all(x == 0) for x in result_and_gradients(attend, *qkv()))
 
@@ -218,16 +304,6 @@ def test_bfloat16_is_computed_wider_and_returned_as_it_came():
     np.testing.assert_allclose(got.astype(np.float32), want, rtol=2**-8, atol=1e-6)
 
 
-def equations(jaxpr):
-    """All whose results are used, nested ones too."""
-    used = {id(v) for v in jaxpr.outvars}.union(id(v) for equation in jaxpr.eqns for v in equation.invars)
-    for equation in jaxpr.eqns:
-        if any(id(v) in used for v in equation.outvars):
-            yield equation
-        for inner in jex.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
-
-
 def saving_attention(f):
     return jax.checkpoint(f, policy=jax.checkpoint_policies.save_only_these_names("attention"), prevent_cse=False)
 
@@ -243,38 +319,98 @@ def splash_2048(window):
     )
 
 
-@pytest.mark.parametrize("path", ["blocks", "splash"])
+def paths_2048(path, window):
+    if path == "splash":
+        return splash_2048(window)
+    return (by_blocks if path == "blocks" else by_triton)(packed(1, 2048, longest=500), 2.0, window)
+
+
+@pytest.mark.parametrize("path", ["blocks", "splash", "triton"])
 @pytest.mark.parametrize("window", [None, 300])
 def test_no_array_over_queries_times_keys(path, window):
     T = 2048
-    attend = by_blocks(packed(1, T, longest=500), 2.0, window) if path == "blocks" else splash_2048(window)
+    attend = paths_2048(path, window)
     jaxpr = jax.make_jaxpr(jax.grad(loss_of(attend), argnums=(0, 1, 2)))(*qkv((1, T, 1, 1, 8)))
     biggest = max(v.aval.size for equation in equations(jaxpr.jaxpr) for v in equation.outvars)
     assert biggest <= T * T // 8
 
 
-@pytest.mark.parametrize("path", ["blocks", "splash", "mesh"])
-def test_saved_attention_is_not_computed_again(path):
+@pytest.mark.parametrize(("path", "kernels"), [("blocks", 2), ("splash", 2), ("triton", 3), ("mesh", 2)])
+def test_saved_attention_is_not_computed_again(path, kernels):
     """Under the policy that keeps the name, the backward pass has the loops, or the kernels, of one forward and one backward."""
     count = lambda f, *x: sum(  # noqa: E731
-        equation.primitive.name in ("while", "pallas_call") for equation in equations(jax.make_jaxpr(f)(*x).jaxpr)
+        equation.primitive.name == ("while" if path in ("blocks", "mesh") else "pallas_call")
+        for equation in equations(jax.make_jaxpr(f)(*x).jaxpr)
     )
     x = qkv((1, 2048, 1, 1, 8))
-    attend = splash_2048(None) if path == "splash" else by_blocks(packed(1, 2048, longest=500), 2.0, None)
-    if path == "mesh":
+    if path != "mesh":
+        attend = paths_2048(path, None)
+    else:
         attend = lambda q, k, v: attention(q, k, v, *places(packed(1, 2048, longest=500)), scale=1.0, softcap=2.0, window=None)  # noqa: E731
+    gradients = lambda f: jax.grad(loss_of(f), argnums=(0, 1, 2))  # noqa: E731
     with jax.set_mesh(tiny.mesh(1, 1, 1)):
-        once = count(jax.grad(loss_of(attend)), *x)
-        assert once == 2
+        once = count(gradients(attend), *x)
+        assert once == kernels
         # Another layer in front, so that what attention reads has to be computed again.
         layer = saving_attention(lambda q, k, v: attend(jnp.sin(q), k, v))
-        assert count(jax.grad(loss_of(layer)), *x) == once
-        assert count(jax.grad(loss_of(jax.checkpoint(lambda q, k, v: attend(jnp.sin(q), k, v)))), *x) == once + 1
+        assert count(gradients(layer), *x) == once
+        assert count(gradients(jax.checkpoint(lambda q, k, v: attend(jnp.sin(q), k, v))), *x) == once + 1
 
 
-def test_lowers_for_a_gpu():
-    f = jax.jit(jax.grad(loss_of(by_blocks(WHERE, 2.0, 3, block=5, rows_at_once=S)), argnums=(0, 1, 2)))
-    jax.export.export(f, platforms=["cuda"])(*qkv())
+def kernels_for_gpus(attend, shapes) -> int:
+    """How many Triton kernels result and gradients have, lowered for CUDA."""
+    loss = lambda *x: jnp.sum(attend(*x).astype(jnp.float32))  # noqa: E731
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*shapes).lower(lowering_platforms=("cuda",))
+    return lowered.as_text().count("__gpu$xla.gpu.triton")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "kernels"), [(jnp.bfloat16, 64, 3), (jnp.bfloat16, 256, 3), (jnp.bfloat16, 288, 0), (jnp.float32, 64, 0)]
+)
+def test_lowers_for_a_mesh_of_gpus(dtype, width, kernels):
+    """bfloat16 takes the kernels, one forward and two backward; float32 and wide heads the blocks."""
+    shapes = [jax.ShapeDtypeStruct(x.shape, dtype) for x in qkv((8, 40, 4, 2, width))]
+    attend = lambda *x: attention(*x, *places(packed(8, 40, longest=25)), scale=1.0, softcap=None, window=None)  # noqa: E731
+    with jax.sharding.use_abstract_mesh(tiny.GPUS):
+        assert kernels_for_gpus(attend, shapes) == kernels
+
+
+@pytest.mark.parametrize(("capability", "kernels"), [("7.5", 0), ("gfx942", 0), ("8.0", 3), ("12.0", 3)])
+def test_gpus_that_the_kernels_do_not_suit_take_the_blocks(capability, kernels, monkeypatch):
+    here = types.SimpleNamespace(platform="gpu", compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda backend=None: [here])
+    test_lowers_for_a_mesh_of_gpus(jnp.bfloat16, 64, kernels)
+
+
+@pytest.mark.parametrize("H", [64, 128, 256])
+def test_the_kernels_of_all_tiles_lower_for_a_gpu(H):
+    where, shapes = packed(2, 300, longest=90), [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in qkv((2, 300, 7, 1, H))]
+    attend = lambda q, k, v: gpu_triton.attend(  # noqa: E731
+        *(q, k, v, *places(where)), scale=1.0, softcap=30.0, window=40, saved_as="attention"
+    )
+    assert kernels_for_gpus(attend, shapes) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("H", [64, 128, 256])
+@pytest.mark.parametrize("gpu", gpus.GPUS)
+def test_the_kernels_compile_for_a_gpu(gpu, H):
+    """Triton's compiler and the assembler take them, and their tiles fit in the shared memory of each."""
+    on = gpus.mesh(gpu, (1, 2, 1))
+    where = tuple(jax.ShapeDtypeStruct((2, 2000), jnp.int32, sharding=NamedSharding(on, spec(TOKENS, on))) for _ in range(3))
+    shapes = [
+        jax.ShapeDtypeStruct((2, 2000, heads, H), jnp.bfloat16, sharding=NamedSharding(on, spec(axes, on)))
+        for heads, axes in ((8, QUERIES), (4, KEYS), (4, KEYS))
+    ]
+
+    def loss(q, k, v, *where):
+        return jnp.sum(attention(q, k, v, *places(where), scale=1.0, softcap=30.0, window=700).astype(jnp.float32))
+
+    with jax.sharding.use_abstract_mesh(on.abstract_mesh):
+        lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*shapes, *where).lower(lowering_platforms=("cuda",))
+        program = lowered.compile().as_text()
+    assert gpus.kernels(program) == {"attention_forward": 1, "attention_q_gradient": 1, "attention_kv_gradients": 1}
+    assert "all-" not in program
 
 
 @pytest.mark.parametrize("window", [None, 5])

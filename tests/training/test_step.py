@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import gpus
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import tiny
+from jaxprs import equations
 
 from mpo_jax.devices.sharding import batch_to_mesh
 from mpo_jax.errors import InputError
@@ -214,3 +216,32 @@ def test_a_step_holds_each_gradient_once(sizes):
         state, batch = init_state(policy, OPTIMIZER, on), batch_to_mesh(tiny.micro(tiny.batch(1), 1), on)
         memory = jitted.lower(state, Frozen({}, reference), batch, on_mesh(NUMBERS, on)).compile(AS_IN_A_RUN).memory_analysis()
     assert memory.temp_size_in_bytes < 1.65 * weights
+
+
+def traced_for_gpus(mesh, remat):
+    """A step with a live reference, on this mesh of GPUs that are not there."""
+    task = dataclasses.replace(TASK, model=dataclasses.replace(MODEL, remat=remat))
+    with jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, jax.sharding.AbstractMesh) else mesh.abstract_mesh):
+        params = MODEL.abstract(mesh)
+        state = abstract_state(params, OPTIMIZER, mesh)
+        batch = jax.eval_shape(lambda: jax.tree.map(lambda x: jnp.asarray(x)[None], tiny.batch(8)))
+        step = jit_train_step(TrainStep(task, OPTIMIZER, jnp.bfloat16), state)
+        traced = step.trace(state, Frozen({}, params), batch, NUMBERS)
+        return traced, traced.lower(lowering_platforms=("cuda",))
+
+
+@pytest.mark.parametrize(("remat", "kernels"), [("attention", 3), ("full", 4)])
+def test_a_step_for_gpus_runs_attention_in_their_kernels(remat, kernels):
+    """The forward kernel, and again where it is not kept, and the two of the backward pass; the step is lowered for CUDA."""
+    traced, lowered = traced_for_gpus(tiny.GPUS, remat)
+    assert [equation.primitive.name for equation in equations(traced.jaxpr.jaxpr)].count("pallas_call") == kernels
+    assert "__gpu$xla.gpu.triton" in lowered.as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("remat", "forward"), [("attention", 1), ("full", 2)])
+def test_a_step_compiles_for_gpus(remat, forward):
+    """The whole program of eight H100, by their own compiler: it does not bring back the forward kernel that remat took away."""
+    _, lowered = traced_for_gpus(gpus.mesh("H100", (2, 2, 2)), remat)
+    found = gpus.kernels(lowered.compile().as_text())
+    assert found == {"attention_forward": forward, "attention_q_gradient": 1, "attention_kv_gradients": 1}

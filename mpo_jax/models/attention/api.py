@@ -12,6 +12,7 @@ from mpo_jax.models.attention import tpu_splash, xla_blocks
 from mpo_jax.types import Array, Places
 
 SAVED_AS = "attention"  # checkpoint name of the result and of what else the backward pass reads: remat policies keep it
+LARGEST_TRITON_HEAD = 256  # of Gemma: a wider one leaves no room for others in a GPU's shared memory
 QUERIES, KEYS, TOKENS = ("batch", None, "heads", None), ("batch", None, "kv_heads", None), ("batch", None)
 
 
@@ -39,9 +40,8 @@ def attention(
     kernel runs:
 
     * TPU: JAX's splash kernel for packed rows, blocks in plain XLA for others.
-    * GPU: blocks in plain XLA, rows together. JAX's Triton kernel has the same segment ids for queries and keys, so a sequence's
-      own padding could not attend without being attended to, and it has neither soft-cap nor window; cuDNN's public interface
-      takes segments only as a mask of queries x keys.
+    * GPU: Triton kernels for bfloat16 and heads of at most 256, on NVIDIA's from Ampere on. Elsewhere, for wider heads, and for
+      float32, in which Triton uses no tensor cores, blocks in plain XLA, rows together.
     * CPU: blocks in plain XLA, row by row, in float32.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -51,6 +51,11 @@ def attention(
         how = {"scale": scale, "softcap": softcap, "window": window, "saved_as": SAVED_AS}
         if platform == "tpu" and q_STNH.shape[1] == k_SUKH.shape[1]:
             return tpu_splash.attend(q_STNH, k_SUKH, v_SUKH, queries.segment, keys.segment, **how)
+        narrow = q_STNH.shape[3] <= LARGEST_TRITON_HEAD
+        if platform == "gpu" and q_STNH.dtype == jnp.bfloat16 and narrow and _gpus_run_triton():
+            from mpo_jax.models.attention import gpu_triton  # not before it is needed: Pallas is slow to import
+
+            return gpu_triton.attend(q_STNH, k_SUKH, v_SUKH, queries, keys, **how)
         rows_at_once = q_STNH.shape[0]
         if platform == "cpu":
             # A CPU multiplies bfloat16 many times more slowly than float32.
@@ -64,3 +69,9 @@ def attention(
             inputs = tuple(map(spec, (QUERIES, KEYS, KEYS, TOKENS, TOKENS)))
             on_device = jax.shard_map(on_device, in_specs=inputs, out_specs=spec(QUERIES), check_vma=False)
         return on_device(q_STNH, k_SUKH, v_SUKH, queries, keys).astype(v_SUKH.dtype)
+
+
+def _gpus_run_triton() -> bool:
+    """Whether this process has no GPU that the kernels do not suit. A program may be made for one that is not here."""
+    capabilities = [device.compute_capability for device in jax.local_devices() if device.platform == "gpu"]
+    return all(capability[:1].isdigit() and float(capability) >= 8.0 for capability in capabilities)  # AMD's are names

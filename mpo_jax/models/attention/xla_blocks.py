@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from mpo_jax.models.attention.block_ranges import meeting, of_keys, ranges
 from mpo_jax.types import Array, Places
 
 BLOCK = 256  # queries and keys: on a CPU 512 is up to three times slower, 128 about the same
 _HIDDEN = -1e30  # finite: a query that sees no key must give 0, not NaN
-_FAR = 2**31 - 1
-_POSITIONS = 2**18  # more than a sequence has; a row may then have 8191 segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +67,10 @@ def attend(
     blocks, length = q_SbtKGH.shape[1:3]
     q_SbKgH = q_SbtKGH.transpose(0, 1, 3, 4, 2, 5).reshape(S, blocks, K, -1, H)
     k_ScKuH, v_ScKuH = (jnp.swapaxes(cut(x), 2, 3) for x in (k_SUKH, v_SUKH))
-    where = (Places(*map(cut, queries)), Places(cut(keys.position), _keys(cut(keys.segment))))
+    where = (Places(*map(cut, queries)), Places(cut(keys.position), of_keys(cut(keys.segment))))
     seen_SbKgH: Array = _seen(q_SbKgH, k_ScKuH, v_ScKuH, where, how)
     seen_SbKGtH = seen_SbKgH.reshape(S, blocks, K, N // K, length, H)
     return seen_SbKGtH.transpose(0, 1, 4, 2, 3, 5).reshape(S, -1, N, H)[:, :T]
-
-
-def _keys(segment: Array) -> Array:
-    """Segment 0 is no sequence: its keys get a number that no query has."""
-    return jnp.where(segment == 0, -1, segment)
 
 
 # From here on the queries of a row are split into b blocks of t tokens and its keys into c blocks of u; g are the G * t queries
@@ -101,31 +95,6 @@ def _seen_bwd(how: _How, saved: Any, grad_SbKgH: Array) -> tuple[Array, Array, A
 
 
 _seen.defvjp(_seen_fwd, _seen_bwd)
-
-
-def _visits(where: Any, window: int | None) -> tuple[Array, Array]:
-    """For each block of queries: the first block of keys that it may see, and the one after the last.
-
-    Decided by ranges of segments and positions: blocks inside the range may be empty, but none outside is seen, whatever the
-    order of the segments.
-    """
-    (position_bt, segment_bt), (key_position_cu, key_segment_cu) = where
-
-    def low_high(x_bt: Array, real_bt: Array) -> tuple[Array, Array]:
-        return jnp.where(real_bt, x_bt, _FAR).min(1), jnp.where(real_bt, x_bt, -_FAR).max(1)
-
-    q_low_b, q_high_b = low_high(segment_bt, segment_bt > 0)
-    k_low_c, k_high_c = low_high(key_segment_cu, key_segment_cu > 0)
-    meets_bc = (q_low_b[:, None] <= k_high_c[None, :]) & (k_low_c[None, :] <= q_high_b[:, None])
-    # Segment and position as one number: a query sees no key with a higher one.
-    _, last_b = low_high(segment_bt * _POSITIONS + position_bt, segment_bt > 0)
-    first_c, _ = low_high(key_segment_cu * _POSITIONS + key_position_cu, key_segment_cu > 0)
-    meets_bc &= first_c[None, :] <= last_b[:, None]
-    if window is not None:
-        meets_bc &= position_bt.min(1)[:, None] - key_position_cu.max(1)[None, :] < window
-    blocks = meets_bc.shape[1]
-    begin_b, end_b = jnp.argmax(meets_bc, axis=1), blocks - jnp.argmax(meets_bc[:, ::-1], axis=1)
-    return begin_b, jnp.where(meets_bc.any(axis=1), end_b, begin_b)
 
 
 def _scores(i: Array, j: Array, q_KgH: Array, k_KuH: Array, where: Any, how: _How) -> tuple[Array, Array | None]:
@@ -169,7 +138,9 @@ def _forward(row: Any, how: _How) -> tuple[Array, Array]:
         lse_Kg = jnp.where(sees_Kg, top_Kg + jnp.log(jnp.where(sees_Kg, sum_Kg, 1.0)), -_HIDDEN)
         return None, (seen_KgH.astype(v_cKuH.dtype), lse_Kg)
 
-    _, seen_and_lse = jax.lax.scan(query_block, None, (jnp.arange(len(q_bKgH)), q_bKgH, *_visits(where, how.window)))
+    _, seen_and_lse = jax.lax.scan(
+        query_block, None, (jnp.arange(len(q_bKgH)), q_bKgH, *ranges(meeting(*where, window=how.window)))
+    )
     return seen_and_lse
 
 
@@ -198,6 +169,6 @@ def _backward(row: Any, how: _How) -> tuple[Array, Array, Array]:
         return tuple(kv_grads), dq_KgH.astype(q_KgH.dtype)
 
     zeros = (jnp.zeros(k_cKuH.shape, jnp.float32), jnp.zeros(v_cKuH.shape, jnp.float32))
-    blocks = (jnp.arange(len(q_bKgH)), q_bKgH, *_visits(where, how.window), seen_bKgH, lse_bKg, grad_bKgH)
+    blocks = (jnp.arange(len(q_bKgH)), q_bKgH, *ranges(meeting(*where, window=how.window)), seen_bKgH, lse_bKg, grad_bKgH)
     (dk_cKuH, dv_cKuH), dq_bKgH = jax.lax.scan(query_block, zeros, blocks)
     return dq_bKgH, dk_cKuH.astype(k_cKuH.dtype), dv_cKuH.astype(v_cKuH.dtype)
