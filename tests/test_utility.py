@@ -102,13 +102,13 @@ def test_the_same_command_writes_no_answer_again(given, tmp_path, monkeypatch):
 
 @needs_harness
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [{}, {"--tensor": "8"}], ids=["a share each", "one mesh"])
-def test_two_processes_measure_what_one_does(given, bench, tmp_path, mesh):
+def test_two_processes_measure_what_one_does(given, bench, tmp_path):
+    """On one mesh; test_generate.py also has answers of processes with a share each."""
     both = given | bench | {"--tasks": f"{TASKS},mt_bench", "--languages": "sw,en"}
     with served(judge) as endpoint:
         both |= {"--judge-server": endpoint.url, "--judge-model": fake_endpoint.MODEL}
         command.main(words(both | {"--output": str(tmp_path / "alone")}))
-        ends = finish(start_command("mpo_jax.utility", words(both | mesh), 2, "--hosts"))
+        ends = finish(start_command("mpo_jax.utility", words(both | {"--tensor": "8"}), 2, "--hosts"))
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert "toy_choice" in ends[0][1] and "toy_choice" not in ends[1][1]
     ours, alone = (figures(tmp_path / name)["scores"]["model"] for name in ("out", "alone"))
