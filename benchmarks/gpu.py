@@ -7,8 +7,8 @@
 
 Attention first, on the rows of the step, in bfloat16: Triton's kernels and the blocks in plain XLA against a dense float32
 formula, result and gradients, as shares of the largest number there; a sound kernel stays below 0.02. Then their seconds, and
-beside them those of JAX's own Triton kernel and of cuDNN; that one gets the sequences cut out of their rows and padded. What does
-not run on the device is named with its error.
+beside them those of other tiles (should one be faster, `gpu_triton.TILES` is the place), of JAX's own Triton kernel and of cuDNN;
+that one gets the sequences cut out of their rows and padded. What does not run on the device is named with its error.
 
 Then the step. Random weights of Llama-3.1-8B's shape, bfloat16 computation, float32 masters, AdamW with its first moment in
 bfloat16, the reference cached, remat="attention". 8 rows of lengths like the authors' Llama file. Prints the rate of a big
@@ -45,6 +45,12 @@ SHAPE = {"vocab": 128256, "hidden": 4096, "layers": 32, "ffn": 14336, "heads": 3
 # Mean tokens of prompt, chosen and rejected answer in the authors' Llama file; a row's are 0.7 to 1.3 times as many.
 LENGTHS = {"source": (36, 44, 99), "target": (71, 507, 457)}
 UPDATES, LR = 100, 1e-6
+# Other tiles of the three Triton kernels than the package's: queries, keys, warps, stages.
+TILES = {
+    "64, 4 warps": ((64, 64, 4, 2), (32, 64, 4, 2), (64, 32, 4, 2)),
+    "128, square": ((128, 128, 8, 2), (64, 128, 8, 2), (128, 64, 8, 2)),
+    "3 stages": ((128, 64, 8, 3), (64, 64, 8, 3), (64, 64, 8, 3)),
+}
 
 Sequences = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # prompt, chosen, rejected
 
@@ -106,6 +112,17 @@ def attention(shape: dict[str, int]) -> dict[str, Any]:
         q, k, v = (x.astype(jnp.float32) for x in (q, repeated(k), repeated(v)))
         return jax.lax.map(row, (q, k, v, *queries, keys.segment))
 
+    def tiled(tiles: Any) -> Callable[..., Any]:
+        def attend(q: Any, k: Any, v: Any) -> Any:
+            kept = gpu_triton.TILES
+            gpu_triton.TILES = {H: gpu_triton.Tiles(*(gpu_triton.Tile(*tile) for tile in tiles))}
+            try:
+                return gpu_triton.attend(q, k, v, queries, keys, **how)
+            finally:
+                gpu_triton.TILES = kept
+
+        return attend
+
     def jax_own(q: Any, k: Any, v: Any) -> Any:
         from jax.experimental.pallas.ops.gpu.attention import mha
 
@@ -144,6 +161,7 @@ def attention(shape: dict[str, int]) -> dict[str, Any]:
     kernels: dict[str, tuple[Callable[..., Any], Any]] = {
         "triton": (lambda *x: gpu_triton.attend(*x, queries, keys, **how), in_rows),
         "blocks": (lambda *x: xla_blocks.attend(*x, queries, keys, **how, rows_at_once=S), in_rows),
+        **{name: (tiled(tiles), in_rows) for name, tiles in TILES.items()},
         "JAX's own": (jax_own, in_rows),
         "cuDNN": (cudnn, in_sequences),
     }
@@ -156,7 +174,7 @@ def attention(shape: dict[str, int]) -> dict[str, Any]:
                 "forward": timed(lambda f=forward, x=arguments: float(f(*x)[0, 0, 0, 0]), shape["steps"])["seconds"],
                 "both": timed(lambda f=both, x=arguments: float(f(*x)[1][2][0, 0, 0, 0]), shape["steps"])["seconds"],
             }
-            if name in ("triton", "blocks"):  # the others compute other numbers for a sequence's own padding, or elsewhere
+            if name not in ("JAX's own", "cuDNN"):  # whose padding sees other keys, or lies elsewhere
                 got = [np.asarray(x.astype(jnp.float32)) for x in (out, *grads)]
                 found[name]["differ"] = [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(got, want, strict=True)]
         except Exception as error:  # a kernel that this device cannot run is a result
@@ -325,13 +343,13 @@ def print_attention(found: dict[str, Any]) -> None:
     print(
         print(f"Attention: {S} rows of {T} tokens; cuDNN: {cut} of {longest}. Largest difference from dense float32, then time:")
     )
-    print(f"{'':<10}{'result':>9}{'q':>9}{'k':>9}{'v':>9}{'forward ms':>12}{'and backward':>14}")
+    print(f"{'':<12}{'result':>9}{'q':>9}{'k':>9}{'v':>9}{'forward ms':>12}{'and backward':>14}")
     for name, kernel in found["kernels"].items():
         if "error" in kernel:
-            print(f"{name:<10}  does not run here: {kernel['error']}")
+            print(f"{name:<12}  does not run here: {kernel['error']}")
             continue
         differ = "".join(f"{x:>9.5f}" for x in kernel["differ"]) if "differ" in kernel else f"{'-':>9}" * 4
-        print(f"{name:<10}{differ}{1e3 * kernel['forward']:>12.3f}{1e3 * kernel['both']:>14.3f}")
+        print(f"{name:<12}{differ}{1e3 * kernel['forward']:>12.3f}{1e3 * kernel['both']:>14.3f}")
 
 
 def main() -> None:

