@@ -45,7 +45,9 @@ class Automaton:
         own_TS = (step_T1 >= cut.before) & (step_T1 < cut.length) & (emitted_TS >= 0)
         seen = (cut.text * np.int32(features) + emitted_TS)[own_TS]
         seen.sort()
-        first = np.flatnonzero(np.diff(seen, prepend=-1))
+        is_new = np.ones(len(seen), bool)
+        np.not_equal(seen[1:], seen[:-1], out=is_new[1:])
+        first = np.flatnonzero(is_new)
         text, feature = np.divmod(seen[first], np.int32(features))
         rows = np.searchsorted(text, np.arange(len(texts) + 1))
         found = np.diff(first, append=len(seen)).astype(np.float32)
