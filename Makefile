@@ -2,6 +2,7 @@
 # make test         lint, types and all tests but the slow ones
 # make test-slow    the slow tests: whole runs, several processes, TPU compilations (with libtpu), thousands of random inputs
 # make test-all     both
+# make test-gpu     compile attention and a step for GPUs, of which it needs none: it installs JAX's CUDA compiler, 600 MB
 # make lint         lint and types only
 # make faults       kill, corrupt and fill the disk under small trainings, and see that no work is lost: 50 runs, half an hour
 # make clean        remove the environment and every output of a run
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 RUNS ?= 50
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
 
-.PHONY: quickstart test test-slow test-all lint faults clean
+.PHONY: quickstart test test-slow test-all test-gpu lint faults clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.runtime
@@ -27,6 +28,9 @@ test-slow: $(VENV)/.dev
 	EXAMPLES=thorough $(PYTEST) -m "slow or property"
 
 test-all: test test-slow
+
+test-gpu: $(VENV)/.dev $(VENV)/gpu/.installed
+	PYTHONPATH=$(VENV)/gpu $(PYTEST) -m slow -k gpu tests/models tests/training
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,6 +51,11 @@ $(VENV)/.runtime: requirements.txt | $(BIN)/python
 
 $(VENV)/.dev: requirements-dev.txt requirements-gcs.txt requirements-server.txt $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+# In a folder of its own: where a Python finds it, JAX looks for a GPU and says at every start that there is none.
+$(VENV)/gpu/.installed: requirements-gpu-compiler.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/gpu -r requirements-gpu-compiler.txt
 	touch $@
 
 $(BIN)/python:

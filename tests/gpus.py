@@ -47,8 +47,7 @@ def mesh(name: str, shape: tuple[int, int, int]) -> Mesh:
     """One of GPUs that are only described. Skips where the compiler is not installed."""
     pytest.importorskip(
         "jax_plugins.xla_cuda12",
-        reason="needs JAX's CUDA compiler: pip install --no-deps jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2 "
-        "nvidia-cuda-nvcc-cu12",
+        reason="needs JAX's CUDA compiler: make test-gpu",
     )
     jax.devices()  # registers plugins
     (major, minor), cores, shared = GPUS[name]
