@@ -89,12 +89,15 @@ def uncut(params: Params) -> Params:
 
 
 def grouped(stack: Params, size: int) -> Params:
-    """A stack of layers as groups of `size`: [L, ...] -> [L / size, size, ...], the same bytes. Without the constraint XLA
-    gives groups of one another order of axes on a CPU, and copies the whole stack for it."""
+    """A stack of layers as groups of `size`: [L, ...] -> [L / size, size, ...], the same bytes.
+
+    Left free, XLA gives groups of one another order of axes on a CPU, and copies the whole stack for it. Without a mesh it stays
+    free, since the constraint would tie what is computed to a device."""
+    on_mesh = not jax.sharding.get_abstract_mesh().empty
 
     def one(x: Any) -> Any:
         groups = x.reshape(-1, size, *x.shape[1:])
-        return with_layout_constraint(groups, Layout(tuple(range(groups.ndim))))
+        return with_layout_constraint(groups, Layout(tuple(range(groups.ndim)))) if on_mesh else groups
 
     return jax.tree.map(one, stack)
 
