@@ -63,10 +63,11 @@ _LEAST = 64  # characters that a short text counts for, since it takes a row of 
 
 def detect_all(texts: Iterable[str]) -> None:
     """`detect` knows the languages of these texts afterwards: together they take a fifth of the time."""
-    new = [text for text in dict.fromkeys(texts) if text not in _known]
+    asked = list(dict.fromkeys(texts))
+    new = [text for text in asked if text not in _known]
     if len(_known) + len(new) > 2 * KNOWN:
         _known.clear()
-        new = list(dict.fromkeys(texts))
+        new = asked
     _known.update(_detected(new))
 
 
