@@ -14,6 +14,7 @@ from world import command, config_file
 from mpo_jax import train
 from mpo_jax.data import dataset
 from mpo_jax.data.audit import Audit
+from mpo_jax.devices import processes
 from mpo_jax.errors import InputError
 from mpo_jax.training import loop
 from mpo_jax.training.audit_beside import AuditBeside
@@ -42,6 +43,15 @@ def test_what_is_found_is_written_and_said_once_and_nothing_before(tmp_path):
         (tmp_path / "audit.json").unlink()
         audit.publish(said.append, wait=True)
     assert len(said) == 2 and not list(tmp_path.iterdir())
+
+
+def test_only_the_first_process_audits(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "first", lambda: False)
+    asked, said = [], []
+    with AuditBeside(SimpleNamespace(findings=asked.append), tmp_path) as audit:
+        audit.publish(said.append)
+        audit.publish(said.append, wait=True)
+    assert not asked and not said and not list(tmp_path.iterdir())
 
 
 def test_nothing_of_a_run_waits_for_its_audit_but_its_end(world, tmp_path, monkeypatch, capsys):
