@@ -45,13 +45,18 @@ def test_what_is_found_is_written_and_said_once_and_nothing_before(tmp_path):
     assert len(said) == 2 and not list(tmp_path.iterdir())
 
 
-def test_only_the_first_process_audits(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "first", lambda: False)
-    asked, said = [], []
-    with AuditBeside(SimpleNamespace(findings=asked.append), tmp_path) as audit:
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "another"])
+def test_only_the_first_process_audits_and_the_others_wait_for_it(tmp_path, monkeypatch, first):
+    """A process that ends long before another would end that one too."""
+    monkeypatch.setattr(processes, "first", lambda: first)
+    monkeypatch.setattr(processes, "wait", lambda *_: waited.append([path.name for path in tmp_path.iterdir()]))
+    asked, said, waited = [], [], []
+    with AuditBeside(SimpleNamespace(findings=lambda given_up: asked.append(1) or FOUND), tmp_path) as audit:
         audit.publish(said.append)
+        assert not waited
         audit.publish(said.append, wait=True)
-    assert not asked and not said and not list(tmp_path.iterdir())
+    assert waited == [["audit.json"] if first else []]
+    assert len(asked) == len(set(said) - {NOT_YET}) == first
 
 
 def test_nothing_of_a_run_waits_for_its_audit_but_its_end(world, tmp_path, monkeypatch, capsys):
