@@ -68,7 +68,8 @@ def detect_all(texts: Iterable[str]) -> None:
     if len(_known) + len(new) > 2 * KNOWN:
         _known.clear()
         new = asked
-    _known.update(_detected(new))
+    for part in _parts(new):
+        _known.update(zip(part, _classified(part), strict=True))
 
 
 def detect(text: str) -> Detection:
@@ -78,19 +79,19 @@ def detect(text: str) -> Detection:
     return found
 
 
-def _detected(texts: Iterable[str]) -> Iterator[tuple[str, Detection]]:
-    """Each text with its language, some at a time."""
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Those that are classified together."""
     part: list[str] = []
     held = 0
     for text in texts:
         size = max(len(text), _LEAST)
         if part and held + size > _TOGETHER:
-            yield from zip(part, _classified(part), strict=True)
+            yield part
             part, held = [], 0
         part.append(text)
         held += size
     if part:
-        yield from zip(part, _classified(part), strict=True)
+        yield part
 
 
 def _classified(texts: Sequence[str]) -> list[Detection]:
