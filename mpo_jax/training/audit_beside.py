@@ -27,8 +27,8 @@ class AuditBeside:
 
     def publish(self, say: Callable[[str], None], wait: bool = False) -> None:
         """If the audit is there, writes audit.json and says what it warns of, once. With `wait`, all processes return when it is.
-        Errors: those of the audit."""
-        if self._found is not None and (wait or self._found.done()):
+        Errors: with `wait` those of the audit, which cost no update."""
+        if self._found is not None and (wait or (self._found.done() and self._found.exception() is None)):
             if not self._found.done():
                 say("the audit of the data is not done yet: the run ends with it")
             found, self._found = self._found.result(), None

@@ -12,6 +12,7 @@ import pytest
 from world import command, config_file
 
 from mpo_jax import train
+from mpo_jax.checkpoints.export_folder import is_whole
 from mpo_jax.data import dataset
 from mpo_jax.data.audit import Audit
 from mpo_jax.devices import processes
@@ -82,14 +83,20 @@ def test_nothing_of_a_run_waits_for_its_audit_but_its_end(world, tmp_path, monke
     assert printed.index(NOT_YET) < printed.index(WARNING) < printed.index("all of it on one page")
 
 
-def test_an_audit_that_fails_is_the_failure_of_the_run(world, tmp_path, monkeypatch):
+def test_an_audit_that_fails_fails_the_run_when_the_model_is_safe(world, whole, tmp_path, monkeypatch):
+    """The run that continues has only the audit to make."""
     def fails(*args):
         raise InputError("rows.jsonl has changed while it was read: start again.")
 
-    monkeypatch.setattr(dataset, "audit", fails)
-    with pytest.raises(InputError, match="has changed while it was read"):
-        command(world, tmp_path)
-    assert not (tmp_path / "run" / "export").exists(), "before the end of the run"
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "audit", fails)
+        with pytest.raises(InputError, match="has changed while it was read"):
+            command(world, tmp_path)
+    assert is_whole(run / "export") and not (run / "reward_gap.json").exists()
+    command(world, tmp_path, "--config.checkpoint.resume=auto")
+    for name in ("audit.json", "reward_gap.json"):
+        assert (run / name).read_text() == (whole / name).read_text()
 
 
 def test_a_run_that_is_interrupted_gives_its_audit_up_and_the_next_one_makes_it(world, whole, tmp_path, monkeypatch):
