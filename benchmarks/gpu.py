@@ -340,9 +340,7 @@ def measured(worker: str, options: list[str]) -> Any:
 
 def print_attention(found: dict[str, Any]) -> None:
     (S, T), (cut, longest) = found["rows"], found["sequences"]
-    print(
-        print(f"Attention: {S} rows of {T} tokens; cuDNN: {cut} of {longest}. Largest difference from dense float32, then time:")
-    )
+    print(f"Attention: {S} rows of {T} tokens; cuDNN: {cut} of {longest}. Largest difference from dense float32, then time:")
     print(f"{'':<12}{'result':>9}{'q':>9}{'k':>9}{'v':>9}{'forward ms':>12}{'and backward':>14}")
     for name, kernel in found["kernels"].items():
         if "error" in kernel:

@@ -63,11 +63,13 @@ _LEAST = 64  # characters that a short text counts for, since it takes a row of 
 
 def detect_all(texts: Iterable[str]) -> None:
     """`detect` knows the languages of these texts afterwards: together they take a fifth of the time."""
-    new = [text for text in dict.fromkeys(texts) if text not in _known]
+    asked = list(dict.fromkeys(texts))
+    new = [text for text in asked if text not in _known]
     if len(_known) + len(new) > 2 * KNOWN:
         _known.clear()
-        new = list(dict.fromkeys(texts))
-    _known.update(_detected(new))
+        new = asked
+    for part in _parts(new):
+        _known.update(zip(part, _classified(part), strict=True))
 
 
 def detect(text: str) -> Detection:
@@ -77,19 +79,19 @@ def detect(text: str) -> Detection:
     return found
 
 
-def _detected(texts: Iterable[str]) -> Iterator[tuple[str, Detection]]:
-    """Each text with its language, some at a time."""
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Those that are classified together."""
     part: list[str] = []
     held = 0
     for text in texts:
         size = max(len(text), _LEAST)
         if part and held + size > _TOGETHER:
-            yield from zip(part, _classified(part), strict=True)
+            yield part
             part, held = [], 0
         part.append(text)
         held += size
     if part:
-        yield from zip(part, _classified(part), strict=True)
+        yield part
 
 
 def _classified(texts: Sequence[str]) -> list[Detection]:

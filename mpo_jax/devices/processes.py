@@ -28,6 +28,7 @@ from mpo_jax.errors import InputError, check_choice
 MESSAGE = 2**20  # bytes of a message from the first process to the others
 DIGEST = 16  # bytes
 LEAVING = 15  # seconds that a process which stops waits for the others to stop too
+DAY = 24 * 3600  # seconds: to wait for work that may take any time
 
 
 @dataclasses.dataclass

@@ -22,7 +22,6 @@ from mpo_jax.files.json_files import differences, write_json
 from mpo_jax.files.paths import Lines, path_of, write
 from mpo_jax.generation.base import Request, Response, Stopped
 
-DAY = 24 * 3600  # seconds that a process waits for the answers of the others
 SETTINGS, RESPONSES = "generation.json", "responses.jsonl"
 
 Slot = tuple[str, str, int, int]  # language, id of the prompt, sample, turn
@@ -119,7 +118,7 @@ class Records:
 
     def gather(self) -> None:
         """After `close`. Returns in all processes when responses.jsonl has the lines of all."""
-        processes.wait("all answers are written", DAY)
+        processes.wait("all answers are written", processes.DAY)
         processes.on_first(lambda: _fold(self.folder))
 
 

@@ -26,16 +26,17 @@ class AuditBeside:
         return self
 
     def publish(self, say: Callable[[str], None], wait: bool = False) -> None:
-        """If the audit is there, or after waiting for it, writes audit.json and says what it warns of, once. Errors: those of the
-        audit."""
-        if self._found is None or not (wait or self._found.done()):
-            return
-        if not self._found.done():
-            say("the audit of the data is not done yet: the run ends with it")
-        found, self._found = self._found.result(), None
-        write_json(self._folder / "audit.json", {language: dataclasses.asdict(counts) for language, counts in found.items()})
-        for warning in warnings(found):
-            say(f"warning: {warning} (audit.json; docs/data.md)")
+        """If the audit is there, writes audit.json and says what it warns of, once. With `wait`, all processes return when it is.
+        Errors: with `wait` those of the audit, which cost no update."""
+        if self._found is not None and (wait or (self._found.done() and self._found.exception() is None)):
+            if not self._found.done():
+                say("the audit of the data is not done yet: the run ends with it")
+            found, self._found = self._found.result(), None
+            write_json(self._folder / "audit.json", {language: dataclasses.asdict(counts) for language, counts in found.items()})
+            for warning in warnings(found):
+                say(f"warning: {warning} (audit.json; docs/data.md)")
+        if wait:  # JAX ends all processes where one has ended five minutes before another
+            processes.wait("the audit is there", processes.DAY)
 
     def __exit__(self, *_: Any) -> None:
         self._given_up.set()

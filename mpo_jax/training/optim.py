@@ -97,7 +97,7 @@ def _clip_by_global_norm(most: float) -> optax.GradientTransformation:
     gradient."""
 
     def clip(grads: Params) -> Params:
-        share = most / jnp.maximum(optax.tree.norm(grads), most)
+        share = jnp.minimum(1.0, most / optax.tree.norm(grads))
         return jax.tree.map(lambda g: g * share, grads)
 
     return optax.stateless(lambda grads, _: clip(grads))

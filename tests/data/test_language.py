@@ -87,8 +87,10 @@ def test_more_texts_than_are_remembered(monkeypatch):
     for text, code in zip(texts, [code for code in SAMPLES for _ in (0, 1)], strict=True):
         assert detect(text).language == code
         assert len(language._known) <= 8
-    language.detect_all(texts)
-    assert [language._known[text].language for text in SAMPLES.values()] == list(SAMPLES)
+    for asked in (texts, iter(texts)):
+        language._known.pop(texts[-1])  # so that there is something new, and room must be made
+        language.detect_all(asked)
+        assert [language._known[text].language for text in SAMPLES.values()] == list(SAMPLES)
 
 
 def _check(code, texts, right, wrong):

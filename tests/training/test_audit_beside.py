@@ -12,8 +12,10 @@ import pytest
 from world import command, config_file
 
 from mpo_jax import train
+from mpo_jax.checkpoints.export_folder import is_whole
 from mpo_jax.data import dataset
 from mpo_jax.data.audit import Audit
+from mpo_jax.devices import processes
 from mpo_jax.errors import InputError
 from mpo_jax.training import loop
 from mpo_jax.training.audit_beside import AuditBeside
@@ -44,6 +46,20 @@ def test_what_is_found_is_written_and_said_once_and_nothing_before(tmp_path):
     assert len(said) == 2 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "another"])
+def test_only_the_first_process_audits_and_the_others_wait_for_it(tmp_path, monkeypatch, first):
+    """A process that ends long before another would end that one too."""
+    monkeypatch.setattr(processes, "first", lambda: first)
+    monkeypatch.setattr(processes, "wait", lambda *_: waited.append([path.name for path in tmp_path.iterdir()]))
+    asked, said, waited = [], [], []
+    with AuditBeside(SimpleNamespace(findings=lambda given_up: asked.append(1) or FOUND), tmp_path) as audit:
+        audit.publish(said.append)
+        assert not waited
+        audit.publish(said.append, wait=True)
+    assert waited == [["audit.json"] if first else []]
+    assert len(asked) == len(set(said) - {NOT_YET}) == first
+
+
 def test_nothing_of_a_run_waits_for_its_audit_but_its_end(world, tmp_path, monkeypatch, capsys):
     """The audit is there only after the export."""
     export, exported = loop.export, threading.Event()
@@ -67,14 +83,20 @@ def test_nothing_of_a_run_waits_for_its_audit_but_its_end(world, tmp_path, monke
     assert printed.index(NOT_YET) < printed.index(WARNING) < printed.index("all of it on one page")
 
 
-def test_an_audit_that_fails_is_the_failure_of_the_run(world, tmp_path, monkeypatch):
+def test_an_audit_that_fails_fails_the_run_when_the_model_is_safe(world, whole, tmp_path, monkeypatch):
+    """The run that continues has only the audit to make."""
     def fails(*args):
         raise InputError("rows.jsonl has changed while it was read: start again.")
 
-    monkeypatch.setattr(dataset, "audit", fails)
-    with pytest.raises(InputError, match="has changed while it was read"):
-        command(world, tmp_path)
-    assert not (tmp_path / "run" / "export").exists(), "before the end of the run"
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "audit", fails)
+        with pytest.raises(InputError, match="has changed while it was read"):
+            command(world, tmp_path)
+    assert is_whole(run / "export") and not (run / "reward_gap.json").exists()
+    command(world, tmp_path, "--config.checkpoint.resume=auto")
+    for name in ("audit.json", "reward_gap.json"):
+        assert (run / name).read_text() == (whole / name).read_text()
 
 
 def test_a_run_that_is_interrupted_gives_its_audit_up_and_the_next_one_makes_it(world, whole, tmp_path, monkeypatch):

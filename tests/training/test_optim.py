@@ -66,6 +66,15 @@ def test_the_clip_is_of_the_global_norm():
         np.testing.assert_allclose(jnp.concatenate(moments), 0.1 * scale * expected * np.asarray([3.0, 4.0]), rtol=1e-6)
 
 
+def test_an_infinite_norm_clips_nothing():
+    transform = make_optimizer(OptimConfig(clip_norm=math.inf), 10).transform
+    grads = {"a": jnp.asarray([3.0, 4.0]), "b": jnp.zeros(2)}
+    for scale in (1.0, 0.0):
+        given = jax.tree.map(lambda g: scale * g, grads)  # noqa: B023
+        _, state = transform.update(given, transform.init(grads), grads)
+        np.testing.assert_allclose(state[1].mu["a"], 0.1 * given["a"], rtol=1e-6)
+
+
 def test_weight_decay_spares_norms_and_biases():
     model = tiny.model(tied=False, qkv_bias=True, norms="both")
     params = jax.tree.map(lambda x: jnp.ones(x.shape), model.abstract())

@@ -72,6 +72,7 @@ def attention(
 
 
 def _gpus_run_triton() -> bool:
-    """Whether this process has no GPU that the kernels do not suit. A program may be made for one that is not here."""
+    """Whether the kernels suit every GPU of this process. One without any makes programs for others, which they are taken to
+    suit."""
     capabilities = [device.compute_capability for device in jax.local_devices() if device.platform == "gpu"]
     return all(capability[:1].isdigit() and float(capability) >= 8.0 for capability in capabilities)  # AMD's are names
