@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mpo_jax.data.chat import Example
 from mpo_jax.data.flaws import findings
+from mpo_jax.data.language import forget
 from mpo_jax.data.rows import Row
 
 
@@ -74,6 +75,7 @@ def audit(
             raise concurrent.futures.CancelledError
         cut = () if examples is None else _truncated(examples[i])
         counts.setdefault(row.target.language, Counter()).update(["rows", *found, *cut])
+    forget()  # a run goes on for hours, and asks for no language again
     names = [field.name for field in dataclasses.fields(Audit)]
     return {language: Audit(**{name: counts[language][name] for name in names}) for language in sorted(counts)}
 

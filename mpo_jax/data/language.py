@@ -79,6 +79,11 @@ def detect(text: str) -> Detection:
     return found
 
 
+def forget() -> None:
+    """Frees the texts whose languages are known, a hundred megabytes of long ones, where nothing asks for them again."""
+    _known.clear()
+
+
 def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
     """Those that are classified together."""
     part: list[str] = []

@@ -5,7 +5,7 @@ import re
 import pytest
 import toy_chat
 
-from mpo_jax.data import flaws
+from mpo_jax.data import flaws, language
 from mpo_jax.data.audit import audit, warnings
 from mpo_jax.data.chat import tokenize
 from mpo_jax.data.flaws import DROPS, findings
@@ -118,3 +118,8 @@ def test_sentences_end_after_marks_and_at_line_ends():
 def test_ends(text, early):
     assert flaws.ends_early(text, "en") is early
     assert not flaws.ends_early(text, "th")
+
+
+def test_no_text_is_held_when_the_audit_is_there():
+    audit([Row("a", SOURCE, CLEAN, "given")])
+    assert not language._known

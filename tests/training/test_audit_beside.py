@@ -85,6 +85,7 @@ def test_nothing_of_a_run_waits_for_its_audit_but_its_end(world, tmp_path, monke
 
 def test_an_audit_that_fails_fails_the_run_when_the_model_is_safe(world, whole, tmp_path, monkeypatch):
     """The run that continues has only the audit to make."""
+
     def fails(*args):
         raise InputError("rows.jsonl has changed while it was read: start again.")
 
