@@ -120,7 +120,7 @@ def test_config_reads_all_data_in_few_shapes():
     batching = Batching(settings.batch_size, loss.policy_reads, loss.reference_reads, settings.epochs)
     data = prepare(dataclasses.replace(settings.data, **parts), FOLDER, family.authors_chat, batching)
     assert [part and len(part.examples) for part in (data.train, data.held_out, data.texts)] == [450, 150, 120]
-    assert not any(dataclasses.asdict(found)["truncated_target"] for found in data.findings.values())
+    assert not any(dataclasses.asdict(found)["truncated_target"] for found in data.findings().values())
     shapes = {jax.tree.map(np.shape, data.train.batch_at(k)) for k in range(settings.epochs * data.train.steps_per_epoch)}
     assert len(shapes) <= 3, "every shape takes a compilation"
 
