@@ -46,6 +46,22 @@ def test_what_is_found_is_written_and_said_once_and_nothing_before(tmp_path):
     assert len(said) == 2 and not list(tmp_path.iterdir())
 
 
+def test_a_failure_is_said_once_and_raised_at_the_end(tmp_path):
+    def findings(given_up):
+        raise InputError("the disk is full.")
+
+    said, tries = [], iter(range(1000 * PATIENCE))
+    with AuditBeside(SimpleNamespace(findings=findings), tmp_path) as audit:
+        while not said and next(tries, None) is not None:
+            audit.publish(said.append)
+            time.sleep(0.001)
+        audit.publish(said.append)
+        assert said == ["warning: the audit of the data has failed, and with it this run will end: the disk is full."]
+        with pytest.raises(InputError, match="the disk is full"):
+            audit.publish(said.append, wait=True)
+    assert len(said) == 1 and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["the first", "another"])
 def test_only_the_first_process_audits_and_the_others_wait_for_it(tmp_path, monkeypatch, first):
     """A process that ends long before another would end that one too."""
