@@ -29,9 +29,9 @@ class AuditBeside:
     def publish(self, say: Callable[[str], None], wait: bool = False) -> None:
         """If the audit is there, writes audit.json and says what it warns of, once; or that it has failed, once. With `wait`, all
         processes return when it is there. Errors: with `wait` those of the audit, which cost no update."""
-        if self._found is not None and not self._found.done() and wait:
-            say("the audit of the data is not done yet: the run ends with it")
         if self._found is not None and (wait or self._found.done()):
+            if not self._found.done():
+                say("the audit of the data is not done yet: waiting for it")
             if not wait and (error := self._found.exception()) is not None:
                 self._say_failure(say, error)
                 return
@@ -44,7 +44,7 @@ class AuditBeside:
 
     def _say_failure(self, say: Callable[[str], None], error: BaseException) -> None:
         if not self._failure_is_said:
-            say(f"warning: the audit of the data has failed, and with it this run will end: {error}")
+            say(f"warning: the audit of the data has failed, and the run will end with this error after training: {error}")
         self._failure_is_said = True
 
     def __exit__(self, *_: Any) -> None:

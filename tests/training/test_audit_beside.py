@@ -24,7 +24,7 @@ PATIENCE = 60  # seconds, after which a test that waits has failed
 CLEAN = Audit(*[4] + [0] * (len(dataclasses.fields(Audit)) - 1))
 FOUND = {"ko": CLEAN, "sw": dataclasses.replace(CLEAN, duplicates=2)}
 WARNING = "warning: sw: 2 of 4 rows repeat an earlier one (audit.json; docs/data.md)"
-NOT_YET = "the audit of the data is not done yet: the run ends with it"
+NOT_YET = "the audit of the data is not done yet: waiting for it"
 
 
 def test_what_is_found_is_written_and_said_once_and_nothing_before(tmp_path):
@@ -56,7 +56,9 @@ def test_a_failure_is_said_once_and_raised_at_the_end(tmp_path):
             audit.publish(said.append)
             time.sleep(0.001)
         audit.publish(said.append)
-        assert said == ["warning: the audit of the data has failed, and with it this run will end: the disk is full."]
+        assert said == [
+            "warning: the audit of the data has failed, and the run will end with this error after training: the disk is full."
+        ]
         with pytest.raises(InputError, match="the disk is full"):
             audit.publish(said.append, wait=True)
     assert len(said) == 1 and not list(tmp_path.iterdir())
